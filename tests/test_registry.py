@@ -1,0 +1,76 @@
+"""Names: unique, numbered, free again."""
+
+from __future__ import annotations
+
+import time
+
+from broadcast.registry import Registry
+
+
+def test_a_taken_name_gets_the_lowest_free_number_from_two_on() -> None:
+    registry = Registry()
+    assert [registry.claim("Attila") for _ in range(4)] == ["Attila", "Attila-2", "Attila-3", "Attila-4"]
+    registry.release("Attila-3")
+    registry.release("Attila-2")
+    assert [registry.claim("Attila") for _ in range(3)] == ["Attila-2", "Attila-3", "Attila-5"]
+    registry.release("Attila")
+    assert registry.claim("Attila") == "Attila"
+
+
+def test_names_are_unique_by_what_they_look_like() -> None:
+    registry = Registry()
+    assert [registry.claim(name) for name in ("Attila", "ATTILA", "\uff21ttila")] == ["Attila", "ATTILA-2", "\uff21ttila-3"]
+
+
+def test_numbers_that_others_chose_are_passed_over_and_come_back() -> None:
+    registry = Registry()
+    assert registry.claim("a-2") == "a-2"
+    assert registry.claim("a") == "a"
+    assert registry.claim("a") == "a-3"
+    registry.release("a-2")
+    assert registry.claim("A-2") == "A-2"
+    assert registry.claim("a") == "a-4"
+    registry.release("A-2")
+    assert registry.claim("a") == "a-2"
+    assert registry.claim("a-2") == "a-2-2"
+
+
+def test_a_number_may_exceed_the_length_of_a_name() -> None:
+    registry = Registry()
+    registry.claim("x" * 32)
+    assert registry.claim("x" * 32) == "x" * 32 + "-2"
+
+
+def test_the_roster_is_by_folded_name() -> None:
+    registry = Registry()
+    registry.claim("Bob")
+    registry.claim("anna")
+    assert dict(registry.roster) == {"bob": "Bob", "anna": "anna"}
+    assert len(registry) == 2
+
+
+def test_nothing_is_left_behind() -> None:
+    registry = Registry()
+    for _ in range(3):
+        names = [registry.claim(name) for name in ("a", "a", "a-3", "a", "a-2", "a-07", "a-02")]
+        for name in names:
+            registry.release(name)
+            registry.release(name)
+    assert not registry.roster
+    assert not registry._suffixes
+
+
+def test_the_ten_thousandth_of_a_name_is_as_quick_as_the_first() -> None:
+    registry = Registry()
+
+    def claim(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            registry.claim("anonymous")
+        return time.perf_counter() - began
+
+    early = min(claim(500) for _ in range(3))
+    claim(20_000)
+    late = min(claim(500) for _ in range(3))
+    assert late < 10 * early, "a search would take a hundred times as long"
+    assert len(registry) == 23_000
