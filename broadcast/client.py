@@ -1,0 +1,196 @@
+"""BroadcastClient: connect, send, iterate over what arrives, heartbeat; no terminal in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from . import protocol
+from .protocol import BroadcastError, Connect, Incoming, LineCutter, TooLong
+from .streams import ConnectError, Connection, ConnectionLostError, connect, show_address
+
+DEFAULT_HEARTBEAT = 30.0
+"""Seconds: a tenth of the time after which our server gives up a silent client, and seldom enough to cost it nothing."""
+
+CONNECT_TIME = 10.0
+"""Seconds for the connection and the server's answer: a server under load answers in one, a person waits no longer than ten."""
+
+LEAVE_TIME = 10.0
+"""Seconds from `\\exit` within which the server has to have sent what it owes and closed."""
+
+CUT_SHORT_TIME = 0.3
+"""Seconds for the same when the client is closed because of an exception: enough for a server that is there."""
+
+
+class RefusedError(BroadcastError):
+    """The server does not let this client in; the text is its reason."""
+
+
+class BroadcastClient:
+    """A client in this process: `async with BroadcastClient(port=8888, user="Attila") as client:` is connected while the body runs.
+
+    `async for message in client:` gives what arrives, in order: a Message, a Notice or a ServerError. It ends when the server ends the
+    connection in order, and raises ConnectionLostError when it breaks; what had arrived is given before either.
+
+    `heartbeat`: seconds between two signs of life, None to leave `keep_alive` to the caller. `connect_timeout`: seconds. `line_limit`: bytes
+    that the server accepts in a line; what it sends may be three times as long.
+
+    Raises UsernameError for a bad `user`; on entering ConnectError where the server can't be reached, RefusedError where it refuses.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8888,
+        user: str = "anonymous",
+        *,
+        heartbeat: float | None = DEFAULT_HEARTBEAT,
+        connect_timeout: float = CONNECT_TIME,
+        line_limit: int = protocol.LINE_LIMIT,
+    ) -> None:
+        self.user = protocol.check_username(user)  # the name it has: the server may give it a number when it is taken
+        self.address = show_address((host, port))
+        self._host = host
+        self._port = port
+        self._heartbeat = heartbeat
+        self._connect_timeout = connect_timeout
+        self._cutter = LineCutter(protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES)
+        self._lines: deque[str] = deque()  # arrived, not given out yet
+        self._name_may_follow = False  # from SUCCESS to the line after it
+        self._connection: Connection | None = None  # from `connect` to `close`
+        self._heart: asyncio.Task[None] | None = None  # likewise, where `heartbeat` is given
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.close(LEAVE_TIME if exception is None else CUT_SHORT_TIME)
+
+    async def connect(self) -> None:
+        """Connect and shake hands. Raises ConnectError or RefusedError; nothing is left open then."""
+        self._connection = await connect(self._host, self._port, self._connect_timeout)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await self._shake_hands(self._connection)
+        except BaseException as problem:
+            self._connection.close()
+            self._connection = None
+            if isinstance(problem, TimeoutError):
+                raise ConnectError(f"{self.address} does not answer: is it a broadcast server?") from None
+            raise
+        if self._heartbeat is not None:
+            self._heart = asyncio.create_task(self.keep_alive(self._heartbeat))
+
+    async def _shake_hands(self, connection: Connection) -> None:
+        connection.write(Connect(self.user).encode())
+        while not self._lines:
+            if not await self._read():
+                raise RefusedError(f"{self.address} closed the connection without an answer")
+        answer = self._lines.popleft()
+        if answer != protocol.SUCCESS:
+            said = protocol.parse_incoming(answer)
+            if isinstance(said, protocol.ServerError):
+                raise RefusedError(f"{self.address} refuses: {said.text}")
+            raise RefusedError(f"{self.address} does not speak this protocol")
+        self._name_may_follow = True
+
+    async def send(self, text: str) -> None:
+        r"""Send a message to all others, or a command where it begins with `\`; return when the system has taken it.
+
+        Raises ValueError for a text with a line ending in it, ConnectionLostError where nothing more can be sent.
+        """
+        if "\n" in text or "\r" in text:
+            raise ValueError("a message is one line: it can't have a line ending in it")
+        await self.send_lines(protocol.encode(text))
+
+    async def send_lines(self, lines: bytes) -> None:
+        """Send whole lines, as they are on the wire, each ended by LF; otherwise as `send`."""
+        connection = self._connected()
+        connection.write(lines)
+        await connection.drain()
+        if connection.is_closing:
+            raise self._lost()
+
+    async def leave(self) -> None:
+        r"""Send `\exit`: the server sends what it still owes, which can be received, and ends the connection."""
+        await self.send("\\exit")
+
+    async def receive(self) -> list[Incoming]:
+        """Return all that has arrived by now, in order, waiting for at least one; nothing when the server has ended the connection.
+
+        Raises ConnectionLostError when it broke.
+        """
+        while not self._lines:
+            if not await self._read():
+                if self._connected().lost:
+                    raise self._lost()
+                return []
+        arrived = [self._interpret(line) for line in self._lines]
+        self._lines.clear()
+        return arrived
+
+    def __aiter__(self) -> AsyncIterator[Incoming]:
+        return self
+
+    async def __anext__(self) -> Incoming:
+        while not self._lines:
+            if not await self._read():
+                if self._connected().lost:
+                    raise self._lost()
+                raise StopAsyncIteration
+        return self._interpret(self._lines.popleft())
+
+    async def keep_alive(self, seconds: float) -> None:
+        r"""Send a sign of life, `\ping`, every so many seconds, until nothing more can be sent."""
+        with contextlib.suppress(ConnectionLostError):  # whoever receives is told
+            while True:
+                await asyncio.sleep(seconds)
+                await self.send("\\ping")
+
+    async def close(self, seconds: float = LEAVE_TIME) -> None:
+        r"""Leave: send `\exit`, wait for the server to end the connection, that many seconds at most, and close it."""
+        connection, self._connection = self._connection, None
+        heart, self._heart = self._heart, None
+        if heart:
+            heart.cancel()
+        if connection is None:
+            return
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    connection.write(protocol.encode("\\exit"))
+                    await connection.drain()
+                    while await connection.read_chunk():
+                        pass
+        finally:
+            connection.close()
+
+    async def _read(self) -> bool:
+        """Take in what arrives next; return False at the end. A last line without an ending is dropped: it is not whole."""
+        chunk = await self._connected().read_chunk()
+        for run in self._cutter.feed(chunk):
+            if isinstance(run, TooLong):
+                raise ConnectionLostError(f"{self.address} sent a line that is longer than this protocol allows")
+            self._lines.extend(filter(None, map(protocol.clean, run.replace(protocol.ENDING, b"\n").split(b"\n"))))
+        return bool(chunk)
+
+    def _interpret(self, line: str) -> Incoming:
+        if self._name_may_follow:
+            self.user = protocol.name_given(line) or self.user
+            self._name_may_follow = False
+        return protocol.parse_incoming(line)
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise ConnectionLostError(f"not connected to {self.address}")
+        return self._connection
+
+    def _lost(self) -> ConnectionLostError:
+        lost = self._connection.lost if self._connection else None
+        why = f" ({lost})" if isinstance(lost, TimeoutError) else ""
+        return ConnectionLostError(f"lost the connection to {self.address}{why}")

@@ -1,0 +1,77 @@
+"""Time that counts against a client: only what the server spent serving."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+TICK = 0.5
+"""Seconds between two looks at the time: two wake-ups a second are nothing, and a stop is noticed within one."""
+
+TICK_LIMIT = 1.0
+"""The most seconds that may count between two looks. More have passed only when the process did not run: it was stopped (SIGSTOP, a
+suspended machine) or starved."""
+
+SHORTEST_SLEEP = 0.05
+"""Seconds: how late a deadline may be noticed, so that nobody spins while a clock stands still."""
+
+SECOND_LOOK = 0.001
+"""Seconds from a deadline that has passed to the look that decides. After a stop asyncio runs its timers before it polls its sockets;
+by then it has polled them too, and what live clients sent meanwhile is known. (Without it, a thousand of a thousand were timed out.)"""
+
+
+class ServingClock:
+    """Two clocks that never go back, in seconds: one stands while the process does not run, the other while clients are not read too.
+
+    Runs between `start` and `stop`, within an event loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ticked_at = self._loop.time()  # the last tick, in the loop's time
+        self._counted = 0.0  # seconds awake up to the last tick
+        self._unread = 0.0  # seconds in which clients were not read, up to the end of the last hold
+        self._held_at: float | None = None  # when the hold began, in time awake; None while clients are read
+        self._timer: asyncio.TimerHandle | None = None  # the next tick, from `start` to `stop`
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._counted = self.awake()
+        self._ticked_at = self._loop.time()
+        self._timer = self._loop.call_later(TICK, self.start)
+
+    def stop(self) -> None:
+        """Tick no more."""
+        if self._timer:
+            self._timer.cancel()
+
+    def awake(self) -> float:
+        """Return the seconds in which this process ran."""
+        return self._counted + min(self._loop.time() - self._ticked_at, TICK_LIMIT)
+
+    def reading(self) -> float:
+        """Return the seconds in which this process ran and clients were read."""
+        return (self.awake() if self._held_at is None else self._held_at) - self._unread
+
+    def hold(self) -> None:
+        """From now on clients are not read."""
+        self._held_at = self.awake()
+
+    def release(self) -> None:
+        """Clients are read again."""
+        if self._held_at is not None:
+            self._unread += self.awake() - self._held_at
+            self._held_at = None
+
+
+async def passed(deadline: Callable[[], float], clock: Callable[[], float], longest: float) -> None:
+    """Return when `deadline`, which may move while it is waited for, has passed on `clock`; both are seconds.
+
+    It looks again every `longest` seconds: a deadline never moves to less than that from now.
+    """
+    while True:
+        await asyncio.sleep(min(max(deadline() - clock(), SHORTEST_SLEEP), longest))
+        if deadline() <= clock():
+            await asyncio.sleep(SECOND_LOOK)
+            if deadline() <= clock():
+                return

@@ -1,0 +1,288 @@
+"""Publish once, deliver to all: the backlog, the cursors, the flow control.
+
+Simpler ways fail. One `write` and `drain` a client a message costs two hundred times more and stops for good behind one reader that
+stalls; a queue and a task a client multiply every message by the clients that lag; dropping what a slow client does not take
+loses in silence. Here:
+
+* What is published in one turn of the event loop is joined into one *batch*, and every client gets that same bytes object in one
+  write. Idle, that adds no delay; under load, batches grow by themselves.
+* A *ready* client has had every batch. One whose socket did not take all of it is *lagging*: one task drains it and feeds it from
+  the *backlog*, batch by batch, from its *cursor*, until it is level again. The backlog is one, shared, so the memory it takes does not
+  depend on how many lag; with nobody lagging it is empty.
+* When the backlog exceeds its bound, the room is *held*: sessions stop handling input, which senders feel as ordinary TCP
+  backpressure, and a clock starts. At half the bound it is released. When the hold has lasted the grace time, whoever is still more
+  than half the bound behind is dropped as too slow. So a stalled reader holds the room for one grace time at most, and one that
+  takes half the bound in a grace time is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+
+from .clock import ServingClock, passed
+from .streams import Connection
+
+FLUSH_SIZE = 65_536
+"""Bytes at which a batch is sent without waiting for the turn to end: as much as is read at once, and it fits a processor's cache."""
+
+BATCH_WEIGHT = 600
+"""Bytes that a batch in the backlog weighs beyond its data: the objects around it, measured with tracemalloc."""
+
+PART_WEIGHT = 250
+"""Bytes that a client with a part of its own in a batch adds to its weight, measured likewise."""
+
+TURN = 8
+"""Batches fed to one client before the others get their turn: some 100 us."""
+
+
+class Receiver:
+    """One client's place in the fan-out; made by `Fanout.join`, for `Fanout` alone to change."""
+
+    __slots__ = ("connection", "cursor", "feeder", "on_too_slow", "served", "until")
+
+    def __init__(self, connection: Connection, on_too_slow: Callable[[], None]) -> None:
+        self.connection = connection
+        self.on_too_slow = on_too_slow
+        self.cursor = 0  # while lagging: the number of the batch it gets next
+        self.feeder: asyncio.Task[None] | None = None  # while lagging: the task that feeds it
+        self.until = math.inf  # from its leaving on: the number of the first batch it is not owed
+        self.served: asyncio.Future[None] | None = None  # from its leaving on: done when it has all it is owed
+
+
+class Batch:
+    """Blocks that go out together, and what of them is not for whom."""
+
+    __slots__ = ("blocks", "data", "number", "size", "waiting", "withheld")
+
+    def __init__(self, number: int) -> None:
+        self.number = number  # counts up from 0, without a gap
+        self.blocks: list[bytes] = []  # until it is sealed
+        self.size = 0
+        self.data = b""  # from its sealing on
+        self.waiting = 0  # how many cursors stand here
+        # Client -> the stretches of `data` it does not get: what it sent, what was before it joined or (to None, the end) came after it left.
+        self.withheld: dict[Receiver, list[tuple[int, int | None]]] = {}
+
+    @property
+    def weight(self) -> int:
+        return self.size + BATCH_WEIGHT + PART_WEIGHT * len(self.withheld)
+
+    def withhold(self, receiver: Receiver, start: int, stop: int | None) -> None:
+        self.withheld.setdefault(receiver, []).append((start, stop))
+
+    def seal(self) -> bytes:
+        self.data = b"".join(self.blocks)  # a single block as it is, without a copy
+        self.blocks.clear()
+        return self.data
+
+    def for_receiver(self, receiver: Receiver) -> bytes:
+        stretches = self.withheld.get(receiver)
+        if stretches is None:
+            return self.data
+        start, parts = 0, []
+        for stop, resume in stretches:
+            parts.append(self.data[start:stop])
+            if resume is None:
+                break
+            start = resume
+        else:
+            parts.append(self.data[start:])
+        return b"".join(parts)
+
+
+class Fanout:
+    """Delivers what is published to everyone who has joined, in one order for all, each author's own left out.
+
+    `bound`: bytes of backlog at which the room is held; memory exceeds it by one batch. `grace`: seconds that a hold may last.
+
+    From `join` on a client gets every block, or `on_too_slow` is called and it gets nothing more. Nothing here waits for a client: `publish`
+    returns at once, and whoever publishes looks at `held` before.
+    """
+
+    def __init__(self, clock: ServingClock, bound: int, grace: float) -> None:
+        self._clock = clock
+        self._bound = bound
+        self._grace = grace
+        self._open = Batch(0)  # what is published and not flushed yet
+        self._flush_due = False  # while a flush is scheduled for the end of the turn
+        self._closed = False  # from `close` on
+        self._ready: dict[Receiver, None] = {}  # have had every batch before the open one
+        self._lagging: dict[Receiver, None] = {}  # have a cursor and a feeder
+        self._backlog: deque[Batch] = deque()  # the batches from the slowest cursor on; empty while nobody lags
+        self._backlog_weight = 0
+        self._released = asyncio.Event()  # set while the room is not held
+        self._released.set()
+        self._judge: asyncio.Task[None] | None = None  # while the room is held: waits for the grace time to pass
+
+    # --- who takes part ---
+
+    def join(self, connection: Connection, on_too_slow: Callable[[], None]) -> Receiver:
+        """Let a client take part: it gets what is published from now on."""
+        receiver = Receiver(connection, on_too_slow)
+        if self._open.size:
+            self._open.withhold(receiver, 0, self._open.size)
+        self._ready[receiver] = None
+        return receiver
+
+    def leave(self, receiver: Receiver) -> asyncio.Future[None]:
+        """Let a client go: it gets what was published up to now; the future is done when its connection has taken all of it, or is gone."""
+        if receiver.served is None:
+            receiver.served = asyncio.get_running_loop().create_future()
+            receiver.until = self._open.number
+            if self._open.size:
+                self._open.withhold(receiver, self._open.size, None)
+                receiver.until += 1
+            elif receiver in self._ready:
+                self._settle(receiver)
+        return receiver.served
+
+    def drop(self, receiver: Receiver) -> None:
+        """Forget a client: it gets nothing more, whatever it is owed."""
+        self._ready.pop(receiver, None)
+        if receiver.feeder:
+            receiver.feeder.cancel()
+        self._stop_lagging(receiver)
+
+    def close(self, last: bytes) -> None:
+        """Publish a last block and let everyone go; what is published after that goes nowhere."""
+        self.publish(None, last)
+        self._flush()
+        self._closed = True
+        for receiver in [*self._ready, *self._lagging]:
+            self.leave(receiver)
+
+    # --- publishing ---
+
+    @property
+    def held(self) -> bool:
+        """Whether input has to wait because too much is owed to those who read slowly."""
+        return not self._released.is_set()
+
+    async def until_released(self) -> None:
+        """Wait while the room is held. Whoever wakes looks again before each block: another may have filled it meanwhile."""
+        while self.held:
+            await self._released.wait()
+
+    def publish(self, author: Receiver | None, block: bytes) -> None:
+        """Send whole lines to everyone but their author."""
+        if self._closed:
+            return
+        batch = self._open
+        batch.blocks.append(block)
+        if author:
+            batch.withhold(author, batch.size, batch.size + len(block))
+        batch.size += len(block)
+        if batch.size >= FLUSH_SIZE:
+            self._flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush_at_end_of_turn)
+
+    def _flush_at_end_of_turn(self) -> None:
+        self._flush_due = False
+        self._flush()
+
+    def _flush(self) -> None:
+        """Hand the open batch to everyone who is ready, and keep it for those who lag."""
+        batch = self._open
+        if not batch.size:
+            return
+        self._open = Batch(batch.number + 1)
+        data = batch.seal()
+        unready = []
+        for receiver in self._ready:
+            part = batch.for_receiver(receiver) if receiver in batch.withheld else data
+            transport = receiver.connection.transport
+            if part and not transport.is_closing():
+                transport.write(part)
+            if receiver.served or transport.get_write_buffer_size():
+                unready.append(receiver)
+        if self._lagging:
+            self._backlog.append(batch)
+            self._backlog_weight += batch.weight
+        for receiver in unready:
+            self._settle(receiver)
+        self._hold_or_release()
+
+    # --- those who lag ---
+
+    def _settle(self, receiver: Receiver) -> None:
+        """Sort a client in that has had every batch, or can't have more: lagging with something still to drain, served for good, or ready."""
+        if receiver.connection.transport.get_write_buffer_size():
+            self._ready.pop(receiver, None)
+            self._lagging[receiver] = None
+            receiver.cursor = self._open.number
+            self._open.waiting += 1
+            receiver.feeder = asyncio.create_task(self._feed(receiver))
+        elif receiver.served and (receiver.until <= self._open.number or receiver.connection.is_closing):
+            self._ready.pop(receiver, None)
+            receiver.served.set_result(None)
+        else:
+            self._ready[receiver] = None
+
+    async def _feed(self, receiver: Receiver) -> None:
+        """Feed a lagging client from the backlog until it is level, has all it is owed, or is gone."""
+        connection = receiver.connection
+        fed = 0
+        while True:
+            await connection.drain()
+            if connection.is_closing or receiver.cursor >= min(receiver.until, self._open.number):
+                break
+            connection.write(self._at(receiver.cursor).for_receiver(receiver))
+            self._move(receiver, receiver.cursor + 1)
+            fed += 1
+            if fed % TURN == 0:
+                await asyncio.sleep(0)  # `drain` does not yield to a client that takes everything
+        receiver.feeder = None
+        self._stop_lagging(receiver)
+        self._settle(receiver)
+
+    def _at(self, number: int) -> Batch:
+        return self._open if number == self._open.number else self._backlog[number - self._backlog[0].number]
+
+    def _move(self, receiver: Receiver, number: int) -> None:
+        self._at(number).waiting += 1
+        self._at(receiver.cursor).waiting -= 1
+        receiver.cursor = number
+        self._trim()
+
+    def _stop_lagging(self, receiver: Receiver) -> None:
+        if receiver in self._lagging:
+            del self._lagging[receiver]
+            self._at(receiver.cursor).waiting -= 1
+            self._trim()
+
+    def _trim(self) -> None:
+        """Drop the batches before the slowest cursor."""
+        while self._backlog and not self._backlog[0].waiting:
+            self._backlog_weight -= self._backlog.popleft().weight
+        self._hold_or_release()
+
+    # --- flow control ---
+
+    def _hold_or_release(self) -> None:
+        if not self.held and self._backlog_weight > self._bound:
+            self._released.clear()
+            self._clock.hold()
+            self._judge = asyncio.create_task(self._judge_when_grace_is_over(self._clock.awake() + self._grace))
+        elif self.held and self._backlog_weight <= self._bound // 2:
+            self._released.set()
+            self._clock.release()
+            if self._judge:
+                self._judge.cancel()  # each hold is judged by itself
+
+    async def _judge_when_grace_is_over(self, deadline: float) -> None:
+        await passed(lambda: deadline, self._clock.awake, self._grace)
+        self._judge = None
+        behind, too_slow_before = 0, 0
+        for batch in reversed(self._backlog):
+            behind += batch.weight
+            if behind > self._bound // 2:
+                too_slow_before = batch.number + 1
+                break
+        for receiver in [receiver for receiver in self._lagging if receiver.cursor < too_slow_before]:
+            self.drop(receiver)
+            receiver.on_too_slow()

@@ -1,0 +1,214 @@
+"""BroadcastServer: asyncio.start_server, accepting, shutting down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from types import TracebackType
+from typing import Self
+
+from . import protocol
+from .clock import ServingClock
+from .fanout import Fanout
+from .logger import LOGGER
+from .protocol import BroadcastError
+from .registry import Registry
+from .session import End, Room, Session
+from .streams import Address, Connection, reason, resolve, show_address
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8888
+
+DEFAULT_TIMEOUT = 300.0
+"""Seconds: ten times the heartbeat of the client, so that a few lost minutes cost nobody the room."""
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds: enough to type CONNECT by hand, too short to be worth holding a connection for."""
+
+DEFAULT_BACKLOG = 8 * 1024 * 1024
+"""Bytes: eighty thousand messages of a hundred bytes, a second or two of a busy room; a second copy of it costs nobody."""
+
+DEFAULT_GRACE = 5.0
+"""Seconds: a person notices a room that stands still for longer; a network that hiccups for less loses nobody."""
+
+SHUTDOWN_TIME = 5.0
+"""Seconds that those who are connected have to take what they are owed when the server ends."""
+
+LISTEN_BACKLOG = 4096
+"""Connections that the system keeps until they are accepted: what Linux allows by default."""
+
+SEND_BUFFER = 262_144
+"""Bytes that the system may hold for one client. Left to itself it takes up to 4 MiB, and 500 stalled readers held 1.5 GB; with this
+0.3 GB, at the same speed."""
+
+PORT_TRIES = 20
+"""How often a free port is tried before it is given up that it is free on all addresses of a host."""
+
+
+class ListenError(BroadcastError):
+    """The server cannot listen where it was told to."""
+
+
+class BroadcastServer:
+    """A server in this process: `async with BroadcastServer(port=0) as server:` listens while the body runs, on `server.port`.
+
+    `host`: a name or an address; empty means every interface, a name all its addresses. `port`: 0 takes a free one, the same for all.
+    `timeout`, `handshake_timeout`: seconds of silence after which a client is gone. `backlog`: bytes kept for slow readers. `grace`:
+    seconds for which they may hold up the room. `notices`: whether joining and leaving is told. `line_limit`: bytes.
+
+    Raises ValueError for a limit that is not above 0, and ListenError, from `start`, where it cannot listen.
+    """
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        backlog: int = DEFAULT_BACKLOG,
+        grace: float = DEFAULT_GRACE,
+        notices: bool = True,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        line_limit: int = protocol.LINE_LIMIT,
+    ) -> None:
+        for name, value in {
+            "timeout": timeout,
+            "backlog": backlog,
+            "grace": grace,
+            "handshake_timeout": handshake_timeout,
+            "line_limit": line_limit,
+        }.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        self.host = host
+        self.port = port  # once it listens: the one it listens on
+        self._timeout = timeout
+        self._backlog = backlog
+        self._grace = grace
+        self._notices = notices
+        self._handshake_timeout = handshake_timeout
+        self._line_limit = line_limit
+        self._room: Room | None = None  # while it listens
+        self._listeners: list[asyncio.Server] = []  # while it listens: one an address
+        self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Listen; when this returns, clients can connect. Where it raises, nothing is left open."""
+        clock = ServingClock()
+        self._room = Room(
+            registry=Registry(),
+            fanout=Fanout(clock, self._backlog, self._grace),
+            clock=clock,
+            timeout=self._timeout,
+            handshake_timeout=self._handshake_timeout,
+            line_limit=self._line_limit,
+            notices=self._notices,
+        )
+        sockets = await _bind(self.host, self.port)
+        self.port = sockets[0].getsockname()[1]
+        for listening in sockets:
+            # asyncio accepts `backlog` connections in a row and, out of descriptors, logs as many errors; so give it 1, and the system more.
+            self._listeners.append(await asyncio.start_server(self._accept, sock=listening, backlog=1))
+            listening.listen(LISTEN_BACKLOG)
+            LOGGER.info("listening on %s", show_address(listening.getsockname()))
+        clock.start()
+
+    async def close(self) -> None:
+        """Stop accepting, tell everyone, give them SHUTDOWN_TIME to take what they are owed, and return when all is closed.
+
+        Cancelled meanwhile, it cuts them off at once.
+        """
+        if self._room is None:
+            return
+        room, self._room = self._room, None
+        LOGGER.info("stopping with %d clients", len(room.registry))
+        # 1. No session is born from here on: `_accept` looks at _room. (asyncio.Server.wait_closed differs from version to version.)
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        # 2. Everyone in the room gets the last line behind what they are owed; those at the door are refused.
+        room.fanout.close(protocol.encode(protocol.notice(protocol.SHUTTING_DOWN)))
+        for session in self._sessions.values():
+            session.interrupt(End.SHUTDOWN)
+        # 3. Their tasks end by themselves, or are ended.
+        try:
+            if self._sessions:
+                await asyncio.wait(self._sessions, timeout=SHUTDOWN_TIME)
+        finally:
+            tasks = list(self._sessions)
+            for task in tasks:
+                task.cancel()
+            room.clock.stop()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A plain function: the task is ours, and asyncio logs no traceback where it is cancelled.
+        if self._room is None:
+            writer.transport.abort()
+            return
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        session = Session(Connection(reader, writer), self._room)
+        task = asyncio.create_task(session.run())
+        self._sessions[task] = session
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._sessions[task]
+        if not task.cancelled() and (problem := task.exception()):
+            LOGGER.error("a session failed: please report this", exc_info=problem)
+
+
+async def _bind(host: str, port: int) -> list[socket.socket]:
+    """Return a bound socket for each address of `host`, all on one port; raise ListenError with the reason."""
+    where = show_address((host or "*", port))
+    try:
+        addresses = await resolve(host, port, flags=socket.AI_PASSIVE)
+    except OSError as problem:
+        raise ListenError(f"can't listen on {where}: {reason(problem)}") from None
+    for _ in range(PORT_TRIES):
+        with contextlib.ExitStack() as opened:
+            sockets: list[socket.socket] = []
+            try:
+                for address in addresses:
+                    free = sockets[0].getsockname()[1] if sockets else port
+                    if bound := _bind_one(address, free):
+                        sockets.append(opened.enter_context(bound))
+            except OSError as problem:
+                if port == 0 and problem.errno == errno.EADDRINUSE:
+                    continue  # free on one address, taken on another
+                raise ListenError(f"can't listen on {where}: {reason(problem)}") from None
+            if not sockets:
+                raise ListenError(f"can't listen on {where}: {os.strerror(errno.EADDRNOTAVAIL)}")
+            opened.pop_all()
+            return sockets
+    raise ListenError(f"can't listen on {where}: no port is free on all its addresses")
+
+
+def _bind_one(address: Address, port: int) -> socket.socket | None:
+    """Return a socket bound to an address, None where the system has no such address (IPv6 switched off, say)."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    bound: socket.socket | None = None
+    try:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        if os.name == "posix":  # elsewhere the option would let two programs share a port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((address[0], port, *address[2:]))
+    except OSError as problem:
+        if bound:
+            bound.close()
+        if problem.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
+        raise
+    return bound

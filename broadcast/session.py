@@ -1,0 +1,231 @@
+"""One client's stay at the server: handshake, reading, its timeout task, its leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from . import commands, protocol
+from .clock import ServingClock, passed
+from .fanout import Fanout, Receiver
+from .logger import LOGGER
+from .protocol import HandshakeError, LineCutter, TooLong
+from .registry import Registry
+from .streams import Connection
+
+TURN_TIME = 0.002
+"""Seconds that one client may keep the others waiting before they get their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the sessions of one server share, and the limits they keep."""
+
+    registry: Registry
+    fanout: Fanout
+    clock: ServingClock
+    timeout: float  # seconds of silence after which a client is gone
+    handshake_timeout: float  # seconds for the first line
+    line_limit: int  # bytes
+    notices: bool  # whether joining and leaving is told
+
+
+class End(enum.Enum):
+    """Why a stay ends; the value is the reason that the others are told."""
+
+    LEFT = ""
+    LOST = "connection lost"
+    TIMED_OUT = "timed out"
+    TOO_SLOW = "too slow"
+    SHUTDOWN = protocol.SHUTTING_DOWN
+
+
+class Session:
+    """One client, from its connection to its end; `run` it once."""
+
+    def __init__(self, connection: Connection, room: Room) -> None:
+        self._connection = connection
+        self._room = room
+        self._cutter = LineCutter(room.line_limit)
+        self._runs: deque[bytes | TooLong] = deque()  # received and not handled yet
+        self._input_ended = False  # once the client's last line is in _runs
+        self._heard_at = room.clock.reading()  # the last sign of life
+        self._patience = room.handshake_timeout  # from its SUCCESS on: room.timeout
+        self._name = ""  # set at its SUCCESS
+        self._is_in = False  # from its SUCCESS until its stay ends: the name is its own
+        self._receiver: Receiver | None = None  # from its SUCCESS on
+        self._began = room.clock.awake()
+        self._lines = 0  # received since its SUCCESS
+        self._phase: asyncio.Timeout | None = None  # while something runs that `interrupt` may cut short
+        self._interruption: End | None = None  # set once, by `interrupt`
+
+    async def run(self) -> None:
+        """Serve the client to its end. What it had, its name, its place in the fan-out, its connection, is free when this returns."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            end = await self._unless_interrupted(self._stay())
+            if self._receiver is None:
+                raise HandshakeError(protocol.HANDSHAKE_TIMED_OUT if end is End.TIMED_OUT else end.value)
+            await self._leave(self._receiver, end)
+        except HandshakeError as problem:
+            LOGGER.info("%s refused: %s", self._connection.peer(), problem)
+            self._complain(str(problem))
+            await self._connection.end_in_order()
+        finally:
+            watch.cancel()
+            if self._receiver:
+                self._room.fanout.drop(self._receiver)
+            self._free_name()
+            self._connection.reset()  # without effect after an end in order
+
+    def interrupt(self, why: End) -> None:
+        """Cut the stay short, or a leaving that waits for the client to read; the first call counts. A shutdown cuts no leaving short."""
+        is_leaving = self._receiver is not None and not self._is_in
+        if self._interruption is None and not (is_leaving and why is End.SHUTDOWN):
+            self._interruption = why
+            if self._phase:
+                self._phase.reschedule(asyncio.get_running_loop().time())
+
+    async def _unless_interrupted(self, phase: Awaitable[End]) -> End:
+        """Return how `phase` ended: by itself, or by `interrupt`, which cancels it."""
+        try:
+            async with asyncio.timeout(None) as self._phase:
+                return await phase
+        except TimeoutError:
+            if self._interruption is None:
+                raise
+            return self._interruption
+        finally:
+            self._phase = None
+
+    async def _watch(self) -> None:
+        """The timeout task."""
+        await passed(lambda: self._heard_at + self._patience, self._room.clock.reading, self._room.timeout)
+        self.interrupt(End.TIMED_OUT)
+
+    # --- the stay ---
+
+    async def _stay(self) -> End:
+        line = await self._first_line()
+        connect = protocol.parse_connect(line)
+        await self._room.fanout.until_released()
+        self._join(connect.username)
+        return await self._converse()
+
+    async def _first_line(self) -> str:
+        while (run := await self._next_run()) is not None and run is not TooLong.LINE:
+            line, _, rest = run.partition(b"\n")
+            if rest:
+                self._runs.appendleft(rest)
+            if text := protocol.clean(line.removesuffix(b"\r")):
+                return text
+        raise HandshakeError(End.LOST.value if self._connection.lost else protocol.EXPECTED_CONNECT)
+
+    def _join(self, asked: str) -> None:
+        name = self._name = self._room.registry.claim(asked)
+        self._is_in = True
+        self._connection.write(protocol.encode(protocol.SUCCESS))
+        if name != asked:
+            self._connection.write(protocol.encode(protocol.taken(asked, name)))
+        self._receiver = self._room.fanout.join(self._connection, lambda: self.interrupt(End.TOO_SLOW))
+        self._patience = self._room.timeout
+        self._tell_others(f"{name} joined")
+        LOGGER.info("%s in from %s", name, self._connection.peer())
+
+    async def _converse(self) -> End:
+        """Handle what the client sends, in order, until it leaves."""
+        fanout = self._room.fanout
+        prefix = f"{self._name}: ".encode()
+        loop = asyncio.get_running_loop()
+        while (run := await self._next_run()) is not None:
+            began = loop.time()
+            if isinstance(run, TooLong):
+                await self._answer((protocol.line_too_long(self._room.line_limit),))
+                continue
+            count, items = protocol.parse(run, prefix)
+            self._lines += count
+            for item in items:
+                await fanout.until_released()
+                if isinstance(item, bytes):
+                    fanout.publish(self._receiver, item)
+                else:
+                    answer = commands.answer(item, self._name, self._room.registry.roster)
+                    if answer.leave:
+                        return End.LEFT
+                    await self._answer(answer.lines)
+                if loop.time() - began > TURN_TIME:
+                    await asyncio.sleep(0)
+                    began = loop.time()
+        return End.LOST if self._connection.lost else End.LEFT
+
+    async def _next_run(self) -> bytes | TooLong | None:
+        """Return the next of what the client sent, None at the end."""
+        while not self._runs:
+            if self._input_ended:
+                return None
+            chunk = await self._connection.read_chunk()
+            self._input_ended = not chunk
+            self._runs.extend(self._cutter.feed(chunk) if chunk else self._cutter.finish())
+            if self._runs:
+                self._heard_at = self._room.clock.reading()
+        return self._runs.popleft()
+
+    async def _answer(self, lines: tuple[str, ...]) -> None:
+        """Answer and wait until it is taken: a client that asks and never reads stops only itself."""
+        if lines and self._interruption is None:
+            self._connection.write(protocol.encode(*lines))
+            await self._connection.drain()
+            await asyncio.sleep(0)  # one that does read delays nobody
+
+    def _tell_others(self, text: str) -> None:
+        if self._room.notices:
+            self._room.fanout.publish(self._receiver, protocol.encode(protocol.notice(text)))
+
+    # --- the end ---
+
+    async def _leave(self, receiver: Receiver, end: End) -> None:
+        """Free the name, tell the others, and end the connection so that the client has all it is owed or knows that it has not."""
+        self._free_name()
+        if end in (End.LEFT, End.SHUTDOWN):
+            served = self._room.fanout.leave(receiver)
+            self._tell_of_leaving(end)
+            outcome = await self._until_served(served, end)
+        else:
+            self._room.fanout.drop(receiver)
+            self._tell_of_leaving(end)
+            outcome = end
+            if end is End.TIMED_OUT:
+                self._complain(f"timed out: nothing heard for {self._room.timeout:g} s")
+            elif end is End.TOO_SLOW:
+                self._complain("too slow: did not read what it was sent in time")
+        stayed = self._room.clock.awake() - self._began
+        LOGGER.info("%s out: %s, after %.1f s, %d lines", self._name, outcome.value or "left", stayed, self._lines)
+        if outcome is end and end is not End.LOST:
+            await self._connection.end_in_order()
+        else:
+            self._connection.reset()
+
+    async def _until_served(self, served: asyncio.Future[None], end: End) -> End:
+        """Return `end` when a leaver's connection has taken all it is owed, or why it never will."""
+
+        async def wait() -> End:
+            await served
+            return end
+
+        self._interruption = None  # a shutdown has had its effect; being too slow, or silent for too long, has not
+        return await self._unless_interrupted(wait())
+
+    def _free_name(self) -> None:
+        if self._is_in:
+            self._room.registry.release(self._name)
+            self._is_in = False
+
+    def _tell_of_leaving(self, end: End) -> None:
+        if end is not End.SHUTDOWN:
+            self._tell_others(f"{self._name} left ({end.value})" if end.value else f"{self._name} left")
+
+    def _complain(self, text: str) -> None:
+        self._connection.write(protocol.encode(protocol.error(text)))

@@ -1,0 +1,213 @@
+"""What asyncio's streams leave to us: reading chunks so that a reset hides nothing, and ending a connection in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import threading
+from typing import Any
+
+from .protocol import BroadcastError
+
+CHUNK_SIZE = 65_536
+"""Bytes read at once: one wake-up for some hundred lines, not one each. More would gain little and cost memory a client."""
+
+FAREWELL_TIME = 1.0
+"""Seconds that the other side has to take the last of what it is owed and to end its own side, before the connection is cut off."""
+
+KEEPALIVE_IDLE = 5
+KEEPALIVE_INTERVAL = 5
+UNACKNOWLEDGED_LIMIT = 20_000
+"""Seconds, seconds, milliseconds: a peer whose cable was pulled is noticed after 25 s, whether something is on its way to it (then by
+TCP_USER_TIMEOUT) or nothing is (then by keepalive). It ends a connection to a peer that reads nothing that long, too: our
+server's grace time is well below it."""
+
+Address = tuple[Any, ...]
+
+
+class ConnectError(BroadcastError):
+    """The other side could not be reached."""
+
+
+class ConnectionLostError(BroadcastError):
+    """The connection broke: what was under way in either direction may be lost."""
+
+
+class Connection:
+    """One TCP connection, for either side: chunks in, bytes out, an end in order or by reset.
+
+    `lost` is the exception that broke it, None as long as none has.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.transport = writer.transport
+        self.lost: Exception | None = None
+        self._reader = reader
+        self._writer = writer
+        self._socket: socket.socket = writer.get_extra_info("socket")
+        self._remains: socket.socket | None = None  # from a reset on: a duplicate that still holds what had arrived
+        # `drain` returns when nothing is left to send; with 0 in place of 1 it would hang over TLS (cpython #102792).
+        self.transport.set_write_buffer_limits(high=1)
+        # StreamReader.read raises a reset's exception before it hands out what it holds, so keep the exception from it.
+        setattr(reader, "set_exception", self._note_loss)  # noqa: B010 (mypy forbids the assignment)
+
+    def _note_loss(self, exception: Exception) -> None:
+        self.lost = exception
+        # A reset that a write ran into leaves what had arrived before in the kernel, and asyncio closes the socket next.
+        with contextlib.suppress(OSError):
+            self._remains = self._socket.dup()
+        self._reader.feed_eof()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self.transport.is_closing()
+
+    def peer(self) -> str:
+        """Return the other side's address, for people."""
+        return show_address(self._writer.get_extra_info("peername"))
+
+    async def read_chunk(self) -> bytes:
+        """Return what has arrived, CHUNK_SIZE bytes at most; nothing at the end, when `lost` tells a reset from an end in order.
+
+        All that arrived before a reset is returned before the end is.
+        """
+        chunk = await self._reader.read(CHUNK_SIZE)
+        if not chunk and self._remains:
+            with contextlib.suppress(OSError):  # the reset itself, once there is nothing left
+                chunk = self._remains.recv(CHUNK_SIZE)
+        return chunk
+
+    def write(self, data: bytes) -> None:
+        """Send bytes after those sent before; without effect once the connection is closing."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Return when the system has taken everything written, or the connection is closing."""
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+
+    async def end_in_order(self) -> None:
+        """End so that the peer gets everything: drain, say that no more comes, read until it ends too, FAREWELL_TIME at most, close.
+
+        A close with input unread would make the system send a reset, which destroys what the peer has not read yet. Where the peer does not
+        take what it is owed, the connection is reset, so that it does not end as if complete.
+        """
+        drained = False
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(FAREWELL_TIME):
+                await self.drain()
+                drained = not self.is_closing
+                if self.transport.can_write_eof():
+                    self.transport.write_eof()
+                while await self.read_chunk():
+                    pass
+        if drained:
+            self.close()
+        else:
+            self.reset()
+
+    def reset(self) -> None:
+        """End at once, in a way that the peer cannot take for an end in order; without effect on a connection that has ended."""
+        if not self.is_closing:
+            with contextlib.suppress(OSError):
+                # struct linger {on, seconds}: with 0 seconds, a close sends a reset.
+                linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.transport.abort()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection; without effect on one that has ended."""
+        self.transport.close()
+        if self._remains:
+            self._remains.close()
+            self._remains = None
+
+
+async def connect(host: str, port: int, seconds: float) -> Connection:
+    """Reach a server within `seconds`, trying each address of `host` in turn; raise ConnectError with the reason if none answers."""
+    where = show_address((host, port))
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await _connect_to_any(await resolve(host, port))
+    except TimeoutError:
+        raise ConnectError(f"can't reach {where}: no answer within {seconds:g} s") from None
+    except OSError as problem:
+        raise ConnectError(f"can't reach {where}: {reason(problem)}") from None
+    connection = Connection(reader, writer)
+    _watch_for_silence(writer.get_extra_info("socket"))
+    return connection
+
+
+async def _connect_to_any(addresses: list[Address]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    problem = OSError("it has no address")
+    for host, port, *_ in addresses:
+        try:
+            return await asyncio.open_connection(host, port)
+        except OSError as current:
+            problem = current
+    raise problem
+
+
+def _watch_for_silence(connected: socket.socket) -> None:
+    """Have the system tell when the peer has vanished without a word, as far as it can."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_LIMIT),
+    ):
+        if hasattr(socket, option):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
+    """Return the socket addresses of `host`, each once, an empty one being every interface; raise OSError where there is none.
+
+    It asks in a thread that nobody joins: the loop's own executor is joined at exit, which a look-up of some seconds would hold up.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[Address]] = loop.create_future()
+
+    def settle(addresses: list[Address], problem: OSError | None) -> None:
+        if answer.cancelled():
+            return
+        if problem:
+            answer.set_exception(problem)
+        else:
+            answer.set_result(addresses)
+
+    def look_up() -> None:
+        addresses, problem = [], None
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+            addresses = list(dict.fromkeys(address for *_, address in found))
+        except OSError as exception:
+            problem = exception
+        except ValueError:  # such as a label of more than 63 characters
+            problem = OSError("not a host name")
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, addresses, problem)
+
+    threading.Thread(target=look_up, daemon=True).start()
+    return await answer
+
+
+def reason(problem: OSError) -> str:
+    """Return what went wrong, for people: in the system's words, which asyncio wraps in its own, where it named an errno of the system."""
+    if problem.errno and not isinstance(problem, socket.gaierror):
+        return os.strerror(problem.errno)
+    return problem.strerror or str(problem)
+
+
+def show_address(address: Address | None) -> str:
+    """Return a socket's address as host:port, IPv6 hosts in brackets."""
+    if not address:
+        return "an unknown address"
+    host, port, *_ = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,306 @@
+"""One client's stay, over raw sockets: handshake, commands, messages, timeouts, leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+from conftest import Connect, MakeServer
+
+from broadcast import BroadcastServer
+from broadcast.protocol import LINE_LIMIT
+
+TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
+
+
+class TestHandshake:
+    @pytest.mark.parametrize(
+        "first", ["CONNECT", "CONNECT Attila", "CONNECT  Attila  ", "CONNECT Attila unasked-token", "\r\n \n\nCONNECT Attila"]
+    )
+    @pytest.mark.parametrize("ending", ["\n", "\r\n"])
+    async def test_success_stands_alone_on_its_line(self, server: BroadcastServer, connect: Connect, first: str, ending: str) -> None:
+        peer = await connect(server)
+        peer.send(first + ending + "\\clients" + ending)
+        assert await peer.line() == "SUCCESS"
+        assert await peer.line() == "* 1 client"
+        assert await peer.line() == ("* anonymous (you)" if first == "CONNECT" else "* Attila (you)")
+
+    @pytest.mark.parametrize(
+        ("line", "answer"),
+        [
+            ("hello", "ERROR expected CONNECT <username>"),
+            ("connect Attila", "ERROR expected CONNECT <username>"),
+            ("CONNECT a b c", "ERROR expected CONNECT <username>"),
+            ("\\exit", "ERROR expected CONNECT <username>"),
+            ("CONNECT a:b", "ERROR bad username: it has a colon in it"),
+            ("CONNECT " + "x" * 33, "ERROR bad username: longer than 32 characters"),
+            ("CONNECT a\x00b", "ERROR bad username: it has characters in it that can't be shown"),
+            ("x" * (LINE_LIMIT + 2), "ERROR expected CONNECT <username>"),
+        ],
+    )
+    async def test_refuses_and_closes(self, server: BroadcastServer, connect: Connect, line: str, answer: str) -> None:
+        peer = await connect(server)
+        peer.send(f"{line}\r\n")
+        assert await peer.rest() == [answer]
+
+    async def test_refuses_a_first_line_that_never_ends_as_soon_as_it_is_too_long(self, server: BroadcastServer, connect: Connect) -> None:
+        peer = await connect(server)
+        peer.send("x" * (LINE_LIMIT + 2))
+        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+
+    async def test_refuses_a_client_that_ends_without_a_word(self, server: BroadcastServer, connect: Connect) -> None:
+        peer = await connect(server)
+        peer.writer.write_eof()
+        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+
+    async def test_a_first_line_may_be_the_last_and_without_an_ending(self, server: BroadcastServer, connect: Connect) -> None:
+        peer = await connect(server)
+        peer.send("CONNECT Attila")
+        peer.writer.write_eof()
+        assert await peer.rest() == ["SUCCESS"]
+
+    async def test_times_out(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(handshake_timeout=0.1)
+        peer = await connect(server)
+        peer.send("CONN")
+        assert await peer.rest() == ["ERROR handshake timed out"]
+
+    async def test_nothing_goes_from_or_to_a_client_before_success(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server()
+        outside, inside = await connect(server), await connect(server, "inside")
+        inside.send("not for outside\n")
+        await inside.synchronise()
+        outside.send("hello\n")
+        assert await outside.rest() == ["ERROR expected CONNECT <username>"]
+        assert await inside.synchronise() == []
+
+    async def test_lines_that_came_with_the_connect_are_handled_after_it(self, server: BroadcastServer, connect: Connect) -> None:
+        listener, peer = await connect(server, "listener"), await connect(server)
+        peer.send("CONNECT Attila\none\n\\clients\ntwo\n")
+        assert await peer.lines(4) == ["SUCCESS", "* 2 clients", "* Attila (you)", "* listener"]
+        assert await listener.lines(2) == ["Attila: one", "Attila: two"]
+
+    async def test_cut_at_every_byte(self, server: BroadcastServer, connect: Connect) -> None:
+        listener = await connect(server, "listener")
+        stream = "CONNECT Zoë\r\nhällo\r\n\\clients\n🙂\n".encode()
+        for at in range(1, len(stream)):
+            peer = await connect(server)
+            peer.send(stream[:at])
+            await asyncio.sleep(0)
+            peer.send(stream[at:])
+            assert await peer.lines(4) == ["SUCCESS", "* 2 clients", "* listener", "* Zoë (you)"]
+            assert await listener.lines(2) == ["Zoë: hällo", "Zoë: 🙂"]
+            peer.send("\\exit\n")
+            await peer.rest()
+
+
+class TestNames:
+    async def test_a_taken_name_gets_a_number_and_is_told(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server()
+        first, second, third = await connect(server, "Attila"), await connect(server, "ATTILA"), await connect(server, "Attila")
+        assert await first.lines(2) == ["* ATTILA-2 joined", "* Attila-3 joined"]
+        assert await second.line() == "* ATTILA is taken: you are ATTILA-2"
+        assert await third.line() == "* Attila is taken: you are Attila-3"
+
+    async def test_fifty_at_once_get_fifty_names(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server()
+        peers = await asyncio.gather(*(connect(server, "same") for _ in range(50)))
+        given = [(await peer.synchronise())[0].rpartition(" ")[2] for peer in peers]
+        numbers = sorted(int(name.partition("-")[2] or 1) for name in given if name.startswith("same-"))
+        assert numbers == list(range(2, 51))
+
+    async def test_a_name_is_free_when_its_client_has_left(self, server: BroadcastServer, connect: Connect) -> None:
+        first = await connect(server, "Attila")
+        first.send("\\exit\n")
+        await first.rest()
+        second = await connect(server, "Attila")
+        second.send("\\clients\n")
+        assert await second.lines(2) == ["* 1 client", "* Attila (you)"]
+
+
+class TestMessages:
+    async def test_reach_everyone_but_their_sender(self, server: BroadcastServer, connect: Connect) -> None:
+        a, b, c = [await connect(server, name) for name in "abc"]
+        a.send("hello\n")
+        b.send(" hi: you \r\n")
+        assert sorted(await c.lines(2)) == ["a: hello", "b:  hi: you"]
+        assert await a.line() == "b:  hi: you"
+        assert await b.line() == "a: hello"
+        assert await a.synchronise() == await b.synchronise() == await c.synchronise() == []
+
+    async def test_are_clean_when_they_leave(self, server: BroadcastServer, connect: Connect) -> None:
+        a, b = await connect(server, "a"), await connect(server, "b")
+        a.send(b"\x1b[2J\xff\x00\r\r\n" + "\u202eabc\u2028def\x9b\n".encode())
+        assert await b.lines(2) == ["a: \ufffd[2J\ufffd\ufffd\ufffd", "a: \ufffdabc\u2028def\ufffd"]
+
+    async def test_blank_lines_are_ignored(self, server: BroadcastServer, connect: Connect) -> None:
+        a, b = await connect(server, "a"), await connect(server, "b")
+        a.send("\n\r\n   \n\t\r\nend\n")
+        assert await b.line() == "a: end"
+
+    async def test_a_line_may_grow_threefold(self, server: BroadcastServer, connect: Connect) -> None:
+        a, b = await connect(server, "a"), await connect(server, "b")
+        a.send(b"\xff" * LINE_LIMIT + b"\r\n")
+        assert await b.line() == "a: " + "\ufffd" * LINE_LIMIT
+
+    async def test_a_line_too_long_is_answered_at_once_and_skipped(self, server: BroadcastServer, connect: Connect) -> None:
+        a, b = await connect(server, "a"), await connect(server, "b")
+        a.send(b"before\n" + b"x" * LINE_LIMIT + b"\nshort\n" + b"y" * (LINE_LIMIT + 2))
+        assert await a.line() == TOO_LONG
+        a.send(b"y" * 5_000_000 + b"\nafter\n")
+        assert await b.lines(4) == ["a: before", "a: " + "x" * LINE_LIMIT, "a: short", "a: after"]
+        assert await a.synchronise() == []
+
+    async def test_the_limit_is_the_classs_to_set(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(line_limit=40)
+        a = await connect(server, "a")
+        a.send("x" * 40 + "\n" + "y" * 41 + "\n")
+        assert await a.synchronise() == ["ERROR line too long (at most 40 bytes)"]
+
+
+class TestCommands:
+    async def test_are_answered_to_who_asks_alone(self, server: BroadcastServer, connect: Connect) -> None:
+        a, b = await connect(server, "a"), await connect(server, "B")
+        a.send("\\CLIENTS all\n\\\\clients\n\\ping\n\\\\PING\n")
+        assert await a.synchronise() == ["* 2 clients", "* a (you)", "* B"] * 2
+        assert await b.synchronise() == []
+
+    async def test_unknown(self, server: BroadcastServer, connect: Connect) -> None:
+        a = await connect(server, "a")
+        a.send("\\\\Foo bar\n")
+        assert await a.line() == "ERROR unknown command \\\\Foo: try \\help, or begin the line with a space to send it as text"
+
+    async def test_help_names_each(self, server: BroadcastServer, connect: Connect) -> None:
+        a = await connect(server, "a")
+        a.send("\\help\n")
+        assert [line.split(":")[0] for line in await a.lines(4)] == ["* \\exit", "* \\clients", "* \\ping", "* \\help"]
+
+    async def test_one_that_asks_and_never_reads_stops_only_itself(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server()
+        asker = await connect(server, "asker", buffer=4096)
+        asker.stop_reading()
+        asker.send("\\help\n" * 200_000)
+        a, b = await connect(server, "a"), await connect(server, "b")
+        await a.line()
+        for _ in range(50):
+            a.send("ping\n")
+            assert await b.line() == "a: ping"
+        asker.reset()
+
+
+class TestLeaving:
+    @pytest.mark.parametrize("command", ["\\exit\n", "\\\\EXIT\r\n", "\\exit and the rest is ignored\n"])
+    async def test_exit_takes_effect_after_the_lines_before_it(self, make_server: MakeServer, connect: Connect, command: str) -> None:
+        server = await make_server()
+        stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
+        leaves.send("one\ntwo\n" + command + "three\n")
+        assert await leaves.rest() == []
+        assert await stays.lines(4) == ["* leaves joined", "leaves: one", "leaves: two", "* leaves left"]
+        assert await stays.synchronise() == []
+
+    async def test_half_close_counts_the_last_line_without_an_ending(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server()
+        stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
+        leaves.send("one\ntwo")
+        leaves.writer.write_eof()
+        assert await leaves.rest() == []
+        assert await stays.lines(4) == ["* leaves joined", "leaves: one", "leaves: two", "* leaves left"]
+
+    async def test_a_reset_is_a_lost_connection_and_hides_nothing_that_had_arrived(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server()
+        stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
+        leaves.send("".join(f"{number}\n" for number in range(1000)))
+        await leaves.writer.drain()
+        leaves.reset()
+        assert await stays.line() == "* leaves joined"
+        assert await stays.lines(1000) == [f"leaves: {number}" for number in range(1000)]
+        assert await stays.line() == "* leaves left (connection lost)"
+
+    @pytest.mark.parametrize("how", ["exit", "half-close"])
+    async def test_who_leaves_gets_all_that_was_published_before(self, server: BroadcastServer, connect: Connect, how: str) -> None:
+        sender, leaver = await connect(server, "s"), await connect(server, "l", buffer=4096)
+        text = "x" * 1000
+        sender.send(f"{text}\n" * 6000)
+        await sender.synchronise()
+        if how == "exit":
+            leaver.send("\\exit\n")
+        else:
+            leaver.writer.write_eof()
+        while "* l" in (sender.send("\\clients\n") or await sender.synchronise()):
+            continue
+        sender.send("after\n")
+        assert await leaver.rest() == [f"s: {text}"] * 6000
+
+    async def test_a_leaver_that_does_not_read_goes_when_its_time_is_up(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(timeout=0.3, notices=False)
+        sender, leaver = await connect(server, "s"), await connect(server, "l", buffer=4096)
+        leaver.stop_reading()
+        sender.send(("x" * 1000 + "\n") * 6000)
+        await sender.synchronise()
+        leaver.send("\\exit\n")
+        while len(server._sessions) > 1:
+            await sender.synchronise()
+        leaver.writer.transport.resume_reading()
+        with pytest.raises(ConnectionResetError):
+            await leaver.rest()
+
+
+class TestTimeout:
+    async def test_a_silent_client_is_told_and_the_others_too(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(timeout=0.25)
+        silent = await connect(server, "silent")
+        other = await connect(server, "other")
+        began = time.monotonic()
+        seen: list[str] = []
+        while "* silent left (timed out)" not in seen:
+            seen += await other.synchronise()
+            await asyncio.sleep(0.02)
+        assert time.monotonic() - began > 0.15
+        assert await silent.rest() == ["* other joined", "ERROR timed out: nothing heard for 0.25 s"]
+
+    @pytest.mark.parametrize("sign", ["\\ping\n", "\\\\ping\r\n", "\n", "hello\n"])
+    async def test_every_line_is_a_sign_of_life(self, make_server: MakeServer, connect: Connect, sign: str) -> None:
+        server = await make_server(timeout=0.3, notices=False)
+        peer = await connect(server, "a")
+        for _ in range(12):
+            await asyncio.sleep(0.05)
+            peer.send(sign)
+        assert await peer.synchronise() == []
+
+    async def test_half_a_line_is_none(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(timeout=0.3, notices=False)
+        peer = await connect(server, "a")
+
+        async def dribble() -> None:
+            while True:
+                peer.send("x")
+                await asyncio.sleep(0.05)
+
+        dribbling = asyncio.create_task(dribble())
+        assert await peer.rest() == ["ERROR timed out: nothing heard for 0.3 s"]
+        dribbling.cancel()
+
+
+class TestLog:
+    async def test_one_line_for_each_event_and_never_a_text(
+        self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "broadcast")
+        server = await make_server()
+        peer = await connect(server, "Attila")
+        peer.send("secret text\n\\clients\n\\exit\n")
+        await peer.rest()
+        assert len(caplog.records) == 3
+        refused = await connect(server)
+        refused.send("nonsense text\n")
+        await refused.rest()
+        await server.close()
+        listening, came, left, refusal, stopping = [record.getMessage() for record in caplog.records]
+        assert listening == f"listening on 127.0.0.1:{server.port}"
+        assert came.startswith("Attila in from 127.0.0.1:")
+        assert left.startswith("Attila out: left, after 0.") and left.endswith(" s, 3 lines")
+        assert refusal.startswith("127.0.0.1:") and refusal.endswith(" refused: expected CONNECT <username>")
+        assert stopping.startswith("stopping")
+        assert "text" not in caplog.text
