@@ -78,7 +78,7 @@ class BroadcastClient:
             async with asyncio.timeout(self._connect_timeout):
                 await self._shake_hands(self._connection)
         except BaseException as problem:
-            self._connection.close()
+            await _close(self._connection)
             self._connection = None
             if isinstance(problem, TimeoutError):
                 raise ConnectError(f"{self.address} does not answer: is it a broadcast server?") from None
@@ -168,7 +168,7 @@ class BroadcastClient:
                     while await connection.read_chunk():
                         pass
         finally:
-            connection.close()
+            await _close(connection)
 
     async def _read(self) -> bool:
         """Take in what arrives next; return False at the end. A last line without an ending is dropped: it is not whole."""
@@ -194,3 +194,8 @@ class BroadcastClient:
         lost = self._connection.lost if self._connection else None
         why = f" ({lost})" if isinstance(lost, TimeoutError) else ""
         return ConnectionLostError(f"lost the connection to {self.address}{why}")
+
+
+async def _close(connection: Connection) -> None:
+    connection.close()
+    await asyncio.sleep(0)  # asyncio closes the socket in the loop's next turn, and this may be the last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 import socket
@@ -110,11 +111,12 @@ async def connect() -> AsyncIterator[Connect]:
 
 
 class Program:
-    """One of the two programs as a process of its own."""
+    """One of the two programs as a process of its own, or a few lines of Python that run one."""
 
     def __init__(self, name: str, *arguments: str, **options: Any) -> None:
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        self.process = subprocess.Popen([sys.executable, str(TOP / name), *arguments], **options)
+        program = [str(TOP / name)] if name.endswith(".py") else ["-c", name]
+        self.process = subprocess.Popen([sys.executable, *program, *arguments], **options)
 
     def error_line(self) -> str:
         assert self.process.stderr
@@ -140,7 +142,7 @@ class Program:
         assert self.process.stderr
         return str(self.process.stderr.read().decode())
 
-    @property
+    @functools.cached_property
     def port(self) -> int:
         """The port that a server says it listens on."""
         match = re.search(r"listening on .*:(\d+)$", self.error_line())

@@ -143,7 +143,7 @@ class TestStalledReader:
         server = await make_server(backlog=300_000, grace=0.5, notices=False)
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
         stalled.stop_reading()
-        flooding = asyncio.create_task(flood(sender, 40_000))
+        flooding = asyncio.create_task(flood(sender, 100_000))
         largest = 0
         while not flooding.done():
             largest = max(largest, backlog(server))

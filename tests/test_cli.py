@@ -1,0 +1,386 @@
+"""Both programs as people run them: real processes, pipes, pseudo-terminals, signals, exit codes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+
+import pytest
+from conftest import PATIENCE, TOP, Program, StartProgram
+
+from broadcast import __version__
+from broadcast.client import LEAVE_TIME
+
+HALF_A_SECOND = 0.5
+
+
+@pytest.fixture
+def port(program: StartProgram) -> int:
+    """The port of a server that runs as a process of its own, without notices."""
+    return program("main_server.py", "--port", "0", "--no-notices").port
+
+
+class Raw:
+    """A plain socket that has joined."""
+
+    def __init__(self, port: int, name: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.file = self.socket.makefile("rwb")
+        self.send(f"CONNECT {name}")
+        assert self.line() == "SUCCESS"
+
+    def send(self, line: str) -> None:
+        self.file.write(line.encode() + b"\n")
+        self.file.flush()
+
+    def line(self) -> str:
+        return self.file.readline().decode().rstrip("\r\n")
+
+    def names(self) -> list[str]:
+        self.send("\\clients")
+        count = int(self.line().split(" ")[1])
+        return [self.line().removeprefix("* ").removesuffix(" (you)") for _ in range(count)]
+
+    def wait_for(self, name: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while name not in self.names():
+            assert time.monotonic() < deadline, f"{name} has not joined"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def watcher(port: int) -> Iterator[Raw]:
+    """Someone who is in the room, to see what arrives there."""
+    raw = Raw(port, "watcher")
+    yield raw
+    raw.file.close()
+    raw.socket.close()
+
+
+def timed(started: Program) -> tuple[int, float]:
+    """The exit code, and the seconds until it came."""
+    began = time.monotonic()
+    return started.end(), time.monotonic() - began
+
+
+class TestServer:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_it_in_order(self, program: StartProgram, number: int) -> None:
+        server = program("main_server.py", "--port", "0")
+        raw = Raw(server.port, "a")
+        server.process.send_signal(number)
+        assert raw.file.readlines() == [b"* server is shutting down\r\n"]
+        raw.socket.close()
+        raw.file.close()
+        assert server.end() == 0
+        assert "Traceback" not in server.errors()
+
+    def test_a_second_signal_ends_it_at_once(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0", "--no-notices")
+        sender, stalled = Raw(server.port, "s"), Raw(server.port, "stalled")
+        for _ in range(10):
+            sender.file.write((b"x" * 1000 + b"\n") * 700)
+            sender.names()
+        server.process.send_signal(signal.SIGTERM)
+        while "* server is shutting down" not in sender.line():
+            pass
+        server.process.send_signal(signal.SIGTERM)
+        status, seconds = timed(server)
+        assert (status, seconds < HALF_A_SECOND) == (1, True)
+        assert "Traceback" not in server.errors()
+        for raw in (sender, stalled):
+            raw.file.close()
+            raw.socket.close()
+
+    def test_a_port_in_use_takes_one_line(self, program: StartProgram, port: int) -> None:
+        server = program("main_server.py", "--port", str(port))
+        assert server.end() == 1
+        assert server.errors() == f"broadcast: can't listen on 127.0.0.1:{port}: Address already in use\n"
+
+    def test_a_bad_host_takes_one_line(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--host", "nowhere.invalid")
+        assert server.end() == 1
+        assert re.fullmatch(r"broadcast: can't listen on nowhere\.invalid:8888: [^\n]+\n", server.errors())
+
+    @pytest.mark.skipif(os.geteuid() == 0 or sys.platform != "linux", reason="root may take any port")
+    def test_a_privileged_port_takes_one_line(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "80")
+        assert server.end() == 1
+        assert server.errors() == "broadcast: can't listen on 127.0.0.1:80: Permission denied\n"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--port", "65536"], ["--port", "x"], ["--timeout", "0"], ["--timeout", "nan"], ["--backlog", "0"], ["--grace", "-1"], ["x"]],
+    )
+    def test_bad_arguments(self, program: StartProgram, arguments: list[str]) -> None:
+        server = program("main_server.py", *arguments)
+        assert server.end() == 2
+        assert "Traceback" not in server.errors()
+
+    def test_the_log_level_comes_from_the_environment_too(self, program: StartProgram) -> None:
+        bad = program("main_server.py", env=os.environ | {"LOG_LEVEL": "foo"})
+        assert bad.end() == 2
+        assert "must be one of DEBUG, INFO" in bad.errors()
+        quiet = program("main_server.py", "--port", "0", env=os.environ | {"LOG_LEVEL": "warning"})
+        time.sleep(0.3)
+        quiet.process.terminate()
+        assert (quiet.end(), quiet.errors()) == (0, "")
+
+    def test_runs_with_all_streams_closed(self, port: int) -> None:
+        script = f"exec {sys.executable} {TOP}/main_server.py --port {port} <&- >&- 2>&-"
+        assert subprocess.run(["sh", "-c", script], timeout=PATIENCE).returncode == 1
+
+    def test_a_stop_times_nobody_out(self, program: StartProgram) -> None:
+        """SIGSTOP for longer than the timeout: live clients, and one in its handshake, are still there after SIGCONT."""
+        server = program("main_server.py", "--port", "0", "--timeout", "2", "--no-notices")
+        port = server.port
+        raws = [Raw(port, f"r{number}") for number in range(20)]
+        halfway = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        for raw in raws[:10]:
+            raw.send("\\ping")
+        server.process.send_signal(signal.SIGCONT)
+        for raw in raws:
+            assert len(raw.names()) == 20
+        halfway.sendall(b"CONNECT late\n")
+        assert halfway.recv(100) == b"SUCCESS\r\n"
+        for raw in raws:
+            raw.file.close()
+            raw.socket.close()
+        halfway.close()
+
+
+@pytest.mark.parametrize("name", ["main_server.py", "main_client.py"])
+class TestBoth:
+    def test_version(self, program: StartProgram, name: str) -> None:
+        started = program(name, "--version")
+        assert started.output_line() == f"broadcast {__version__}"
+        assert started.end() == 0
+
+    def test_help(self, program: StartProgram, name: str) -> None:
+        started = program(name, "--help")
+        assert started.output_line().startswith(f"usage: {name}")
+        assert started.process.stdout and b"--port" in started.process.stdout.read()
+        assert started.end() == 0
+
+    def test_ctrl_c_while_it_starts_prints_no_traceback(self, program: StartProgram, name: str) -> None:
+        for delay in (0.03, 0.06, 0.09, 0.12):
+            started = program(name, "--port", "0" if "server" in name else "1", env=os.environ | {"PYTHONSTARTUP": ""})
+            time.sleep(delay)
+            started.process.send_signal(signal.SIGINT)
+            started.end()
+            errors = started.errors()
+            assert "broadcast" not in errors.partition("Traceback")[2], errors
+
+
+class TestClientInAPipeline:
+    def test_what_is_piped_in_reaches_the_others_every_time(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        for number in range(10):
+            client = program("main_client.py", "--port", str(port), "--user", f"bot{number}")
+            client.process.communicate(b"a\nb", timeout=PATIENCE)
+            assert client.process.returncode == 0
+            assert [watcher.line(), watcher.line()] == [f"bot{number}: a", f"bot{number}: b"]
+
+    def test_what_arrives_goes_to_stdout_at_once_and_only_that(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        watcher.wait_for("bot")
+        for text in ("one", "two"):
+            watcher.send(text)
+            assert client.output_line() == f"watcher: {text}"
+        client.type("\\exit\n")
+        assert client.end() == 0
+        assert client.process.stdout and client.process.stdout.read() == b""
+        assert client.errors() == ""
+
+    def test_exit_in_the_input_leaves_and_the_rest_is_not_sent(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        client.type("one\n\\\\EXIT now\ntwo\n")
+        assert client.end() == 0
+        assert watcher.line() == "bot: one"
+        assert watcher.names() == ["watcher"]
+
+    @pytest.mark.parametrize("stdin", ["/dev/null", "file", "closed"])
+    def test_every_end_of_input_leaves(self, program: StartProgram, port: int, watcher: Raw, stdin: str) -> None:
+        command = f"exec {sys.executable} {TOP}/main_client.py --port {port} --user bot"
+        source = {"/dev/null": "</dev/null", "file": f"<{TOP}/LICENSE", "closed": "<&-"}[stdin]
+        began = time.monotonic()
+        done = subprocess.run(["sh", "-c", f"{command} {source}"], capture_output=True, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert time.monotonic() - began < 2
+        if stdin == "file":
+            assert watcher.line() == "bot: MIT License"
+
+    @pytest.mark.parametrize("stdin", ["pipe", "/dev/zero-like", "listen"])
+    @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "server gone"])
+    def test_ends_within_half_a_second_whatever_stdin_is(self, program: StartProgram, stdin: str, how: str) -> None:
+        server = program("main_server.py", "--port", "0", "--no-notices")
+        port = server.port
+        watcher = Raw(port, "watcher")
+        arguments = ["--listen"] if stdin == "listen" else []
+        client = program("main_client.py", "--port", str(port), "--user", "bot", *arguments)
+        watcher.wait_for("bot")
+        if how == "server gone":
+            server.process.kill()
+        else:
+            client.process.send_signal(getattr(signal, how))
+        status, seconds = timed(client)
+        assert (status, seconds < HALF_A_SECOND) == ({"SIGINT": 130, "SIGTERM": 143, "server gone": 1}[how], True), seconds
+        errors = client.errors()
+        assert errors.count("\n") == (how == "server gone") and "Traceback" not in errors
+        watcher.file.close()
+        watcher.socket.close()
+
+    def test_listen_does_not_read_stdin(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot", "--listen", stdin=subprocess.DEVNULL)
+        watcher.wait_for("bot")
+        watcher.send("hello")
+        assert client.output_line() == "watcher: hello"
+        assert client.process.poll() is None
+
+    @pytest.mark.parametrize("arguments", [[], ["--listen"]])
+    def test_a_reader_that_goes_away_ends_it_quietly(self, program: StartProgram, port: int, watcher: Raw, arguments: list[str]) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot", *arguments)
+        watcher.wait_for("bot")
+        watcher.send("hello")
+        assert client.output_line() == "watcher: hello"
+        assert client.process.stdout
+        client.process.stdout.close()
+        status, seconds = timed(client)
+        assert (status, seconds < HALF_A_SECOND, client.errors()) == (0, True, "")
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+    def test_a_full_pipe_that_nobody_reads_does_not_keep_it(self, program: StartProgram, port: int, watcher: Raw, how: int) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        watcher.wait_for("bot")
+        for _ in range(100):
+            watcher.send("x" * 10_000)
+        watcher.names()
+        time.sleep(0.2)
+        client.process.send_signal(how)
+        status, seconds = timed(client)
+        assert (status, seconds < HALF_A_SECOND) == (128 + how, True), seconds
+
+    def test_a_closed_stdout_takes_everything(self, port: int, watcher: Raw) -> None:
+        script = f"printf 'a\\n' | {sys.executable} {TOP}/main_client.py --port {port} --user bot >&-"
+        assert subprocess.run(["sh", "-c", script], timeout=PATIENCE).returncode == 0
+        assert watcher.line() == "bot: a"
+
+    def test_a_line_too_long_is_told_and_the_others_are_sent(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        _, errors = client.process.communicate(b"before\n" + b"x" * 100_000 + b"\nafter\n", timeout=PATIENCE)
+        assert errors == b"broadcast: a line of more than 65536 bytes was not sent\n"
+        assert [watcher.line(), watcher.line()] == ["bot: before", "bot: after"]
+
+
+class TestClientThatFails:
+    def test_cannot_reach(self, program: StartProgram) -> None:
+        client = program("main_client.py", "--port", "1")
+        assert (client.end(), client.errors()) == (1, "broadcast: can't reach 127.0.0.1:1: Connection refused\n")
+
+    def test_bad_user_is_refused_before_connecting(self, program: StartProgram) -> None:
+        client = program("main_client.py", "--port", "1", "--user", "a:b")
+        assert client.end() == 2
+        assert "bad username: it has a colon in it" in client.errors()
+
+    def test_refused(self, program: StartProgram) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = program("main_client.py", "--port", str(listening.getsockname()[1]))
+            with listening.accept()[0] as connection:
+                connection.recv(100)
+                connection.sendall(b"ERROR no room\r\n")
+            assert client.end() == 1
+            assert re.fullmatch(r"broadcast: 127\.0\.0\.1:\d+ refuses: no room\n", client.errors())
+
+    def test_a_server_that_does_not_close_after_exit_is_given_up(self, program: StartProgram) -> None:
+        assert LEAVE_TIME == 10
+        quick = "import sys, broadcast.cli, broadcast.conversation as c; c.LEAVE_TIME = 0.3; sys.exit(broadcast.cli.main_client())"
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = program(quick, "--port", str(listening.getsockname()[1]), stdin=subprocess.DEVNULL, cwd=TOP)
+            with listening.accept()[0] as connection:
+                connection.sendall(b"SUCCESS\r\n")
+                assert client.end() == 1
+        assert re.fullmatch(r"broadcast: \S+ has not ended the connection within 0\.3 s of \\exit\n", client.errors())
+
+    def test_a_server_that_ends_for_its_own_reasons(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0", "--timeout", "0.5")
+        client = program("main_client.py", "--port", str(server.port))
+        assert client.output_line() == "ERROR timed out: nothing heard for 0.5 s"
+        assert client.end() == 1
+        assert re.fullmatch(r"broadcast: \S+ closed the connection\n", client.errors())
+
+    def test_control_characters_of_a_server_do_not_reach_the_output(self, program: StartProgram) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = program("main_client.py", "--port", str(listening.getsockname()[1]))
+            with listening.accept()[0] as connection:
+                connection.sendall(b"SUCCESS\r\neve: \x1b[2J\x07\x9b\r\n")
+                assert client.output_line() == "eve: \ufffd[2J\ufffd\ufffd"
+
+
+def control() -> None:
+    """Make stdin, in a process that has just begun, the terminal that sends it signals."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class Terminal:
+    """A client on a pseudo-terminal."""
+
+    def __init__(self, program: StartProgram, *arguments: str) -> None:
+        self.master, slave = pty.openpty()
+        self.client = program(
+            "main_client.py", *arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=control
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def see(self, text: str) -> None:
+        """Wait until the screen has been sent this."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.seen:
+            ready, _, _ = select.select([self.master], [], [], deadline - time.monotonic())
+            assert ready, self.seen
+            self.seen += os.read(self.master, 65_536).decode(errors="replace")
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def close(self) -> None:
+        os.close(self.master)
+
+
+class TestClientInATerminal:
+    @pytest.fixture
+    def terminal(self, program: StartProgram, port: int, watcher: Raw) -> Iterator[Terminal]:
+        terminal = Terminal(program, "--port", str(port), "--user", "Attila")
+        watcher.wait_for("Attila")
+        yield terminal
+        terminal.close()
+
+    def test_lines_in_lines_out(self, terminal: Terminal, watcher: Raw) -> None:
+        terminal.type("hello\r")
+        assert watcher.line() == "Attila: hello"
+        watcher.send("hi")
+        terminal.see("watcher: hi")
+
+    @pytest.mark.parametrize(("keys", "status"), [("\\exit\r", 0), ("\x04", 0), ("\x03", 130)])
+    def test_keys_that_leave(self, terminal: Terminal, keys: str, status: int) -> None:
+        terminal.type(keys)
+        ended, seconds = timed(terminal.client)
+        assert (ended, seconds < HALF_A_SECOND) == (status, True)
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_signals_with_nobody_typing(self, terminal: Terminal, number: int, status: int) -> None:
+        terminal.client.process.send_signal(number)
+        ended, seconds = timed(terminal.client)
+        assert (ended, seconds < HALF_A_SECOND) == (status, True)

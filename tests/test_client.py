@@ -1,0 +1,248 @@
+"""BroadcastClient, in this process, against a server in this process or one made for the occasion."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from conftest import PATIENCE, Connect, MakeServer
+
+from broadcast import (
+    BroadcastClient,
+    BroadcastError,
+    BroadcastServer,
+    ConnectError,
+    ConnectionLostError,
+    Incoming,
+    Message,
+    Notice,
+    RefusedError,
+    ServerError,
+    UsernameError,
+)
+from broadcast.protocol import LINE_LIMIT
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def pretending(serve: Serve) -> AsyncIterator[int]:
+    """A server that does just what a test needs, on the port that it gives."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def run() -> None:
+            try:
+                await serve(reader, writer)
+            finally:
+                writer.close()
+
+        tasks.add(asyncio.create_task(run()))
+
+    listening = await asyncio.start_server(accept, "127.0.0.1", 0)
+    yield listening.sockets[0].getsockname()[1]
+    listening.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def next_of(client: BroadcastClient) -> Incoming:
+    async with asyncio.timeout(PATIENCE):
+        return await anext(client)
+
+
+def client_of(server: BroadcastServer, user: str = "Attila") -> BroadcastClient:
+    return BroadcastClient(port=server.port, user=user)
+
+
+async def test_messages_notices_and_errors_are_told_apart_by_type(make_server: MakeServer) -> None:
+    server = await make_server()
+    async with client_of(server) as attila:
+        async with client_of(server, "bob") as bob:
+            assert await next_of(attila) == Notice("bob joined")
+            await bob.send("hello: you")
+            message = await next_of(attila)
+            assert isinstance(message, Message)
+            assert (message.sender, message.text) == ("bob", "hello: you")
+            await bob.send("\\foo")
+            assert isinstance(await next_of(bob), ServerError)
+        assert await next_of(attila) == Notice("bob left")
+
+
+async def test_knows_the_name_it_was_given(server: BroadcastServer) -> None:
+    async with client_of(server) as first, client_of(server) as second:
+        assert await next_of(second) == Notice("Attila is taken: you are Attila-2")
+        assert (first.user, second.user) == ("Attila", "Attila-2")
+
+
+@pytest.mark.parametrize("text", ["a\n", "a\nb", "\r", "a\r\nb"])
+async def test_a_line_ending_in_a_text_is_an_error(server: BroadcastServer, text: str) -> None:
+    async with client_of(server) as client:
+        with pytest.raises(ValueError, match="one line"):
+            await client.send(text)
+
+
+async def test_reads_lines_three_times_the_limit_and_a_name(server: BroadcastServer) -> None:
+    async with client_of(server) as client, client_of(server, "\U0001f600" * 32) as other:
+        await other.send_lines(b"\xff" * LINE_LIMIT + b"\n")
+        message = await next_of(client)
+        assert message.text == "\ufffd" * LINE_LIMIT
+
+
+async def test_what_a_server_sends_is_cleaned_and_its_unfinished_line_dropped() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"SUCCESS\nbob: \x1b]0;title\x07 \xff\r\n\r\n* \x9b2J\r\nplain\r\nbob: unfinis")
+
+    async with pretending(serve) as port, BroadcastClient(port=port) as client:
+        received = [incoming async for incoming in client]
+    assert received == [Message("bob", "\ufffd]0;title\ufffd \ufffd"), Notice("\ufffd2J"), Notice("plain")]
+
+
+async def test_a_line_without_end_does_not_fill_the_memory() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SUCCESS\r\n")
+        while True:
+            writer.write(b"x" * 65_536)
+            await writer.drain()
+
+    async with pretending(serve) as port:
+        with pytest.raises(ConnectionLostError, match="longer than this protocol allows"):
+            async with BroadcastClient(port=port) as client:
+                await next_of(client)
+
+
+class TestConnecting:
+    async def test_a_bad_name_is_refused_before_connecting(self) -> None:
+        with pytest.raises(UsernameError, match="^bad username: it has a colon in it$"):
+            BroadcastClient(user="a:b")
+
+    async def test_a_refusal_gives_the_servers_reason(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(b"ERROR no room\r\n")
+
+        async with pretending(serve) as port:
+            with pytest.raises(RefusedError, match=r"^127\.0\.0\.1:\d+ refuses: no room$"):
+                await BroadcastClient(port=port).connect()
+
+    async def test_another_kind_of_server_is_told(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"220 mail.example ESMTP\r\n")
+            await reader.read()
+
+        async with pretending(serve) as port:
+            with pytest.raises(RefusedError, match="does not speak this protocol"):
+                await BroadcastClient(port=port).connect()
+
+    async def test_one_that_closes_at_once_is_told(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+
+        async with pretending(serve) as port:
+            with pytest.raises(RefusedError, match="closed the connection without an answer"):
+                await BroadcastClient(port=port).connect()
+
+    async def test_one_that_never_answers_is_given_up(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+
+        async with pretending(serve) as port:
+            with pytest.raises(ConnectError, match="does not answer"):
+                await BroadcastClient(port=port, connect_timeout=0.1).connect()
+
+    async def test_every_error_has_one_base(self) -> None:
+        for error in (ConnectError, ConnectionLostError, RefusedError, UsernameError):
+            assert issubclass(error, BroadcastError)
+
+    async def test_is_of_no_use_when_not_connected(self) -> None:
+        client = BroadcastClient()
+        with pytest.raises(ConnectionLostError, match="^not connected to 127.0.0.1:8888$"):
+            await client.send("x")
+        await client.close()
+
+
+class TestEnding:
+    async def test_iteration_ends_when_the_server_ends_in_order(self, make_server: MakeServer) -> None:
+        server = await make_server()
+        async with client_of(server) as client:
+            closing = asyncio.create_task(server.close())
+            assert [incoming async for incoming in client] == [Notice("server is shutting down")]
+        await closing
+
+    async def test_leaving_gets_what_is_owed(self, server: BroadcastServer) -> None:
+        async with client_of(server) as client, client_of(server, "bob") as bob:
+            await bob.send("one")
+            await asyncio.sleep(0.01)
+            await client.leave()
+            assert [incoming async for incoming in client] == [Message("bob", "one")]
+
+    async def test_everything_sent_is_delivered_before_the_body_is_left(self, server: BroadcastServer, connect: Connect) -> None:
+        peer = await connect(server, "peer")
+        for _ in range(20):
+            async with client_of(server) as client:
+                await client.send_lines(b"x\n" * 1000 + b"end\n")
+            assert await peer.lines(1001) == ["Attila: x"] * 1000 + ["Attila: end"]
+
+    async def test_a_reset_is_told_after_what_had_arrived(self, server: BroadcastServer) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"SUCCESS\r\nbob: one\r\nERROR too slow: did not read what it was sent in time\r\n")
+            await reader.readline()
+            await asyncio.sleep(0.05)
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+        async with pretending(serve) as port:
+            client = BroadcastClient(port=port)
+            await client.connect()
+            await client.send("never read")
+            received = []
+            with pytest.raises(ConnectionLostError, match="^lost the connection to"):
+                async for incoming in client:
+                    received.append(incoming)
+            assert [type(incoming) for incoming in received] == [Message, ServerError]
+            with pytest.raises(ConnectionLostError):
+                await client.send("x")
+            await client.close()
+
+    async def test_a_server_that_does_not_close_is_waited_for_a_bounded_time(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"SUCCESS\r\n")
+            await asyncio.sleep(60)
+
+        async with pretending(serve) as port:
+            client = BroadcastClient(port=port)
+            await client.connect()
+            began = time.monotonic()
+            await client.close(0.1)
+            assert time.monotonic() - began < 1
+            with pytest.raises(RuntimeError, match="ours"):
+                async with client:
+                    began = time.monotonic()
+                    raise RuntimeError("ours")
+            assert time.monotonic() - began < 0.5
+
+
+async def test_heartbeats_keep_a_silent_client_in(make_server: MakeServer) -> None:
+    server = await make_server(timeout=0.3, notices=False)
+    async with BroadcastClient(port=server.port, heartbeat=0.05) as client:
+        await asyncio.sleep(0.8)
+        await client.send("\\clients")
+        assert await next_of(client) == Notice("1 client")
+
+
+async def test_heartbeats_end_quietly_with_the_connection(server: BroadcastServer) -> None:
+    async with BroadcastClient(port=server.port, heartbeat=0.01) as client:
+        heart = client._heart
+        await server.close()
+        assert [incoming async for incoming in client] == [Notice("server is shutting down")]
+    assert heart
+    await asyncio.gather(heart, return_exceptions=True)
+    assert heart.cancelled() or heart.exception() is None

@@ -1,0 +1,205 @@
+"""Listening, accepting, shutting down."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+import time
+import warnings
+import weakref
+
+import pytest
+from conftest import Connect, MakeServer, descriptors
+
+from broadcast import BroadcastServer, ListenError
+from broadcast.server import SHUTDOWN_TIME
+from broadcast.session import Session
+
+LAST = "* server is shutting down"
+
+
+class TestListening:
+    async def test_ipv4_and_ipv6_meet_in_one_room_on_one_port(self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        both = [(socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+        server = await make_server(host="localhost", notices=False)
+        six = await asyncio.open_connection("::1", server.port)
+        four = await asyncio.open_connection("127.0.0.1", server.port)
+        for name, (reader, writer) in (("six", six), ("four", four)):
+            writer.write(f"CONNECT {name}\n".encode())
+            assert await reader.readline() == b"SUCCESS\r\n"
+        six[1].write(b"hello\n")
+        assert await four[0].readline() == b"six: hello\r\n"
+        for _, writer in (six, four):
+            writer.close()
+
+    async def test_an_empty_host_is_every_interface(self, make_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "broadcast")
+        server = await make_server(host="")
+        assert f"listening on 0.0.0.0:{server.port}" in caplog.text
+        for address in ("127.0.0.1", "127.0.0.2"):
+            _, writer = await asyncio.open_connection(address, server.port)
+            writer.close()
+
+    async def test_an_address_the_system_does_not_have_is_passed_over_unless_it_is_the_only_one(
+        self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        missing, there = (socket.AF_INET, 1, 6, "", ("192.0.2.1", 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing, there])
+        await make_server(host="half-there")
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing])
+        with pytest.raises(ListenError, match="Cannot assign requested address"):
+            await make_server(host="not-there")
+
+    async def test_a_port_in_use_is_told_with_where(self, server: BroadcastServer) -> None:
+        before = descriptors()
+        with pytest.raises(ListenError, match=f"^can't listen on 127.0.0.1:{server.port}: Address already in use$"):
+            await BroadcastServer(port=server.port).start()
+        assert descriptors() == before
+
+    @pytest.mark.parametrize("host", ["nowhere.invalid", "x" * 64 + ".invalid", "256.1.1.1"])
+    async def test_a_bad_host_is_told(self, host: str) -> None:
+        with pytest.raises(ListenError, match=rf"^can't listen on {host}:0: "):
+            await BroadcastServer(host, 0).start()
+
+    @pytest.mark.parametrize("limit", ["timeout", "backlog", "grace", "handshake_timeout", "line_limit"])
+    def test_limits_have_to_be_above_zero(self, limit: str) -> None:
+        with pytest.raises(ValueError, match=f"^{limit} must be above 0, not 0$"):
+            BroadcastServer(**{limit: 0})
+
+
+class TestShuttingDown:
+    async def test_the_last_line_to_everyone_is_the_notice(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server()
+        inside = [await connect(server, f"p{number}") for number in range(3)]
+        outside = await connect(server)
+        await asyncio.sleep(0.01)
+        await server.close()
+        assert [await peer.rest() for peer in inside] == [["* p1 joined", "* p2 joined", LAST], ["* p2 joined", LAST], [LAST]]
+        assert await outside.rest() == ["ERROR server is shutting down"]
+
+    async def test_with_traffic_in_flight_all_end_with_the_same_message(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(notices=False)
+        receivers = [await connect(server, "r", buffer=20_000) for _ in range(10)]
+        sender = await connect(server, "s")
+        sender.stop_reading()
+
+        async def flood() -> None:
+            number = 0
+            while not sender.writer.is_closing():
+                sender.send("".join(f"{number + step} {'x' * 100}\n" for step in range(200)))
+                number += 200
+                await sender.writer.drain()
+
+        flooding = asyncio.create_task(flood())
+        reading = [asyncio.create_task(receiver.rest()) for receiver in receivers]
+        await asyncio.sleep(0.3)
+        await server.close()
+        ends = []
+        for lines in await asyncio.gather(*reading):
+            messages = [line for line in lines if line.startswith("s: ")]
+            assert [int(line.split(" ")[1]) for line in messages] == list(range(len(messages)))
+            assert lines[-1] == LAST and len(messages) > 200
+            ends.append(len(messages))
+        assert len(set(ends)) == 1
+        sender.writer.transport.abort()
+        await asyncio.gather(flooding, return_exceptions=True)
+
+    async def test_who_does_not_read_delays_it_for_a_bounded_time_and_is_reset(
+        self, make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("broadcast.server.SHUTDOWN_TIME", 0.3)
+        server = await make_server(notices=False)
+        stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
+        stalled.stop_reading()
+        sender.send(("x" * 1000 + "\n") * 5000)
+        await sender.synchronise()
+        closing = asyncio.create_task(server.close())
+        assert await sender.rest() == [LAST]
+        sender.writer.close()
+        began = time.monotonic()
+        await closing
+        assert time.monotonic() - began < SHUTDOWN_TIME
+        stalled.writer.transport.resume_reading()
+        with pytest.raises(ConnectionResetError):
+            await stalled.rest()
+
+    async def test_cancelled_it_cuts_everyone_off_at_once(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(notices=False)
+        stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
+        stalled.stop_reading()
+        sender.send(("x" * 1000 + "\n") * 5000)
+        await sender.synchronise()
+        closing = asyncio.create_task(server.close())
+        await asyncio.sleep(0.05)
+        closing.cancel()
+        began = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert time.monotonic() - began < 0.5
+        assert not server._sessions
+
+    async def test_the_port_is_free_afterwards_and_closing_twice_is_nothing(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server()
+        peer = await connect(server, "a")
+        await asyncio.gather(server.close(), peer.rest())
+        await server.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", server.port)
+        async with BroadcastServer(port=server.port):
+            pass
+
+
+async def test_nothing_is_left_of_clients_that_came_and_went(server: BroadcastServer, connect: Connect) -> None:
+    async def come_and_go(number: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        if number % 2:
+            writer.write(b"CONNECT same\nhello\n")
+        if number % 3 == 0:
+            writer.transport.abort()
+        elif number % 3 == 1:
+            writer.write_eof()
+        await asyncio.sleep(0.01)
+        writer.close()
+
+    gone: list[weakref.ref[Session]] = []
+    stay = await connect(server, "stay")
+    for _ in range(3):
+        await asyncio.gather(*(come_and_go(number) for number in range(60)))
+        gone += [weakref.ref(session) for session in server._sessions.values()][1:]
+    async with asyncio.timeout(10):
+        while len(server._sessions) > 1:
+            await asyncio.sleep(0.01)
+    stay.send("\\clients\n")
+    assert (await stay.synchronise())[-2:] == ["* 1 client", "* stay (you)"]
+    fanout = server._room.fanout if server._room else None
+    assert fanout and len(fanout._ready) == 1 and not fanout._lagging and not fanout._backlog
+    await asyncio.sleep(0.01)
+    gc.collect()
+    assert gone and [ref() for ref in gone if ref()] == []
+    assert len([task for task in asyncio.all_tasks() if "broadcast" in repr(task)]) == 2, "the session of `stay` and its timeout task"
+
+
+async def test_a_bug_in_a_session_is_logged_and_costs_only_that_client(
+    server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = await connect(server, "a")
+    monkeypatch.setattr("broadcast.commands.answer", lambda *_: 1 / 0)
+    b = await connect(server, "b")
+    b.send("\\clients\n")
+    with pytest.raises(ConnectionResetError):
+        await b.rest()
+    monkeypatch.undo()
+    assert await a.synchronise() == []
+    assert "please report this" in caplog.text
+
+
+async def test_nothing_warns_when_a_server_is_used_and_dropped() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with BroadcastServer(port=0):
+            pass
+        gc.collect()
+    assert caught == []

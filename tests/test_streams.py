@@ -1,0 +1,213 @@
+"""Connections: a reset hides nothing, an end is in order or a reset, look-ups hold nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from conftest import descriptors
+
+from broadcast import ConnectError
+from broadcast.streams import FAREWELL_TIME, Connection, connect, reason, resolve, show_address
+
+
+@contextlib.asynccontextmanager
+async def pair(buffer: int | None = None) -> AsyncIterator[tuple[Connection, socket.socket]]:
+    """One of our connections and the plain socket at its other end."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = socket.socket()
+        if buffer:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        theirs.connect(listening.getsockname())
+        ours, _ = listening.accept()
+    with theirs:
+        connection = Connection(*await asyncio.open_connection(sock=ours))
+        yield connection, theirs
+        connection.reset()
+        await asyncio.sleep(0)
+
+
+def reset(connected: socket.socket) -> None:
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connected.close()
+
+
+def queued(connected: socket.socket, which: int) -> int:
+    """Bytes that the system holds of what was sent (and not acknowledged) or received (and not read)."""
+    (count,) = struct.unpack("i", fcntl.ioctl(connected.fileno(), which, b"\0\0\0\0"))
+    return int(count)
+
+
+async def read_all(connection: Connection) -> bytes:
+    data = b""
+    while chunk := await connection.read_chunk():
+        data += chunk
+    return data
+
+
+async def receive(theirs: socket.socket) -> bytes:
+    """What the other end gets up to the end of the stream."""
+
+    def work() -> bytes:
+        theirs.settimeout(10)
+        data = b""
+        while chunk := theirs.recv(65_536):
+            data += chunk
+        return data
+
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+class TestReading:
+    async def test_an_end_in_order_is_no_loss(self) -> None:
+        async with pair() as (connection, theirs):
+            theirs.sendall(b"data")
+            theirs.close()
+            assert await read_all(connection) == b"data"
+            assert connection.lost is None
+
+    async def test_a_reset_hides_nothing_that_was_read_by_the_loop(self) -> None:
+        async with pair() as (connection, theirs):
+            theirs.sendall(b"x" * 5000)
+            await asyncio.sleep(0.05)
+            reset(theirs)
+            await asyncio.sleep(0.05)
+            assert await read_all(connection) == b"x" * 5000
+            assert isinstance(connection.lost, ConnectionResetError)
+
+    async def test_a_reset_that_a_write_runs_into_hides_nothing_that_is_still_in_the_kernel(self) -> None:
+        before = descriptors()
+        async with pair() as (connection, theirs):
+            data = bytes(range(256)) * 200
+            connection.transport.pause_reading()  # as asyncio does when it has read ahead enough
+            theirs.sendall(data)
+            async with asyncio.timeout(5):
+                while queued(theirs, termios.TIOCOUTQ):
+                    await asyncio.sleep(0)
+            assert queued(connection._socket, termios.FIONREAD) == len(data)
+            reset(theirs)
+            for _ in range(3):
+                connection.write(b"y")
+                await asyncio.sleep(0.01)
+            assert connection.is_closing
+            assert await read_all(connection) == data
+        await asyncio.sleep(0.01)
+        assert descriptors() == before
+
+
+class TestEnding:
+    async def test_everything_owed_arrives_though_input_was_never_read(self) -> None:
+        async with pair() as (connection, theirs):
+            owed = b"x" * 3_000_000
+            theirs.sendall(b"unread" * 10_000)
+            connection.write(owed)
+            receiving = asyncio.create_task(receive(theirs))
+            ending = asyncio.create_task(connection.end_in_order())
+            assert await receiving == owed
+            theirs.close()
+            await ending
+
+    async def test_a_peer_that_does_not_end_is_waited_for_a_bounded_time(self) -> None:
+        async with pair() as (connection, _):
+            began = time.monotonic()
+            await connection.end_in_order()
+            assert FAREWELL_TIME * 0.9 < time.monotonic() - began < FAREWELL_TIME + 1
+
+    async def test_a_peer_that_does_not_take_what_it_is_owed_is_reset(self) -> None:
+        async with pair(buffer=4096) as (connection, theirs):
+            connection.write(b"x" * 8_000_000)
+            await connection.end_in_order()
+            with pytest.raises(ConnectionResetError):
+                await receive(theirs)
+
+    async def test_a_reset_after_an_end_in_order_changes_nothing(self) -> None:
+        async with pair() as (connection, theirs):
+            connection.write(b"owed")
+            theirs.shutdown(socket.SHUT_WR)
+            await connection.end_in_order()
+            connection.reset()
+            assert await receive(theirs) == b"owed"
+
+    async def test_drain_returns_when_nothing_is_left_to_send_and_not_before(self) -> None:
+        async with pair(buffer=4096) as (connection, theirs):
+            connection.write(b"x" * 8_000_000)
+            draining = asyncio.create_task(connection.drain())
+            await asyncio.sleep(0.05)
+            assert not draining.done()
+            receiving = asyncio.create_task(receive(theirs))
+            await draining
+            assert connection.transport.get_write_buffer_size() == 0
+            connection.transport.write_eof()
+            assert len(await receiving) == 8_000_000
+
+    async def test_drain_returns_when_the_connection_is_lost(self) -> None:
+        async with pair(buffer=4096) as (connection, theirs):
+            connection.write(b"x" * 8_000_000)
+            draining = asyncio.create_task(connection.drain())
+            await asyncio.sleep(0.05)
+            reset(theirs)
+            async with asyncio.timeout(5):
+                await draining
+            assert connection.is_closing
+            connection.write(b"more")
+
+
+class TestConnecting:
+    async def test_says_what_could_not_be_reached_and_why(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        with pytest.raises(ConnectError, match=rf"^can't reach 127\.0\.0\.1:{port}: Connection refused$"):
+            await connect("127.0.0.1", port, 5)
+        with pytest.raises(ConnectError, match=r"^can't reach nowhere\.invalid:1: "):
+            await connect("nowhere.invalid", 1, 5)
+        with pytest.raises(ConnectError, match=r": not a host name$"):
+            await connect("x" * 64 + ".invalid", 1, 5)
+
+    async def test_tries_each_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+            connection = await connect("both", port, 5)
+            connection.close()
+
+    async def test_watches_for_a_peer_that_vanishes(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            connection = await connect("127.0.0.1", listening.getsockname()[1], 5)
+            connected = connection._socket
+            assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            idle, interval = (connected.getsockopt(socket.IPPROTO_TCP, option) for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL))
+            limit = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert idle + interval + limit / 1000 <= 30
+            connection.close()
+
+    async def test_a_look_up_that_takes_long_holds_nobody_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [time.sleep(2)] and [])
+        began = time.monotonic()
+        with pytest.raises(ConnectError, match="no answer within 0.1 s"):
+            await connect("slow", 1, 0.1)
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert time.monotonic() - began < 1
+
+    async def test_an_address_is_given_once(self) -> None:
+        addresses = await resolve("localhost", 80)
+        assert len(addresses) == len(set(addresses)) > 0
+
+
+def test_shows_addresses() -> None:
+    assert show_address(("127.0.0.1", 80)) == "127.0.0.1:80"
+    assert show_address(("::1", 80, 0, 0)) == "[::1]:80"
+    assert show_address(None) == "an unknown address"
+
+
+def test_gives_reasons_in_the_systems_words() -> None:
+    assert reason(OSError(111, "Connect call failed ('127.0.0.1', 1)")) == "Connection refused"
+    assert reason(socket.gaierror(8, "nodename nor servname provided")) == "nodename nor servname provided"
+    assert reason(OSError("could not bind")) == "could not bind"
