@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -29,6 +29,7 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self._transport = cast(asyncio.Transport, writer.transport)
 
     def send(self, data: str | bytes) -> None:
         self.writer.write(data.encode() if isinstance(data, str) else data)
@@ -63,7 +64,10 @@ class Peer:
         self.writer.transport.abort()
 
     def stop_reading(self) -> None:
-        self.writer.transport.pause_reading()
+        self._transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        self._transport.resume_reading()
 
 
 MakeServer = Callable[..., Awaitable[BroadcastServer]]
@@ -116,7 +120,7 @@ class Program:
     def __init__(self, name: str, *arguments: str, **options: Any) -> None:
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
         program = [str(TOP / name)] if name.endswith(".py") else ["-c", name]
-        self.process = subprocess.Popen([sys.executable, *program, *arguments], **options)
+        self.process = cast("subprocess.Popen[bytes]", subprocess.Popen([sys.executable, *program, *arguments], **options))
 
     def error_line(self) -> str:
         assert self.process.stderr

@@ -93,7 +93,7 @@ async def test_passed_looks_again_after_the_sockets_were_polled() -> None:
         waiting = asyncio.create_task(passed(lambda: deadline, time.monotonic, 10.0))
         await asyncio.sleep(0.02)
         theirs.send(b"x")
-        time.sleep(0.2)  # the process is stopped
+        time.sleep(0.2)  # noqa: ASYNC251 (as if the process were stopped)
         await hearing
         await asyncio.sleep(0.1)
         assert not waiting.done()

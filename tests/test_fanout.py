@@ -121,7 +121,7 @@ class TestStalledReader:
         while len(server._sessions) > 11:
             await asyncio.sleep(0.01)
         assert backlog(server) == 0
-        stalled.writer.transport.resume_reading()
+        stalled.go_on_reading()
         with pytest.raises(ConnectionResetError):
             await stalled.rest()
 
@@ -132,7 +132,7 @@ class TestStalledReader:
         flooding = asyncio.create_task(flood(sender, 30_000))
         while len(server._room.registry if server._room else ()) > 1:
             await asyncio.sleep(0.01)
-        stalled.writer.transport.resume_reading()
+        stalled.go_on_reading()
         lines = await stalled.rest()
         assert lines[-1] == "ERROR too slow: did not read what it was sent in time"
         received = numbers(lines, "s")
@@ -158,7 +158,7 @@ class TestStalledReader:
         await sender.synchronise()
         assert backlog(server) > 0
         await asyncio.sleep(0.3)
-        stalled.writer.transport.resume_reading()
+        stalled.go_on_reading()
         assert numbers(await until(stalled, "s: end"), "s") == list(range(20_000))
 
     async def test_each_hold_is_judged_by_itself(self, make_server: MakeServer, connect: Connect) -> None:
@@ -184,9 +184,9 @@ class TestStalledReader:
 
         async def trickle() -> None:
             while True:
-                trickling.writer.transport.resume_reading()
+                trickling.go_on_reading()
                 await asyncio.sleep(0)
-                trickling.writer.transport.pause_reading()
+                trickling.stop_reading()
                 await asyncio.sleep(0.05)
 
         trickle_task = asyncio.create_task(trickle())

@@ -228,8 +228,9 @@ class TestLeaving:
             leaver.send("\\exit\n")
         else:
             leaver.writer.write_eof()
-        while "* l" in (sender.send("\\clients\n") or await sender.synchronise()):
-            continue
+        sender.send("\\clients\n")
+        while "* l" in await sender.synchronise():
+            sender.send("\\clients\n")
         sender.send("after\n")
         assert await leaver.rest() == [f"s: {text}"] * 6000
 
@@ -242,7 +243,7 @@ class TestLeaving:
         leaver.send("\\exit\n")
         while len(server._sessions) > 1:
             await sender.synchronise()
-        leaver.writer.transport.resume_reading()
+        leaver.go_on_reading()
         with pytest.raises(ConnectionResetError):
             await leaver.rest()
 

@@ -10,6 +10,7 @@ import struct
 import termios
 import time
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from conftest import descriptors
@@ -86,7 +87,7 @@ class TestReading:
         before = descriptors()
         async with pair() as (connection, theirs):
             data = bytes(range(256)) * 200
-            connection.transport.pause_reading()  # as asyncio does when it has read ahead enough
+            cast(asyncio.Transport, connection.transport).pause_reading()  # as asyncio does when it has read ahead enough
             theirs.sendall(data)
             async with asyncio.timeout(5):
                 while queued(theirs, termios.TIOCOUTQ):
@@ -189,7 +190,11 @@ class TestConnecting:
             connection.close()
 
     async def test_a_look_up_that_takes_long_holds_nobody_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [time.sleep(2)] and [])
+        def look_up(*_: object, **__: object) -> list[object]:
+            time.sleep(2)
+            return []
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
         began = time.monotonic()
         with pytest.raises(ConnectError, match="no answer within 0.1 s"):
             await connect("slow", 1, 0.1)
