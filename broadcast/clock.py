@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-TICK = 0.5
-"""Seconds between two looks at the time: two wake-ups a second are nothing, and a stop is noticed within one."""
+TICK = 0.25
+"""Seconds between two looks at the time: four wake-ups a second are nothing, and a stop of half a second is noticed."""
 
-TICK_LIMIT = 1.0
+TICK_LIMIT = 0.5
 """The most seconds that may count between two looks. More have passed only when the process did not run: it was stopped (SIGSTOP, a
 suspended machine) or starved."""
 

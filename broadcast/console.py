@@ -40,6 +40,11 @@ class Console:
         # When 0 or 1 is closed, the next file that is opened takes that number; sys tells what was there at the start.
         self._stdin = sys.stdin.fileno() if sys.stdin else None
         self._stdout = sys.stdout.fileno() if sys.stdout else None
+        self._terminal: int | None = None  # a second way to the terminal that stdout is
+        with contextlib.suppress(OSError, AttributeError):
+            # A write to a terminal that is nearly full blocks though it polls as writable; this description is ours alone to make non-blocking.
+            if self._stdout is not None and os.isatty(self._stdout):
+                self._terminal = self._stdout = os.open(os.ttyname(self._stdout), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         self._wake, self._waker = os.pipe()
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="console")  # one reads, one writes
 
@@ -50,6 +55,8 @@ class Console:
         os.close(self._waker)  # wakes whoever polls the other end
         self._executor.shutdown()
         os.close(self._wake)
+        if self._terminal is not None:
+            os.close(self._terminal)
 
     async def read(self) -> bytes:
         """Return what can be read from stdin next, nothing at its end. Raises OutputClosedError as soon as nobody reads stdout."""
@@ -78,8 +85,12 @@ class Console:
         while rest and self._stdout is not None and self._poll(self._stdout, select.POLLOUT):
             try:
                 rest = rest[os.write(self._stdout, rest[:WRITE_SIZE]) :]
+            except BlockingIOError:  # a terminal that polls as writable with room for less than a character
+                continue
             except BrokenPipeError:
                 raise OutputClosedError from None
+            except OSError as problem:
+                raise BroadcastError(f"can't write what arrives: {problem.strerror}") from None
 
     def _poll(self, stream: int | None, events: int) -> bool:
         """Wait until a stream is ready; return False where the console is being closed. Raises OutputClosedError."""

@@ -154,7 +154,8 @@ class BroadcastServer:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: the task is ours, and asyncio logs no traceback where it is cancelled.
         if self._room is None:
-            writer.transport.abort()
+            writer.write(protocol.encode(protocol.error(protocol.SHUTTING_DOWN)))
+            writer.close()
             return
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         session = Session(Connection(reader, writer), self._room)

@@ -52,7 +52,7 @@ class Session:
         self._cutter = LineCutter(room.line_limit)
         self._runs: deque[bytes | TooLong] = deque()  # received and not handled yet
         self._input_ended = False  # once the client's last line is in _runs
-        self._heard_at = room.clock.reading()  # the last sign of life
+        self._heard_at = room.clock.reading()  # the last sign of life; blank lines in place of a CONNECT are none
         self._patience = room.handshake_timeout  # from its SUCCESS on: room.timeout
         self._name = ""  # set at its SUCCESS
         self._is_in = False  # from its SUCCESS until its stay ends: the name is its own
@@ -92,7 +92,7 @@ class Session:
     async def _unless_interrupted(self, phase: Awaitable[End]) -> End:
         """Return how `phase` ended: by itself, or by `interrupt`, which cancels it."""
         try:
-            async with asyncio.timeout(None) as self._phase:
+            async with asyncio.timeout(None if self._interruption is None else 0) as self._phase:
                 return await phase
         except TimeoutError:
             if self._interruption is None:
@@ -109,9 +109,10 @@ class Session:
     # --- the stay ---
 
     async def _stay(self) -> End:
-        line = await self._first_line()
-        connect = protocol.parse_connect(line)
+        connect = protocol.parse_connect(await self._first_line())
         await self._room.fanout.until_released()
+        if self._interruption:  # it came in this very turn: the fan-out may be closed by now
+            return self._interruption
         self._join(connect.username)
         return await self._converse()
 
@@ -132,6 +133,7 @@ class Session:
             self._connection.write(protocol.encode(protocol.taken(asked, name)))
         self._receiver = self._room.fanout.join(self._connection, lambda: self.interrupt(End.TOO_SLOW))
         self._patience = self._room.timeout
+        self._heard_at = self._room.clock.reading()
         self._tell_others(f"{name} joined")
         LOGGER.info("%s in from %s", name, self._connection.peer())
 
@@ -169,7 +171,7 @@ class Session:
             chunk = await self._connection.read_chunk()
             self._input_ended = not chunk
             self._runs.extend(self._cutter.feed(chunk) if chunk else self._cutter.finish())
-            if self._runs:
+            if self._runs and self._is_in:
                 self._heard_at = self._room.clock.reading()
         return self._runs.popleft()
 

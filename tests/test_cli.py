@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import PATIENCE, TOP, Program, StartProgram
@@ -272,6 +273,14 @@ class TestClientInAPipeline:
         status, seconds = timed(client)
         assert (status, seconds < HALF_A_SECOND) == (128 + how, True), seconds
 
+    def test_a_full_disk_is_told_in_a_line(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        with Path("/dev/full").open("wb") as full:
+            client = program("main_client.py", "--port", str(port), "--user", "bot", stdout=full)
+        watcher.wait_for("bot")
+        watcher.send("hello")
+        assert client.end() == 1
+        assert client.errors() == "broadcast: can't write what arrives: No space left on device\n"
+
     def test_a_closed_stdout_takes_everything(self, port: int, watcher: Raw) -> None:
         script = f"printf 'a\\n' | {sys.executable} {TOP}/main_client.py --port {port} --user bot >&-"
         assert subprocess.run(["sh", "-c", script], check=False, timeout=PATIENCE).returncode == 0
@@ -378,6 +387,15 @@ class TestClientInATerminal:
         terminal.type(keys)
         ended, seconds = timed(terminal.client)
         assert (ended, seconds < HALF_A_SECOND) == (status, True)
+
+    def test_a_terminal_that_takes_nothing_does_not_keep_it(self, terminal: Terminal, watcher: Raw) -> None:
+        for _ in range(400):
+            watcher.send("x" * 1000)
+        watcher.names()
+        time.sleep(0.3)
+        terminal.client.process.terminate()
+        ended, seconds = timed(terminal.client)
+        assert (ended, seconds < HALF_A_SECOND) == (143, True)
 
     @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_signals_with_nobody_typing(self, terminal: Terminal, number: int, status: int) -> None:

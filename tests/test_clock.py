@@ -45,14 +45,14 @@ async def test_a_stop_counts_as_one_tick_at_most(monkeypatch: pytest.MonkeyPatch
 async def test_a_hold_stops_the_reading_clock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Time(monkeypatch)
     clock = ServingClock()
-    fake.now += 0.125
+    fake.now += 0.0625
     clock.hold()
+    fake.now += 0.125
+    assert (clock.awake(), clock.reading()) == (0.1875, 0.0625)
+    clock.release()
+    clock.release()
     fake.now += 0.25
-    assert (clock.awake(), clock.reading()) == (0.375, 0.125)
-    clock.release()
-    clock.release()
-    fake.now += 0.5
-    assert (clock.awake(), clock.reading()) == (0.875, 0.625)
+    assert (clock.awake(), clock.reading()) == (0.4375, 0.3125)
 
 
 async def test_ticks_by_itself_until_it_is_stopped() -> None:

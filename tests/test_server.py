@@ -80,6 +80,17 @@ class TestShuttingDown:
         assert [await peer.rest() for peer in inside] == [["* p1 joined", "* p2 joined", LAST], ["* p2 joined", LAST], [LAST]]
         assert await outside.rest() == ["ERROR server is shutting down"]
 
+    @pytest.mark.parametrize("turns", range(6))
+    async def test_at_any_turn_of_a_handshake_the_last_line_says_so(self, make_server: MakeServer, connect: Connect, turns: int) -> None:
+        server = await make_server()
+        peer = await connect(server)
+        await asyncio.sleep(0.02)
+        peer.send("CONNECT a\n")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        lines, _ = await asyncio.gather(peer.rest(), server.close())
+        assert lines in (["ERROR server is shutting down"], ["SUCCESS", LAST])
+
     async def test_with_traffic_in_flight_all_end_with_the_same_message(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(notices=False)
         receivers = [await connect(server, "r", buffer=20_000) for _ in range(10)]

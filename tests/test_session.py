@@ -67,6 +67,19 @@ class TestHandshake:
         peer.send("CONN")
         assert await peer.rest() == ["ERROR handshake timed out"]
 
+    async def test_blank_lines_do_not_prolong_it(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(handshake_timeout=0.2)
+        peer = await connect(server)
+
+        async def dribble() -> None:
+            while True:
+                peer.send("\n")
+                await asyncio.sleep(0.05)
+
+        dribbling = asyncio.create_task(dribble())
+        assert await peer.rest() == ["ERROR handshake timed out"]
+        dribbling.cancel()
+
     async def test_nothing_goes_from_or_to_a_client_before_success(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server()
         outside, inside = await connect(server), await connect(server, "inside")
