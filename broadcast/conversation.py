@@ -27,6 +27,8 @@ class Conversation:
         self._complain = complain
         self._left = False  # from `\exit` on: now the server may end the connection, and has LEAVE_TIME to do it
         self._patience = asyncio.timeout(None)
+        self._beating: asyncio.Task[None] | None = None  # sends signs of life, from `run` until we leave
+        self._printing = False  # while what arrived waits for our output to take it
 
     async def run(self) -> None:
         """Return when the server has ended the connection because we left; its three tasks, which send, receive and keep alive, end together.
@@ -36,13 +38,11 @@ class Conversation:
         problem: Exception | None = None
         try:
             async with self._patience, asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._send()),
-                    group.create_task(self._client.keep_alive(self._heartbeat)),
-                ]
+                sending = group.create_task(self._send())
+                self._beating = group.create_task(self._client.keep_alive(self._heartbeat))
                 await self._receive()
-                for task in tasks:
-                    task.cancel()
+                sending.cancel()
+                self._beating.cancel()
         except* TimeoutError:
             problem = ConnectionLostError(f"{self._client.address} has not ended the connection within {LEAVE_TIME:g} s of \\exit")
         except* BroadcastError as problems:
@@ -53,8 +53,15 @@ class Conversation:
             raise ConnectionLostError(f"{self._client.address} closed the connection")
 
     async def _receive(self) -> None:
+        loop = asyncio.get_running_loop()
         while arrived := await self._client.receive():
+            began, deadline = loop.time(), self._patience.when()
+            self._printing = True
+            self._patience.reschedule(None)
             await self._console.write("".join(f"{incoming}\n" for incoming in arrived).encode())
+            self._printing = False
+            if self._left:  # it is the server that has LEAVE_TIME, not whoever reads our output
+                self._patience.reschedule((deadline or began + LEAVE_TIME) + loop.time() - began)
 
     async def _send(self) -> None:
         """Send what stdin has, whole lines only, so that no heartbeat comes to stand within one, and leave at its end."""
@@ -82,7 +89,10 @@ class Conversation:
 
     def _leave(self) -> None:
         self._left = True
-        self._patience.reschedule(asyncio.get_running_loop().time() + LEAVE_TIME)
+        if self._beating:  # what is sent to a server that may have closed draws a reset, which destroys what it still owes
+            self._beating.cancel()
+        if not self._printing:
+            self._patience.reschedule(asyncio.get_running_loop().time() + LEAVE_TIME)
 
 
 def _end_of_exit(run: bytes) -> int | None:

@@ -132,7 +132,13 @@ class BroadcastServer:
             return
         room, self._room = self._room, None
         LOGGER.info("stopping with %d clients", len(room.registry))
-        # 1. No session is born from here on: `_accept` looks at _room. (asyncio.Server.wait_closed differs from version to version.)
+        # 1. No session is born from here on: `_accept` looks at _room. (asyncio.Server.wait_closed differs from version to version.) A connection
+        # that asyncio has just accepted needs one more turn with its server open, or it fails with a traceback on 3.13 and is never closed.
+        for listener in self._listeners:
+            for listening in listener.sockets:
+                with contextlib.suppress(NotImplementedError):  # Windows
+                    asyncio.get_running_loop().remove_reader(listening)
+        await asyncio.sleep(0)
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()

@@ -54,6 +54,7 @@ class Session:
         self._input_ended = False  # once the client's last line is in _runs
         self._heard_at = room.clock.reading()  # the last sign of life; blank lines in place of a CONNECT are none
         self._patience = room.handshake_timeout  # from its SUCCESS on: room.timeout
+        self._owed = (0, 0)  # while it leaves: the batch it gets next, bytes of the one before; as of the last look
         self._name = ""  # set at its SUCCESS
         self._is_in = False  # from its SUCCESS until its stay ends: the name is its own
         self._receiver: Receiver | None = None  # from its SUCCESS on
@@ -103,8 +104,17 @@ class Session:
 
     async def _watch(self) -> None:
         """The timeout task."""
-        await passed(lambda: self._heard_at + self._patience, self._room.clock.reading, self._room.timeout)
+        await passed(self._deadline, self._room.clock.reading, self._room.timeout)
         self.interrupt(End.TIMED_OUT)
+
+    def _deadline(self) -> float:
+        """When its silence will have been too long. Once it leaves no line is due: then its taking of what it is owed is the sign of life."""
+        if self._receiver and not self._is_in:
+            owed = (self._receiver.cursor, self._connection.transport.get_write_buffer_size())
+            if owed != self._owed:
+                self._owed = owed
+                self._heard_at = self._room.clock.reading()
+        return self._heard_at + self._patience
 
     # --- the stay ---
 

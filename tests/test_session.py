@@ -247,6 +247,22 @@ class TestLeaving:
         sender.send("after\n")
         assert await leaver.rest() == [f"s: {text}"] * 6000
 
+    async def test_a_leaver_that_reads_slowly_but_steadily_gets_everything(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(timeout=0.3, notices=False)
+        sender, leaver = await connect(server, "s"), await connect(server, "l", buffer=4096, limit=4096)
+        text = "x" * 1000
+        sender.send(f"{text}\n" * 2000)
+        await sender.synchronise()
+        leaver.writer.write_eof()
+        began = time.monotonic()
+        lines = []
+        for _ in range(2000):
+            lines.append(await leaver.line())
+            if len(lines) % 100 == 0:
+                await asyncio.sleep(0.06)
+        assert time.monotonic() - began > 3 * 0.3
+        assert lines == [f"s: {text}"] * 2000
+
     async def test_a_leaver_that_does_not_read_goes_when_its_time_is_up(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(timeout=0.3, notices=False)
         sender, leaver = await connect(server, "s"), await connect(server, "l", buffer=4096)
