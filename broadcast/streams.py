@@ -12,8 +12,9 @@ from typing import Any
 
 from .protocol import BroadcastError
 
-CHUNK_SIZE = 65_536
-"""Bytes read at once: one wake-up for some hundred lines, not one each. More would gain little and cost memory a client."""
+CHUNK_SIZE = 57_344
+"""Bytes read at once: one wake-up for some hundred lines, not one each; and with a name of ordinary length before each line it still makes
+one block."""
 
 FAREWELL_TIME = 1.0
 """Seconds that the other side has to take the last of what it is owed and to end its own side, before the connection is cut off."""
@@ -41,6 +42,8 @@ class Connection:
 
     `lost` is the exception that broke it, None as long as none has.
     """
+
+    __slots__ = ("_reader", "_remains", "_socket", "_writer", "lost", "transport")  # there may be ten thousand of them
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.transport = writer.transport

@@ -10,7 +10,7 @@ from conftest import Connect, MakeServer, Peer
 
 from broadcast import BroadcastServer
 from broadcast.clock import ServingClock
-from broadcast.fanout import BATCH_WEIGHT, FLUSH_SIZE, Batch, Fanout
+from broadcast.fanout import BATCH_WEIGHT, BATCH_SIZE, Batch, Fanout
 from broadcast.protocol import BLOCK_LIMIT
 
 MESSAGE = "x" * 100
@@ -148,7 +148,7 @@ class TestStalledReader:
         while not flooding.done():
             largest = max(largest, backlog(server))
             await asyncio.sleep(0)
-        assert 300_000 < largest <= 300_000 + FLUSH_SIZE + BLOCK_LIMIT + BATCH_WEIGHT
+        assert 300_000 < largest <= 300_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_WEIGHT
 
     async def test_is_nobody_in_a_room_that_never_fills_the_backlog(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(grace=0.1, notices=False)
@@ -205,7 +205,7 @@ async def test_one_letter_lines_under_a_long_name_obey_the_bound(make_server: Ma
     while len(server._room.registry if server._room else ()) > 1:
         largest = max(largest, backlog(server))
         await asyncio.sleep(0)
-    assert 500_000 < largest <= 500_000 + FLUSH_SIZE + BLOCK_LIMIT + BATCH_WEIGHT
+    assert 500_000 < largest <= 500_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_WEIGHT
 
 
 async def test_time_in_which_the_room_was_held_is_nobodys_silence(make_server: MakeServer, connect: Connect) -> None:
