@@ -46,6 +46,7 @@ class Session:
     """One client, from its connection to its end; `run` it once."""
 
     __slots__ = (
+        "__weakref__",
         "_began",
         "_connection",
         "_cutter",
@@ -61,7 +62,6 @@ class Session:
         "_receiver",
         "_room",
         "_runs",
-        "__weakref__",
     )  # there may be ten thousand
 
     def __init__(self, connection: Connection, room: Room) -> None:

@@ -10,7 +10,7 @@ from conftest import Connect, MakeServer, Peer
 
 from broadcast import BroadcastServer
 from broadcast.clock import ServingClock
-from broadcast.fanout import BATCH_WEIGHT, BATCH_SIZE, Batch, Fanout
+from broadcast.fanout import BATCH_SIZE, BATCH_WEIGHT, Batch, Fanout
 from broadcast.protocol import BLOCK_LIMIT
 
 MESSAGE = "x" * 100
