@@ -11,21 +11,28 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from . import __version__, client, logger, protocol, server
 from .client import BroadcastClient
 from .console import Console, OutputClosedError
-from .conversation import Conversation
+from .conversation import keep_talking
 from .logger import LOGGER
+from .pipeline import Pipeline
 from .protocol import BroadcastError
 from .server import BroadcastServer
+from .terminal import Terminal
 
-GC_THRESHOLDS = (50_000, 20, 100)
-"""Full collections while ten thousand clients join paused the server for up to 350 ms; with these there is none worth seeing."""
+GC_THRESHOLDS = (10_000, 10, 100)
+"""A pass takes 0.3 us an object and ten thousand clients are a million: with the usual thresholds full passes paused the server for up to
+350 ms while they joined. These make one only after ten million, and keep the second generation's at some 30 ms."""
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes; argparse's own is 2, for bad arguments."""
+
+
+SERVER = "Run a room: what one client sends reaches all others."
+CLIENT = "Join a room: lines typed or piped in go to all others, what they send is printed."
 
 
 # --- arguments ---
@@ -70,15 +77,7 @@ def username(text: str) -> str:
         raise argparse.ArgumentTypeError(str(problem)) from None
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"broadcast {__version__}")
-    return parser
-
-
-def server_arguments() -> argparse.ArgumentParser:
-    """Return the parser for the server's arguments."""
-    parser = _parser("Run a room: what one client sends reaches all others.")
+def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add: Callable[..., Any] = parser.add_argument
     add("--host", default=server.DEFAULT_HOST, help="address or name to listen on; empty for every interface")
     add("--port", type=port_number, default=server.DEFAULT_PORT, help="port; 0 takes a free one")
@@ -88,36 +87,64 @@ def server_arguments() -> argparse.ArgumentParser:
     add("--no-notices", dest="notices", action="store_false", help="do not tell who joins and leaves")
     level = os.environ.get("LOG_LEVEL", "INFO")
     add("--log-level", type=log_level, default=level, metavar="LEVEL", help=f"one of {', '.join(logger.LEVELS)}")
-    return parser
 
 
-def client_arguments() -> argparse.ArgumentParser:
-    """Return the parser for the client's arguments."""
-    parser = _parser("Join a room: lines typed or piped in go to all others, what they send is printed.")
+def _add_client_arguments(parser: argparse.ArgumentParser) -> None:
     add: Callable[..., Any] = parser.add_argument
     add("--host", default=server.DEFAULT_HOST, help="address or name of the server")
     add("--port", type=port_number, default=server.DEFAULT_PORT, help="its port")
     add("--user", type=username, default="anonymous", metavar="NAME", help="name to be known by")
     add("--heartbeat", type=seconds, default=client.DEFAULT_HEARTBEAT, metavar="S", help="seconds between signs of life")
     add("--listen", action="store_true", help="only print: do not read stdin, stay until the server ends")
+    add("--reconnect", action="store_true", help="take up a lost connection again, for as long as it takes")
+    add("--quiet", action="store_true", help="do not ring the bell when somebody names you")
+    add("--text", action="store_true", help="send every line of stdin as text, also one that begins with a backslash")
+    add("--json", action="store_true", help="print an object a line for whatever arrives: time, type, sender, text")
+
+
+def _parser(program: str | None, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"broadcast {__version__}")
     return parser
 
 
 # --- programs ---
 
 
-def main_server(arguments: Sequence[str] | None = None) -> int:
+def main_server(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the server until a signal; return 0 after an orderly end, 1 where it could not listen or was ended by a second signal."""
-    options = server_arguments().parse_args(arguments)
+    parser = _parser(program, SERVER)
+    _add_server_arguments(parser)
+    options = parser.parse_args(arguments)
     logger.configure(options.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
     return asyncio.run(_serve(options))
 
 
-def main_client(arguments: Sequence[str] | None = None) -> int:
+def main_client(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     r"""Run the client; return 0 after `\exit` or the end of input or of output, 1 where the server can't be reached, refuses or goes
     away, 130 and 143 after SIGINT and SIGTERM."""
-    return asyncio.run(_talk(client_arguments().parse_args(arguments)))
+    parser = _parser(program, CLIENT)
+    _add_client_arguments(parser)
+    return asyncio.run(_talk(parser.parse_args(arguments)))
+
+
+def main() -> NoReturn:
+    """Run one of the two, as the first argument says, and exit: `broadcast-server start`, `python -m broadcast connect`."""
+    parser = _parser("broadcast-server", "A room in which what one client sends reaches all others.")
+    programs: dict[str, Callable[[Sequence[str], str], int]] = {"start": main_server, "connect": main_client}
+    subcommands = parser.add_subparsers(dest="program", required=True)
+    for name, description in (("start", SERVER), ("connect", CLIENT)):
+        subcommands.add_parser(name, help=description, add_help=False)
+    known, rest = parser.parse_known_args(sys.argv[1:2])
+    del rest
+    try:
+        status = programs[known.program](sys.argv[2:], f"broadcast-server {known.program}")
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 async def _serve(options: argparse.Namespace) -> int:
@@ -134,7 +161,7 @@ async def _serve(options: argparse.Namespace) -> int:
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+        _on_signal(number, on_signal)
     try:
         async with BroadcastServer(
             options.host,
@@ -170,13 +197,11 @@ async def _talk(options: argparse.Namespace) -> int:
         if task:
             task.cancel()
 
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, on_signal, INTERRUPTED)
-    loop.add_signal_handler(signal.SIGTERM, on_signal, TERMINATED)
+    _on_signal(signal.SIGINT, on_signal, INTERRUPTED)
+    _on_signal(signal.SIGTERM, on_signal, TERMINATED)
     try:
         with Console() as console:
-            async with BroadcastClient(options.host, options.port, options.user, heartbeat=None) as connected:
-                await Conversation(connected, console, options.heartbeat, options.listen, complain).run()
+            await _show_and_talk(options, console, lambda: on_signal(INTERRUPTED))
     except OutputClosedError:
         pass
     except BroadcastError as problem:
@@ -186,6 +211,38 @@ async def _talk(options: argparse.Namespace) -> int:
         if status == OK:
             raise
     return status
+
+
+async def _show_and_talk(options: argparse.Namespace, console: Console, interrupt: Callable[[], None]) -> None:
+    def connect() -> BroadcastClient:
+        return BroadcastClient(options.host, options.port, options.user, heartbeat=None)
+
+    is_dumb = os.environ.get("TERM", "dumb") == "dumb"
+    view: Pipeline | Terminal
+    if is_dumb or options.json or options.listen or not console.can_be_raw:
+        view = Pipeline(console, complain, as_json=options.json, as_text=options.text, listen=options.listen)
+    else:
+        coloured = not os.environ.get("NO_COLOR")
+        view = Terminal(console, options.user, coloured=coloured, bell=not options.quiet, interrupt=interrupt)
+    problem: Exception | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            showing = group.create_task(view.run())
+            await keep_talking(connect, view, options.heartbeat, options.reconnect)
+            showing.cancel()
+    except* BroadcastError as problems:
+        problem = problems.exceptions[0]
+    if problem:
+        raise problem
+
+
+def _on_signal(number: int, act: Callable[..., None], *arguments: Any) -> None:
+    """Have a signal act within the event loop, on systems too whose loop has no signal handlers."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(number, act, *arguments)
+    except NotImplementedError:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(act, *arguments))
 
 
 def complain(text: str) -> None:

@@ -27,7 +27,7 @@ CUT_SHORT_TIME = 0.3
 
 
 class RefusedError(BroadcastError):
-    """The server does not let this client in; the text is its reason."""
+    """The server does not let this client in, and would not next time; the text has its reason."""
 
 
 class BroadcastClient:
@@ -90,14 +90,21 @@ class BroadcastClient:
         connection.write(Connect(self.user).encode())
         while not self._lines:
             if not await self._read():
-                raise RefusedError(f"{self.address} closed the connection without an answer")
+                raise ConnectError(f"{self.address} closed the connection without an answer")
         answer = self._lines.popleft()
         if answer != protocol.SUCCESS:
             said = protocol.parse_incoming(answer)
             if isinstance(said, protocol.ServerError):
+                if said.text in protocol.PASSING_REFUSALS:
+                    raise ConnectError(f"{self.address} is not to be had now: {said.text}")
                 raise RefusedError(f"{self.address} refuses: {said.text}")
             raise RefusedError(f"{self.address} does not speak this protocol")
         self._name_may_follow = True
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether something can be sent."""
+        return self._connection is not None and not self._connection.is_closing
 
     async def send(self, text: str) -> None:
         r"""Send a message to all others, or a command where it begins with `\`; return when the system has taken it.

@@ -29,6 +29,11 @@ def is_exit(line: str) -> bool:
     return line.startswith("\\") and _word(line) == "exit"
 
 
+def is_help(line: str) -> bool:
+    """Whether a line is the command that lists the commands."""
+    return line.startswith("\\") and _word(line) == "help"
+
+
 def answer(line: str, name: str, roster: Mapping[str, str]) -> Answer:
     """Carry out a line that begins with a backslash, given by the client called `name`. Only its first word counts, in any case; one doubled
     backslash is the same as a single one."""

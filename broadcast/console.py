@@ -11,13 +11,19 @@ import asyncio
 import contextlib
 import os
 import select
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from .protocol import BroadcastError
+
+try:
+    import termios
+except ImportError:  # Windows: lines in, lines out
+    termios = None  # type: ignore[assignment]
 
 READ_SIZE = 65_536
 """Bytes read from stdin at once."""
@@ -40,13 +46,17 @@ class Console:
         # When 0 or 1 is closed, the next file that is opened takes that number; sys tells what was there at the start.
         self._stdin = sys.stdin.fileno() if sys.stdin else None
         self._stdout = sys.stdout.fileno() if sys.stdout else None
-        self._terminal: int | None = None  # a second way to the terminal that stdout is
-        with contextlib.suppress(OSError, AttributeError):
-            # A write to a terminal that is nearly full blocks though it polls as writable; this description is ours alone to make non-blocking.
-            if self._stdout is not None and os.isatty(self._stdout):
-                self._terminal = self._stdout = os.open(os.ttyname(self._stdout), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        self.reads_a_terminal = self._stdin is not None and os.isatty(self._stdin)
+        self.writes_to_a_terminal = self._stdout is not None and os.isatty(self._stdout)
+        self._reading: asyncio.Future[bytes] | None = None  # a read that goes on when who waited for it no longer does
         self._wake, self._waker = os.pipe()
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="console")  # one reads, one writes
+        self._before: list[Any] | None = None  # while raw: how the terminal was
+        self._opened: int | None = None  # a second way to the terminal that stdout is
+        if self.writes_to_a_terminal and self._stdout is not None:
+            with contextlib.suppress(OSError, AttributeError):
+                # A write to a terminal that is nearly full blocks though it polls as writable; this description is ours to make non-blocking.
+                self._opened = self._stdout = os.open(os.ttyname(self._stdout), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
 
     def __enter__(self) -> Self:
         return self
@@ -55,24 +65,85 @@ class Console:
         os.close(self._waker)  # wakes whoever polls the other end
         self._executor.shutdown()
         os.close(self._wake)
-        if self._terminal is not None:
-            os.close(self._terminal)
+        if self._opened is not None:
+            os.close(self._opened)
 
     async def read(self) -> bytes:
-        """Return what can be read from stdin next, nothing at its end. Raises OutputClosedError as soon as nobody reads stdout."""
-        return b"" if self._stdin is None else await self._run(self._read_blocking)
+        """Return what can be read from stdin next, nothing at its end. Raises OutputClosedError as soon as nobody reads stdout.
+
+        Cancelled, it loses nothing: the next call returns what was read.
+        """
+        if self._stdin is None:
+            return b""
+        if self._reading is None:
+            self._reading = self._run(self._read_blocking)
+        try:
+            return await asyncio.shield(self._reading)
+        finally:
+            if self._reading.done():
+                self._reading = None
 
     async def until_output_closed(self) -> None:
         """Read nothing; raise OutputClosedError as soon as nobody reads stdout."""
         await self._run(lambda: self._poll(None, 0))
 
     async def write(self, data: bytes) -> None:
-        """Write all of it to stdout. Raises OutputClosedError where nobody reads that any more."""
+        """Write all of it to stdout. Raises OutputClosedError where nobody reads that any more, BroadcastError where it can't be written."""
         if self._stdout is not None and data:
             await self._run(lambda: self._write_blocking(data))
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+    def write_at_once(self, data: bytes) -> None:
+        """Write to a terminal what it takes without waiting: the last thing, when nothing can be waited for."""
+        if self._opened is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._opened, data)
+
+    def size(self) -> tuple[int, int]:
+        """Return the columns and rows of the terminal that stdout is; the usual ones where it does not know."""
+        columns, rows = os.get_terminal_size(self._stdout if self._stdout is not None else -1)
+        return columns or 80, rows or 24
+
+    @property
+    def can_be_raw(self) -> bool:
+        """Whether keys can be had one by one."""
+        return termios is not None and self.reads_a_terminal and self._opened is not None
+
+    @contextlib.contextmanager
+    def raw(self) -> Iterator[Callable[[], None]]:
+        """Have keys arrive one by one and as they are, Ctrl-C and Ctrl-Z too, until the end; gives what does it again after a stop.
+
+        At the end, and before a stop, the terminal is as it was. Nothing typed ahead is lost, nor does it wait for a terminal that takes no output.
+        """
+        assert self._stdin is not None
+        terminal, before = self._stdin, termios.tcgetattr(self._stdin)
+        keys: list[Any] = [part[:] if isinstance(part, list) else part for part in before]
+        keys[0] &= ~(termios.ICRNL | termios.IXON)
+        keys[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
+        keys[6][termios.VMIN], keys[6][termios.VTIME] = 1, 0
+
+        def enter() -> None:
+            with contextlib.suppress(OSError):  # it is not the terminal that controls us
+                if os.tcgetpgrp(terminal) != os.getpgrp():
+                    return  # from the background it would stop us
+            termios.tcsetattr(terminal, termios.TCSANOW, keys)
+
+        enter()
+        self._before = before
+        try:
+            yield enter
+        finally:
+            self._before = None
+            with contextlib.suppress(termios.error):  # it has hung up
+                termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+    def stop(self) -> None:
+        """Stop this process as Ctrl-Z would, the terminal being as it was; it goes on where it was left, by SIGCONT."""
+        if self._stdin is not None and self._before is not None:
+            termios.tcsetattr(self._stdin, termios.TCSANOW, self._before)
+            os.kill(os.getpid(), signal.SIGTSTP)
+
+    def _run(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def _read_blocking(self) -> bytes:
         if self._stdin is not None and self._poll(self._stdin, select.POLLIN):

@@ -1,34 +1,80 @@
-"""A client and a console put together: what is typed or piped in goes out, what arrives is printed."""
+"""A client and a view of it put together: what is typed or piped in goes out, what arrives is shown, and a lost connection is taken up."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from . import commands, protocol
 from .client import LEAVE_TIME, BroadcastClient
-from .console import Console
-from .protocol import BroadcastError, LineCutter, TooLong
-from .streams import ConnectionLostError
+from .protocol import BroadcastError, Incoming
+from .streams import ConnectError, ConnectionLostError
+
+SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
+"""Seconds between two tries to connect; they double from one to the other, and are cut by up to half at random, so that the clients of a
+server that was restarted do not all come back at once."""
+
+
+class View(Protocol):
+    """Where lines to be sent come from and where what arrives goes: `Pipeline` or `Terminal`."""
+
+    given_up: asyncio.Event
+
+    async def read(self) -> bytes | None: ...
+
+    def give_back(self, run: bytes) -> None: ...
+
+    async def show(self, arrived: Sequence[Incoming], name: str) -> None: ...
+
+    def tell(self, trouble: str | None) -> None: ...
+
+
+async def keep_talking(connect: Callable[[], BroadcastClient], view: View, heartbeat: float, reconnect: bool) -> None:
+    """Talk until we leave. With `reconnect` a lost connection, or one that can't be had yet, is tried again until there is one.
+
+    Lines read and not sent by then are sent first; what was under way may be lost, and nothing is sent twice. Raises what `Conversation.run`
+    and `BroadcastClient.connect` do.
+    """
+    delay = SHORTEST_DELAY
+    in_trouble = False
+    while True:
+        conversation: Conversation | None = None
+        try:
+            async with connect() as client:
+                delay = SHORTEST_DELAY
+                if in_trouble:
+                    in_trouble = False
+                    view.tell(None)
+                conversation = Conversation(client, view, heartbeat)
+                await conversation.run()
+                return
+        except (ConnectError, ConnectionLostError) as problem:
+            if not reconnect or (conversation and conversation.left) or view.given_up.is_set():
+                raise
+            if not in_trouble:
+                in_trouble = True
+                view.tell(str(problem))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))):
+                await view.given_up.wait()
+        delay = min(2 * delay, LONGEST_DELAY)
 
 
 class Conversation:
-    """One connection's worth of talk; `run` it once, with a connected client.
+    """One connection's worth of talk; `run` it once, with a connected client. `heartbeat`: seconds between signs of life."""
 
-    `heartbeat`: seconds between signs of life. `listen`: leave stdin alone. `complain`: told, a line each, what could not be sent.
-    """
-
-    def __init__(self, client: BroadcastClient, console: Console, heartbeat: float, listen: bool, complain: Callable[[str], None]) -> None:
+    def __init__(self, client: BroadcastClient, view: View, heartbeat: float) -> None:
+        self.left = False  # from `\exit` on: now the server may end the connection, and has LEAVE_TIME to do it
         self._client = client
-        self._console = console
+        self._view = view
         self._heartbeat = heartbeat
-        self._listen = listen
-        self._complain = complain
-        self._left = False  # from `\exit` on: now the server may end the connection, and has LEAVE_TIME to do it
         self._patience = asyncio.timeout(None)
         self._beating: asyncio.Task[None] | None = None  # sends signs of life, from `run` until we leave
-        self._printing = False  # while what arrived waits for our output to take it
+        self._showing = False  # while what arrived waits for our output to take it
+        self._farewell: Incoming | None = None  # the server's last words, where it had some
 
     async def run(self) -> None:
         """Return when the server has ended the connection because we left; its three tasks, which send, receive and keep alive, end together.
@@ -49,49 +95,44 @@ class Conversation:
             problem = problems.exceptions[0]  # raised in here it would become another group
         if problem:
             raise problem
-        if not self._left:
-            raise ConnectionLostError(f"{self._client.address} closed the connection")
+        if not self.left:
+            why = f": {self._farewell.text}" if self._farewell else ""
+            raise ConnectionLostError(f"{self._client.address} closed the connection{why}")
 
     async def _receive(self) -> None:
         loop = asyncio.get_running_loop()
         while arrived := await self._client.receive():
+            self._farewell = arrived[-1] if protocol.is_farewell(arrived[-1]) else None
             began, deadline = loop.time(), self._patience.when()
-            self._printing = True
+            self._showing = True
             self._patience.reschedule(None)
-            await self._console.write("".join(f"{incoming}\n" for incoming in arrived).encode())
-            self._printing = False
-            if self._left:  # it is the server that has LEAVE_TIME, not whoever reads our output
+            await self._view.show(arrived, self._client.user)
+            self._showing = False
+            if self.left:  # it is the server that has LEAVE_TIME, not whoever reads our output
                 self._patience.reschedule((deadline or began + LEAVE_TIME) + loop.time() - began)
 
     async def _send(self) -> None:
-        """Send what stdin has, whole lines only, so that no heartbeat comes to stand within one, and leave at its end."""
-        if self._listen:
-            await self._console.until_output_closed()
-            return
-        cutter = LineCutter()
+        """Send what the view has, whole lines only, so that no heartbeat comes to stand within one, and leave at its end."""
         with contextlib.suppress(ConnectionLostError):  # receiving tells why, once it has given what had arrived before
-            while not self._left:
-                chunk = await self._console.read()
-                for run in cutter.feed(chunk) if chunk else cutter.finish():
-                    await self._send_run(run)
-                if not chunk and not self._left:
+            while not self.left:
+                run = await self._view.read()
+                if run is None:
                     self._leave()
                     await self._client.leave()
-
-    async def _send_run(self, run: bytes | TooLong) -> None:
-        if isinstance(run, TooLong):
-            self._complain(f"a line of more than {protocol.LINE_LIMIT} bytes was not sent")
-        elif not self._left:
-            if (end := _end_of_exit(run)) is not None:
-                run = run[:end]
-                self._leave()
-            await self._client.send_lines(run)
+                    return
+                if not self._client.is_connected:
+                    self._view.give_back(run)
+                    return
+                if (end := _end_of_exit(run)) is not None:
+                    run = run[:end]
+                    self._leave()
+                await self._client.send_lines(run)
 
     def _leave(self) -> None:
-        self._left = True
+        self.left = True
         if self._beating:  # what is sent to a server that may have closed draws a reset, which destroys what it still owes
             self._beating.cancel()
-        if not self._printing:
+        if not self._showing:
             self._patience.reschedule(asyncio.get_running_loop().time() + LEAVE_TIME)
 
 

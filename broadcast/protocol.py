@@ -53,7 +53,12 @@ HEARTBEATS = frozenset((b"\\ping\n", b"\\ping\r\n", b"\\\\ping\n", b"\\\\ping\r\
 SUCCESS = "SUCCESS"
 EXPECTED_CONNECT = "expected CONNECT <username>"
 HANDSHAKE_TIMED_OUT = "handshake timed out"
+TOO_SLOW = "too slow: did not read what it was sent in time"
+TIMED_OUT = "timed out: nothing heard for"
 SHUTTING_DOWN = "server is shutting down"
+PASSING_REFUSALS = (SHUTTING_DOWN, HANDSHAKE_TIMED_OUT)
+"""Refusals that say nothing against who is refused: another try may well succeed."""
+
 _ERROR, _NOTICE = "ERROR ", "* "
 _TAKEN = re.compile(r"\* \S+ is taken: you are (\S+)")
 
@@ -340,3 +345,10 @@ def parse_incoming(line: str) -> Incoming:
     if line.startswith(_NOTICE) or not colon:
         return Notice(line.removeprefix(_NOTICE))
     return Message(sender, text)
+
+
+def is_farewell(incoming: Incoming) -> bool:
+    """Whether these are a server's last words: why it ends the connection."""
+    if isinstance(incoming, Notice):
+        return incoming.text == SHUTTING_DOWN
+    return isinstance(incoming, ServerError) and incoming.text.startswith((TOO_SLOW, TIMED_OUT))

@@ -219,7 +219,7 @@ class Session:
 
     def _tell_others(self, text: str) -> None:
         if self._room.notices:
-            self._room.fanout.publish(self._receiver, protocol.encode(protocol.notice(text)))
+            self._room.fanout.publish(self._receiver, protocol.encode(protocol.notice(text)), can_wait=True)
 
     # --- the end ---
 
@@ -235,9 +235,9 @@ class Session:
             self._tell_of_leaving(end)
             outcome = end
             if end is End.TIMED_OUT:
-                self._complain(f"timed out: nothing heard for {self._room.timeout:g} s")
+                self._complain(f"{protocol.TIMED_OUT} {self._room.timeout:g} s")
             elif end is End.TOO_SLOW:
-                self._complain("too slow: did not read what it was sent in time")
+                self._complain(protocol.TOO_SLOW)
         stayed = self._room.clock.awake() - self._began
         LOGGER.info("%s out: %s, after %.1f s, %d lines", self._name, outcome.value or "left", stayed, self._lines)
         if outcome is end and end is not End.LOST:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
+import json
 import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import termios
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -281,6 +285,68 @@ class TestClientInAPipeline:
         assert client.end() == 1
         assert client.errors() == "broadcast: can't write what arrives: No space left on device\n"
 
+    def test_stdout_holds_messages_alone(self, program: StartProgram) -> None:
+        port = program("main_server.py", "--port", "0").port
+        watcher = Raw(port, "watcher")
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        assert watcher.line() == "* bot joined"
+        client.type("\\foo\n\\clients\n")
+        assert client.error_line().startswith("broadcast: ERROR unknown command \\foo")
+        assert client.error_line() == "broadcast: * 2 clients"
+        watcher.send("hello")
+        assert client.output_line() == "watcher: hello"
+        watcher.file.close()
+        watcher.socket.close()
+
+    def test_json_has_an_object_for_whatever_arrives(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot", "--json")
+        watcher.wait_for("bot")
+        watcher.send('héllo "x"')
+        client.type("\\foo\n\\clients\n")
+        objects = [json.loads(client.output_line()) for _ in range(3)]
+        assert [(item["type"], item["sender"]) for item in objects] == [("message", "watcher"), ("error", None), ("notice", None)]
+        assert objects[0]["text"] == 'héllo "x"'
+        assert all(datetime.datetime.fromisoformat(item["time"]).tzinfo for item in objects)
+
+    def test_text_sends_commands_as_text(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot", "--text")
+        client.process.communicate(b"one\n\\exit\n\\\\ping\nC:\\x\nlast", timeout=PATIENCE)
+        assert client.process.returncode == 0
+        assert [watcher.line() for _ in range(5)] == ["bot: one", "bot:  \\exit", "bot:  \\\\ping", "bot: C:\\x", "bot: last"]
+
+    def test_reconnects_and_sends_each_line_once(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0", "--no-notices")
+        port = server.port
+        client = program("main_client.py", "--port", str(port), "--user", "bot", "--reconnect")
+        watcher = Raw(port, "watcher")
+        client.type("before\n")
+        assert watcher.line() == "bot: before"
+        server.process.kill()
+        server.end()
+        assert re.fullmatch(r"broadcast: .*127\.0\.0\.1:\d+.*; trying until it is there again", client.error_line())
+        client.type("meanwhile\n")
+        again = program("main_server.py", "--port", str(port), "--no-notices")
+        assert again.port == port
+        late = Raw(port, "late")
+        assert client.error_line() == "broadcast: connected again"
+        client.type("after\n")
+        lines = [late.line()]
+        while lines[-1] != "bot: after":
+            lines.append(late.line())
+        assert lines in (["bot: meanwhile", "bot: after"], ["bot: after"]), "the first if we were there in time, and nothing twice"
+        client.process.stdin.close() if client.process.stdin else None
+        assert client.end() == 0
+        for raw in (watcher, late):
+            raw.file.close()
+            raw.socket.close()
+
+    def test_ctrl_c_gives_up_reconnecting(self, program: StartProgram) -> None:
+        client = program("main_client.py", "--port", "1", "--reconnect")
+        assert "trying until it is there again" in client.error_line()
+        client.process.send_signal(signal.SIGINT)
+        status, seconds = timed(client)
+        assert (status, seconds < HALF_A_SECOND) == (130, True)
+
     def test_a_closed_stdout_takes_everything(self, port: int, watcher: Raw) -> None:
         script = f"printf 'a\\n' | {sys.executable} {TOP}/main_client.py --port {port} --user bot >&-"
         assert subprocess.run(["sh", "-c", script], check=False, timeout=PATIENCE).returncode == 0
@@ -325,9 +391,16 @@ class TestClientThatFails:
     def test_a_server_that_ends_for_its_own_reasons(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--timeout", "0.5")
         client = program("main_client.py", "--port", str(server.port))
-        assert client.output_line() == "ERROR timed out: nothing heard for 0.5 s"
         assert client.end() == 1
-        assert re.fullmatch(r"broadcast: \S+ closed the connection\n", client.errors())
+        assert re.fullmatch(r"broadcast: \S+ closed the connection: timed out: nothing heard for 0\.5 s\n", client.errors())
+
+    def test_a_server_that_shuts_down(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0")
+        client = program("main_client.py", "--port", str(server.port))
+        server.error_line()
+        server.process.terminate()
+        assert client.end() == 1
+        assert re.fullmatch(r"broadcast: \S+ closed the connection: server is shutting down\n", client.errors())
 
     def test_control_characters_of_a_server_do_not_reach_the_output(self, program: StartProgram) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -380,7 +453,7 @@ class TestClientInATerminal:
         terminal.type("hello\r")
         assert watcher.line() == "Attila: hello"
         watcher.send("hi")
-        terminal.see("watcher: hi")
+        terminal.see("watcher\x1b[0m: hi")
 
     @pytest.mark.parametrize(("keys", "status"), [("\\exit\r", 0), ("\x04", 0), ("\x03", 130)])
     def test_keys_that_leave(self, terminal: Terminal, keys: str, status: int) -> None:
@@ -402,3 +475,162 @@ class TestClientInATerminal:
         terminal.client.process.send_signal(number)
         ended, seconds = timed(terminal.client)
         assert (ended, seconds < HALF_A_SECOND) == (status, True)
+
+    @pytest.mark.parametrize("end", ["\x03", "\x04", "\\exit\r", "SIGTERM", "SIGINT", "server gone"])
+    def test_the_terminal_is_as_it_was_however_it_ends(self, program: StartProgram, end: str) -> None:
+        server = program("main_server.py", "--port", "0")
+        terminal = Terminal(program, "--port", str(server.port), "--user", "Attila")
+        before = termios.tcgetattr(terminal.master)
+        terminal.see("Attila> ")
+        terminal.type("half")
+        terminal.see("half")
+        assert not termios.tcgetattr(terminal.master)[3] & termios.ECHO
+        terminal.type("\x15")
+        if end == "server gone":
+            server.process.kill()
+        elif end.startswith("SIG"):
+            terminal.client.process.send_signal(getattr(signal, end))
+        else:
+            terminal.type(end)
+        terminal.see("\x1b[?2004l")
+        terminal.client.end()
+        assert termios.tcgetattr(terminal.master) == before
+        terminal.close()
+
+    def test_twenty_lines_pasted_are_twenty_messages_in_order(self, terminal: Terminal, watcher: Raw) -> None:
+        terminal.type("".join(f"line {number}\r" for number in range(20)))
+        assert [watcher.line() for _ in range(20)] == [f"Attila: line {number}" for number in range(20)]
+        terminal.type("\x1b[200~" + "".join(f"marked {number}\n" for number in range(20)) + "\x1b[201~")
+        assert [watcher.line() for _ in range(20)] == [f"Attila: marked {number}" for number in range(20)]
+
+    def test_what_names_us_rings_once_unless_quiet(self, program: StartProgram, port: int, watcher: Raw) -> None:
+        for arguments, bells in (([], 1), (["--quiet"], 0)):
+            terminal = Terminal(program, "--port", str(port), "--user", "Eve", *arguments)
+            watcher.wait_for("Eve")
+            watcher.send("hey EVE, eve")
+            terminal.see("hey EVE")
+            watcher.send("done")
+            terminal.see("done")
+            assert terminal.seen.count("\a") == bells
+            terminal.type("\x03")
+            assert terminal.client.end() == 130
+            terminal.close()
+
+    def test_no_colour_where_it_is_not_wanted(
+        self, program: StartProgram, port: int, watcher: Raw, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for variable, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+            with monkeypatch.context() as environment:
+                environment.setenv(variable, value)
+                terminal = Terminal(program, "--port", str(port), "--user", "Eve")
+            watcher.wait_for("Eve")
+            watcher.send("hello")
+            terminal.see("watcher: hello")
+            assert "m" not in re.findall(r"\x1b\[[0-9;]*(\w)", terminal.seen)
+            assert (variable == "TERM") == ("\x1b" not in terminal.seen)
+            terminal.client.process.terminate()
+            terminal.client.end()
+            terminal.close()
+
+    def test_tab_completes_names_and_commands_and_help_tells_the_keys(self, terminal: Terminal, watcher: Raw) -> None:
+        watcher.send("hello")
+        terminal.see("hello")
+        terminal.type("hi wat\t!\r")
+        assert watcher.line() == "Attila: hi watcher!"
+        terminal.type("\\he\t\r")
+        terminal.see("Ctrl-Z suspends")
+        terminal.see("\\clients: who is here")
+
+    def test_lines_entered_while_the_server_is_away_are_sent_after(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0", "--no-notices")
+        port = server.port
+        terminal = Terminal(program, "--port", str(port), "--user", "Attila", "--reconnect")
+        terminal.see("Attila> ")
+        server.process.kill()
+        server.end()
+        terminal.see("(lost the connection" if "(lost" in terminal.seen else "(")
+        terminal.type("kept\r")
+        again = program("main_server.py", "--port", str(port), "--no-notices", "--log-level", "DEBUG")
+        assert again.port == port
+        watcher = Raw(port, "watcher")
+        terminal.type("next\r")
+        seen = [watcher.line()]
+        while seen[-1] != "Attila: next":
+            seen.append(watcher.line())
+        assert seen in (["Attila: kept", "Attila: next"], ["Attila: next"])
+        terminal.type("\x04")
+        assert terminal.client.end() == 0
+        terminal.close()
+        watcher.file.close()
+        watcher.socket.close()
+
+
+class TestOneCommandForBoth:
+    def run(self, program: StartProgram, start: list[str], connect: list[str]) -> None:
+        server = program(*start, "--port", "0", "--no-notices", cwd=TOP)
+        watcher = Raw(server.port, "watcher")
+        client = program(*connect, "--port", str(server.port), "--user", "bot", cwd=TOP)
+        client.process.communicate(b"hello", timeout=PATIENCE)
+        assert client.process.returncode == 0
+        assert watcher.line() == "bot: hello"
+        server.process.terminate()
+        assert watcher.line() == "* server is shutting down"
+        watcher.file.close()
+        watcher.socket.close()
+        assert server.end() == 0
+
+    def test_as_a_module(self, program: StartProgram) -> None:
+        run = "import runpy; runpy.run_module('broadcast', run_name='__main__')"
+        self.run(program, [run, "start"], [run, "connect"])
+
+    def test_as_one_file(self, program: StartProgram, tmp_path: Path) -> None:
+        """By the line in the README."""
+        (line,) = re.findall(r"^python3 (-c .*zipapp.*)$", (TOP / "README.md").read_text(), re.MULTILINE)
+        subprocess.run([sys.executable, *shlex.split(line)], cwd=TOP, check=True)
+        archive = (TOP / "broadcast.pyz").rename(tmp_path / "broadcast.pyz")
+        names = zipfile.ZipFile(archive).namelist()
+        assert "broadcast/cli.py" in names and all(name == "__main__.py" or name.startswith("broadcast/") for name in names)
+        run = f"import sys, runpy; sys.argv[0] = {str(archive)!r}; runpy.run_path({str(archive)!r}, run_name='__main__')"
+        self.run(program, [run, "start"], [run, "connect"])
+
+    @pytest.mark.parametrize("arguments", [[], ["stop"], ["start", "--nonsense"], ["connect", "--user", "a:b"]])
+    def test_bad_arguments(self, program: StartProgram, arguments: list[str]) -> None:
+        run = program("import runpy; runpy.run_module('broadcast', run_name='__main__')", *arguments, cwd=TOP)
+        assert run.end() == 2
+        assert run.errors().startswith("usage: broadcast-server")
+
+
+@pytest.mark.parametrize("missing", ["termios", "resource", "fcntl", "signal handlers"])
+def test_starts_talks_and_stops_without(program: StartProgram, missing: str) -> None:
+    """What only some systems have, taken away."""
+    if missing == "signal handlers":
+        take_away = "import asyncio\ndef no(*_): raise NotImplementedError\nasyncio.SelectorEventLoop.add_signal_handler = no\n"
+    else:
+        take_away = f"import sys; sys.modules[{missing!r}] = None\n"
+    run = take_away + "import sys, broadcast.cli\nsys.exit(getattr(broadcast.cli, sys.argv.pop(1))())"
+    server = program(run, "main_server", "--port", "0", "--no-notices", cwd=TOP)
+    port = server.port
+    watcher = Raw(port, "watcher")
+    client = program(run, "main_client", "--port", str(port), "--user", "bot", cwd=TOP)
+    client.type("hello\n")
+    assert watcher.line() == "bot: hello"
+    watcher.send("hi")
+    assert client.output_line() == "watcher: hi"
+    client.process.send_signal(signal.SIGINT)
+    status, seconds = timed(client)
+    assert (status, seconds < 1) == (130, True)
+    master, slave = pty.openpty()
+    in_terminal = program(run, "main_client", "--port", str(port), "--user", "sitter", cwd=TOP, stdin=slave, stdout=slave)
+    os.close(slave)
+    watcher.wait_for("sitter")
+    os.write(master, b"from a terminal\r")
+    assert watcher.line() == "sitter: from a terminal"
+    os.write(master, b"\\exit\r")
+    assert in_terminal.end() == 0
+    os.close(master)
+    server.process.send_signal(signal.SIGTERM)
+    assert watcher.line() == "* server is shutting down"
+    watcher.file.close()
+    watcher.socket.close()
+    assert server.end() == 0
+    assert "Traceback" not in server.errors()

@@ -146,7 +146,7 @@ class TestConnecting:
             await reader.readline()
 
         async with pretending(serve) as port:
-            with pytest.raises(RefusedError, match="closed the connection without an answer"):
+            with pytest.raises(ConnectError, match="closed the connection without an answer"):
                 await BroadcastClient(port=port).connect()
 
     async def test_one_that_never_answers_is_given_up(self) -> None:

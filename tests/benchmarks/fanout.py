@@ -1,0 +1,225 @@
+"""Measure this server beside what people would use instead: `python3 tests/benchmarks/fanout.py --help`.
+
+Each server is a process on a core of its own, driven from this process on another; each row starts it anew, and all rows do the same
+work with all of them. Needs Linux, and nothing but Python; a peer that is not installed is left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import chart
+from load import GROUP, Load, Peer, StalledError, Stream
+from servers import LOAD_CORE, SERVER_CORE, Nats, Ncat, Redis, Server, Sink, Textbook, UnavailableError, WithNotices, run
+
+OURS = Server()
+SERVERS = (OURS, Ncat(), Redis(), Nats(), Textbook())
+
+QUIET_CLIENTS = 10_000
+HEARTBEAT_TIME = 10.0
+"""Seconds in which every quiet client sends one heartbeat: three times as often as our client does, to measure more in less time."""
+
+RUSH_CLIENTS = 1_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stream of messages: how many send, how many receive; `rate`: messages a second, None for flat out."""
+
+    title: str
+    senders: int
+    receivers: int
+    seconds: float = 4.0
+    rate: int | None = None
+
+
+STREAMS = {
+    "one": Row("1 sender flat out, 100 receivers", 1, 100),
+    "all": Row("50 clients, all sending flat out to all", 50, 50),
+    "paced": Row("1 sender, 1,000 messages a second, 100 receivers", 1, 100, rate=1_000),
+    "wide": Row("1 sender, 50 messages a second, 1,000 receivers", 1, 1_000, rate=50),
+}
+ROWS = (*STREAMS, "quiet", "rush")
+MAIN_ROWS = ("one", "all")
+
+
+@contextlib.contextmanager
+def driven(server: Server) -> Iterator[Load]:
+    """Run a server and a load for it."""
+    with run(server) as running, Load(server, running) as load:
+        yield load
+
+
+# --- the rows ---
+
+
+def measure_stream(server: Server, row: Row) -> Stream:
+    """Measure a stream; in a row in which as many send as receive, they are the same clients."""
+    with driven(server) as load:
+        receivers = load.join([f"r{number:04}" for number in range(row.receivers)])
+        if row.senders == row.receivers and not server.senders_apart:
+            senders = receivers
+        else:
+            senders = load.join([f"s{number:04}" for number in range(row.senders)], receive=False)
+        load.settle()
+        return load.stream(senders, receivers, row.seconds, row.rate)
+
+
+def print_stream(row: Row, servers: Sequence[Server], rounds: int) -> dict[str, float]:
+    """Measure a row and print the cheapest round of each server, with the losses of all; return microseconds of CPU per delivery by server."""
+    print(f"\n{row.title}, messages of 100 bytes")
+    print(
+        f"{'':18}{'deliveries/s':>14}{'CPU us/delivery':>17}{'to ours':>9}{'p50 ms':>9}{'p99 ms':>9}{'peak MB':>9}{'lost':>9}{'dropped':>9}"
+    )
+    results: dict[str, list[Stream]] = {}
+    for server in [*servers] * rounds:  # in turns, so that a busy moment of the machine meets them all
+        with explained(server):
+            result = measure_stream(server, row)
+            results.setdefault(server.name, []).append(result)
+    costs = {name: min(stream.cost for stream in streams) for name, streams in results.items()}
+    for name, streams in results.items():
+        best = min(streams, key=lambda stream: stream.cost)
+        ratio = f"{best.cost / costs[OURS.name]:.2f}" if OURS.name in costs else "-"
+        lost, dropped = sum(stream.lost for stream in streams), sum(stream.dropped for stream in streams)
+        print(
+            f"{name:18}{best.deliveries / max(best.seconds, 1e-9):14,.0f}{best.cost:17.4f}{ratio:>9}{best.percentile(50):9.2f}{best.percentile(99):9.2f}"
+            f"{max(stream.peak for stream in streams) / 1e6:9.1f}{lost:9,}{dropped:9,}"
+            + "  gave up: no progress for 10 s"
+            * any(stream.stalled for stream in streams),
+            flush=True,
+        )
+    return costs
+
+
+class Prober:
+    """A client that asks again as soon as it has its answer, and knows the longest it waited: a server that pauses shows here."""
+
+    def __init__(self, load: Load) -> None:
+        self.longest = 0.0  # seconds
+        self.question = load.server.question  # empty: it asks no more
+        [self._peer] = load.join(["prober"])
+        self._peer.handler = self._answered
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked = time.monotonic()
+        self._peer.socket.send(self.question)
+
+    def _answered(self, peer: Peer, data: memoryview) -> None:
+        self.longest = max(self.longest, time.monotonic() - self._asked)
+        self._ask()
+
+
+def print_quiet(servers: Sequence[Server]) -> None:
+    """Let many clients of one name join and stay, and print what each costs."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    clients = QUIET_CLIENTS if limit == resource.RLIM_INFINITY else min(QUIET_CLIENTS, limit - 100)
+    fewer = f" ({QUIET_CLIENTS:,} need a higher `ulimit -n`)" * (clients < QUIET_CLIENTS)
+    print(f"\n{clients:,} clients, all anonymous{fewer}, {GROUP} joining at a time, then one heartbeat each within {HEARTBEAT_TIME:.0f} s")
+    print(f"{'':18}{'KB each':>9}{'first 1,000 s':>15}{'last 1,000 s':>14}{'longest pause ms':>18}{'heartbeats CPU s':>18}{'to bare':>9}")
+    bare = 0.0
+    for server in (Sink(), *servers):
+        if not server.heartbeat:
+            print(f"{server.name:18}has no heartbeat")
+            continue
+        with explained(server), driven(server) as load:
+            prober = Prober(load)
+            before, times = load.running.memory("VmRSS"), [time.monotonic()]
+            peers: list[Peer] = []
+            while len(peers) < clients:
+                peers += load.join(["" if server is OURS else "anonymous"] * min(1_000, clients - len(peers)))
+                times.append(time.monotonic())
+            longest = f"{prober.longest * 1e3:.1f}" if server.question else "-"
+            prober.question = b""
+            load.settle()
+            memory, cpu, start = load.running.memory("VmRSS") - before, load.running.cpu(), time.monotonic()
+            for number, peer in enumerate(peers):
+                time.sleep(max(0.0, start + HEARTBEAT_TIME * number / clients - time.monotonic()))
+                peer.socket.send(server.heartbeat)
+            time.sleep(0.2)
+            cpu = load.running.cpu() - cpu
+            bare = bare or cpu
+            print(
+                f"{server.name:18}{memory / 1e3 / clients:9.2f}{times[1] - times[0]:15.2f}{times[-1] - times[-2]:14.2f}"
+                f"{longest:>18}{cpu:18.3f}{cpu / bare:9.2f}",
+                flush=True,
+            )
+
+
+def print_rush() -> None:
+    """Let many clients join at once with notices on, and check that each is told of every later one, once, in one order for all."""
+    names = [f"n{number:04}" for number in range(RUSH_CLIENTS)]
+    print(f"\n{RUSH_CLIENTS:,} clients joining at once, notices on (the peers have none)")
+    with explained(OURS), driven(WithNotices()) as load:
+        start = time.monotonic()
+        peers = load.join(names, group=RUSH_CLIENTS)
+        everyone_in = time.monotonic() - start
+        owed = len(names) * len("SUCCESS\r\n") + len(names) * (len(names) - 1) // 2 * len("* n0000 joined\r\n")
+        with contextlib.suppress(StalledError):
+            load.until(lambda: load.received >= owed)
+        everyone_told = time.monotonic() - start
+        load.settle()
+        told = {peer.name: [line.split()[1].decode() for line in peer.kept.split(b"\r\n")[1:-1]] for peer in peers}
+        order = sorted(told, key=lambda name: len(told[name]), reverse=True)
+        right = sum(told[name] == order[place + 1 :] for place, name in enumerate(order))
+        print(f"{OURS.name:18}all in after {everyone_in:.2f} s, all told after {everyone_told:.2f} s;", end=" ")
+        print(f"told of each later join exactly once: {right:,} of {len(names):,}")
+
+
+@contextlib.contextmanager
+def explained(server: Server) -> Iterator[None]:
+    """Print why a server has no figures."""
+    try:
+        yield
+    except (UnavailableError, OSError) as problem:
+        print(f"{server.name:18}{problem}")
+    except StalledError:
+        print(f"{server.name:18}gave up: no progress for 10 s")
+
+
+# --- the program ---
+
+
+def machine() -> str:
+    """Return what this was measured on, and when."""
+    models = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    where = f"{(models or [platform.machine()])[0]}, {os.cpu_count()} cores, Linux {platform.release().partition('-')[0]}"
+    return f"{where}, Python {platform.python_version()}, {datetime.date.today()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure this server beside ncat, Redis, NATS and the textbook's; about a minute.")
+    parser.add_argument("--all", action="store_true", help="every row: some three minutes")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=MAIN_ROWS, metavar="ROW", help=f"these rows, of {', '.join(ROWS)}")
+    parser.add_argument("--rounds", type=int, default=1, choices=range(1, 10), help="of each stream, of which the cheapest is shown")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the rows `one` and `all` into a file")
+    options = parser.parse_args()
+    rows = ROWS if options.all else options.rows
+    print(machine())
+    os.sched_setaffinity(0, {LOAD_CORE})
+    print(
+        f"servers on core {SERVER_CORE}, load on core {LOAD_CORE}"
+        + " (one core for both: figures of little worth)" * (SERVER_CORE == LOAD_CORE)
+    )
+    costs = {row.title: print_stream(row, SERVERS, options.rounds) for name, row in STREAMS.items() if name in rows}
+    if "quiet" in rows:
+        print_quiet(SERVERS)
+    if "rush" in rows:
+        print_rush()
+    if options.svg:
+        drawn = {title: costs[title] for title in (STREAMS[name].title for name in MAIN_ROWS) if title in costs}
+        options.svg.write_text(chart.draw(drawn, machine()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The servers that are measured: how each is started with a configuration of its own, spoken to, and stopped again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+HOST = "127.0.0.1"
+
+START_TIME = 10.0
+"""Seconds that a server may take until it listens, and again until it ends when told to."""
+
+LOAD_CORE, *_, SERVER_CORE = sorted(os.sched_getaffinity(0)) * 2
+"""The first and the last that this process may run on; the same where there is only one."""
+
+SIZE = 100
+"""Bytes in a message as it is sent; for the servers of lines its LF is one of them."""
+
+
+class Server:
+    """Ours, and what all have in common; the others say where they differ."""
+
+    name = "broadcast (this)"
+    options: tuple[str, ...] = ("--no-notices",)
+    program = ""  # and package to install; where empty it is Python's, takes a free port and logs it
+    answers = True  # whether a newcomer is told that it is in
+    late_greeting = 0.0  # seconds until a newcomer has got one more line from the server
+    late_answer = b""  # to that
+    senders_apart = False  # whether a connection that receives can't send
+    most_messages: int | None = None  # sent in a flat-out row, for those that are slow: the rows are per delivery
+    heartbeat = b"\\ping\n"
+    question = b"\\?\n"  # something that is answered to this client alone
+
+    def command(self, program: str, directory: Path, port: int) -> list[str]:
+        """What starts it; `directory` is its own, empty and temporary."""
+        return [program, str(HERE.parent.parent / "main_server.py"), "--port", "0", *self.options]
+
+    def hello(self, name: str, receives: bool) -> bytes:
+        """What a client sends first; an empty name leaves it to the server."""
+        return f"CONNECT {name}\n".encode()
+
+    def is_in(self, answer: bytearray) -> bool:
+        return answer.startswith(b"SUCCESS\r\n")
+
+    def frame(self, text: bytes) -> bytes:
+        """What a client sends for a message, of which `text` is the beginning."""
+        return text.ljust(SIZE - 1, b".") + b"\n"
+
+    def delivered(self, name: str) -> int:
+        """Bytes that each receiver gets for a message by a sender of that name."""
+        return len(name) + len(": ") + SIZE - 1 + len("\r\n")
+
+
+class WithNotices(Server):
+    options = ()
+
+
+class Textbook(Server):
+    name = "textbook asyncio"
+    kind = "broadcast"
+    most_messages = 3_000
+    heartbeat = b""
+
+    def command(self, program: str, directory: Path, port: int) -> list[str]:
+        return [program, str(HERE / "textbook.py"), self.kind]
+
+
+class Sink(Textbook):
+    name = "bare asyncio"
+    kind = "sink"
+    heartbeat = Server.heartbeat
+    question = b""
+
+
+class Ncat(Server):
+    name = "ncat --broker"
+    program = "ncat"
+    answers = False
+    heartbeat = b""  # it would be broadcast
+
+    def command(self, program: str, directory: Path, port: int) -> list[str]:
+        return [program, "--listen", "--broker", "--max-conns", "20000", HOST, str(port)]
+
+    def hello(self, name: str, receives: bool) -> bytes:
+        return b""
+
+    def delivered(self, name: str) -> int:
+        return SIZE
+
+
+class Nats(Server):
+    name = "nats-server"
+    program = "nats-server"
+    late_greeting, late_answer = 3.0, b"PONG\r\n"  # to a PING that measures the round trip; the next is due in an hour
+    heartbeat = question = b"PING\r\n"
+
+    def command(self, program: str, directory: Path, port: int) -> list[str]:
+        configuration = directory / "nats.conf"
+        configuration.write_text(f'listen: "{HOST}:{port}"\nmax_pending: 2000000000\nwrite_deadline: "60s"\nping_interval: "1h"\n')
+        return [program, "--config", str(configuration)]
+
+    def hello(self, name: str, receives: bool) -> bytes:
+        return b'CONNECT {"verbose":false,"echo":false,"protocol":1}\r\n' + b"SUB c 1\r\n" * receives + b"PING\r\n"
+
+    def is_in(self, answer: bytearray) -> bool:
+        return b"PONG\r\n" in answer
+
+    def frame(self, text: bytes) -> bytes:
+        return b"PUB c %d\r\n%b\r\n" % (SIZE, text.ljust(SIZE, b"."))
+
+    def delivered(self, name: str) -> int:
+        return len(f"MSG c 1 {SIZE}\r\n") + SIZE + len("\r\n")
+
+
+def resp(*words: bytes) -> bytes:
+    """Return words as Redis takes and sends them."""
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+class Redis(Server):
+    name = "redis-server"
+    program = "redis-server"
+    senders_apart = True
+    most_messages = 150_000  # it reads faster than it writes: 50 clients flat out for 4 s took 3 GB
+    heartbeat = question = resp(b"PING")
+
+    def command(self, program: str, directory: Path, port: int) -> list[str]:
+        configuration = directory / "redis.conf"
+        limits = 'save ""\nappendonly no\nmaxclients 19000\ntcp-backlog 4096\nclient-output-buffer-limit pubsub 0 0 0\n'
+        configuration.write_text(f'bind {HOST}\nport {port}\ndir "{directory}"\n{limits}')
+        return [program, str(configuration)]
+
+    def hello(self, name: str, receives: bool) -> bytes:
+        return resp(b"SUBSCRIBE", b"c") if receives else resp(b"PING")
+
+    def is_in(self, answer: bytearray) -> bool:
+        return answer.endswith((b":1\r\n", b"+PONG\r\n"))
+
+    def frame(self, text: bytes) -> bytes:
+        return resp(b"PUBLISH", b"c", text.ljust(SIZE, b"."))
+
+    def delivered(self, name: str) -> int:
+        return len(resp(b"message", b"c", bytes(SIZE)))
+
+
+class UnavailableError(Exception):
+    """A server can't be measured, and why."""
+
+
+class Running:
+    """A server that runs: where, and what it has used so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.pid = process.pid
+        self.port = port
+
+    def cpu(self) -> float:
+        """Seconds of CPU, user and system, of all its threads, to the nanosecond; clock_getcpuclockid(3) makes the number of this clock."""
+        return time.clock_gettime(~self.pid << 3 | 2)
+
+    def memory(self, field: str) -> int:
+        """Bytes: its `VmRSS`, or `VmHWM` for the most that was."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition(f"{field}:")[2].split()[0]) * 1024
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+
+@contextlib.contextmanager
+def run(server: Server) -> Iterator[Running]:
+    """Run a server on a core of its own while the body runs; raise UnavailableError where it can't be had."""
+    program, port = sys.executable, 0
+    if server.program:
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
+        program = shutil.which(server.program, path=path) or ""
+        if not program:
+            raise UnavailableError(f"not installed: apt-get install {server.program}, or what your system has for that")
+        with socket.create_server((HOST, 0)) as free:
+            port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as name, open(Path(name, "log"), "wb") as log:
+        command = server.command(program, Path(name), port)
+        os.sched_setaffinity(0, {SERVER_CORE})  # what it starts inherits this, all threads included
+        try:
+            process = subprocess.Popen(command, cwd=name, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        finally:
+            os.sched_setaffinity(0, {LOAD_CORE})
+        try:
+            yield Running(process, _listening(process, Path(log.name), port))
+        finally:
+            process.terminate()
+            try:
+                process.wait(START_TIME)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _listening(process: subprocess.Popen[bytes], log: Path, port: int) -> int:
+    deadline = time.monotonic() + START_TIME
+    while process.poll() is None and time.monotonic() < deadline:
+        if logged := re.search(r"listening on .*:(\d+)\n", log.read_text(errors="replace")):
+            return int(logged[1])
+        if port:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection((HOST, port)):
+                return port
+        time.sleep(0.02)
+    raise UnavailableError(f"did not start: {log.read_text(errors='replace')[-300:]}")

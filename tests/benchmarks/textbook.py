@@ -1,0 +1,53 @@
+"""What the benchmark compares with, in asyncio as tutorials write it: `python3 textbook.py broadcast` or `python3 textbook.py sink`.
+
+`broadcast` is the textbook's chat server: a line at a time, one `write` and one `drain` a client a message. `sink` reads and does nothing
+else, which is the least that any server on asyncio's streams costs. Both answer the first line they read with SUCCESS, so that they
+can be driven like ours, and say on stderr which free port of the loopback they listen on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import StreamReader, StreamWriter
+
+WRITERS: set[StreamWriter] = set()
+
+
+async def broadcast(reader: StreamReader, writer: StreamWriter) -> None:
+    """Send each line of a client to all the others."""
+    name = (await reader.readline()).split()[1]
+    writer.write(b"SUCCESS\r\n")
+    WRITERS.add(writer)
+    try:
+        while line := await reader.readline():
+            message = name + b": " + line.rstrip() + b"\r\n"
+            for other in list(WRITERS):
+                if other is not writer:
+                    other.write(message)
+                    await other.drain()
+    except ConnectionError:
+        pass
+    finally:
+        WRITERS.discard(writer)
+        writer.close()
+
+
+async def sink(reader: StreamReader, writer: StreamWriter) -> None:
+    """Read what comes."""
+    await reader.readline()
+    writer.write(b"SUCCESS\r\n")
+    while await reader.read(65_536):
+        pass
+    writer.close()
+
+
+async def main(kind: str) -> None:
+    server = await asyncio.start_server({"broadcast": broadcast, "sink": sink}[kind], "127.0.0.1", 0, backlog=4096)
+    print(f"listening on 127.0.0.1:{server.sockets[0].getsockname()[1]}", file=sys.stderr, flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,263 @@
+r"""The line editor: every key, text cut anywhere, pasting, completion, and what is typed and entered staying bounded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from broadcast.editor import HISTORY_LIMIT, LINE_LIMIT, Editor, Key
+
+LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = "\x1b[D", "\x1b[C", "\x1b[A", "\x1b[B", "\x1b[H", "\x1b[F", "\x1b[3~"
+WORDS = ["\\exit", "\\clients", "\\clear", "Anneli", "annabel", "Attila", "B\u00e9la"]
+
+
+def complete(word: str) -> Sequence[str]:
+    return [candidate for candidate in WORDS if word and candidate.casefold().startswith(word.casefold())]
+
+
+def after(*typed: str) -> Editor:
+    """Return an editor that has been fed this; nothing of it was entered."""
+    editor = Editor(complete)
+    for text in typed:
+        assert editor.feed(text) == []
+    return editor
+
+
+def shown(editor: Editor) -> str:
+    """The line, with a bar for the cursor."""
+    return editor.line[: editor.cursor] + "|" + editor.line[editor.cursor :]
+
+
+def test_what_is_typed_is_entered_by_either_ending() -> None:
+    editor = Editor(complete)
+    assert editor.feed("one\rtwo\nthree\r\n\r\rfo") == ["one", "two", "three", "", ""]
+    assert editor.feed("ur\r") == ["four"]
+    assert editor.feed("\nfive\r") == ["five"], "the LF belonged to the CR before it"
+    assert shown(editor) == "|"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ([LEFT], "one two  thre|e"),
+        (["\x1bOD"], "one two  thre|e"),
+        (["\x02"], "one two  thre|e"),
+        ([RIGHT], "one two  three|"),
+        ([LEFT, LEFT, RIGHT], "one two  thre|e"),
+        ([LEFT, LEFT, "\x1bOC"], "one two  thre|e"),
+        ([LEFT, LEFT, "\x06"], "one two  thre|e"),
+        *(([home], "|one two  three") for home in (HOME, "\x1bOH", "\x1b[1~", "\x1b[7~", "\x01")),
+        *(([HOME, end], "one two  three|") for end in (END, "\x1bOF", "\x1b[4~", "\x1b[8~", "\x05")),
+        ([HOME, LEFT, "x"], "x|one two  three"),
+        (["\x7f"], "one two  thre|"),
+        (["\x08"], "one two  thre|"),
+        ([HOME, "\x7f"], "|one two  three"),
+        ([HOME, DELETE], "|ne two  three"),
+        ([HOME, "\x04"], "|ne two  three"),
+        ([DELETE], "one two  three|"),
+        ([LEFT, "\x15"], "|e"),
+        ([HOME, RIGHT, "\x0b"], "o|"),
+        (["\x17"], "one two  |"),
+        (["\x17", "\x17"], "one |"),
+        ([LEFT, "\x17"], "one two  |e"),
+        (["\x17", "\x17", "\x17", "\x17"], "|"),
+        ([LEFT * 6, "\x17"], "one | three"),
+        ([LEFT * 5, "\x17"], "one |three"),
+        (["\x03"], "|"),
+        ([HOME, "\x03", "x"], "x|"),
+        ([LEFT, "XY"], "one two  threXY|e"),
+    ],
+)
+def test_keys_that_move_and_erase(keys: list[str], expected: str) -> None:
+    assert shown(after("one two  three", *keys)) == expected
+
+
+def test_keys_that_are_the_programs_affair_keep_their_place() -> None:
+    editor = Editor(complete)
+    assert editor.feed("\x03\x04\x0c\x1aa\x1a\r\x03") == [Key.INTERRUPT, Key.END, Key.REDRAW, Key.SUSPEND, Key.SUSPEND, "a", Key.INTERRUPT]
+    assert editor.feed("half\x0c\x03\x03") == [Key.REDRAW, Key.INTERRUPT], "on a half-typed line Ctrl-C only clears it"
+    assert editor.feed("half\x04\x15\x04") == [Key.END]
+
+
+def test_marks_go_with_the_character_they_are_on() -> None:
+    line = "ae\u0301\u20dd\u2764\ufe0fb"
+    assert [shown(after(line, LEFT * count)) for count in range(6)] == [
+        "ae\u0301\u20dd\u2764\ufe0fb|",
+        "ae\u0301\u20dd\u2764\ufe0f|b",
+        "ae\u0301\u20dd|\u2764\ufe0fb",
+        "a|e\u0301\u20dd\u2764\ufe0fb",
+        "|ae\u0301\u20dd\u2764\ufe0fb",
+        "|ae\u0301\u20dd\u2764\ufe0fb",
+    ]
+    assert shown(after(line, HOME, RIGHT * 2)) == "ae\u0301\u20dd|\u2764\ufe0fb"
+    assert shown(after(line, "\x7f\x7f")) == "ae\u0301\u20dd|"
+    assert shown(after(line, HOME, RIGHT, DELETE)) == "a|\u2764\ufe0fb"
+    assert shown(after("\u0301\u0301", LEFT)) == "|\u0301\u0301", "marks with nothing to be on"
+    assert shown(after("\U0001f469\u200d\U0001f4bb", LEFT)) == "\U0001f469\u200d|\U0001f4bb"
+    assert shown(after("\U0001f469\u200d\U0001f4bb", LEFT * 2)) == "|\U0001f469\u200d\U0001f4bb"
+
+
+def test_walking_through_what_was_entered() -> None:
+    editor = Editor(complete)
+    editor.feed("one\rtwo\rtwo\r\rthree\rhalf")
+    seen = []
+    for key in (UP, "\x10", "\x1bOA", UP, DOWN, "\x0e", "\x1bOB", DOWN):
+        editor.feed(key)
+        seen.append(shown(editor))
+    assert seen == ["three|", "two|", "one|", "one|", "two|", "three|", "half|", "half|"]
+    assert editor.feed(UP + UP + "x\r") == ["twox"]
+    assert editor.feed(UP + UP + "\r" + UP) == ["three"]
+    assert shown(editor) == "three|"
+    assert shown(after("half", "\x03", DOWN, UP)) == "|", "what was cleared was not entered"
+    editor.feed("\x03" + UP + DOWN)
+    assert shown(editor) == "|"
+
+
+def test_the_lines_that_can_be_walked_through_are_bounded() -> None:
+    editor = Editor(complete)
+    editor.feed("".join(f"{number}\r" for number in range(HISTORY_LIMIT + 5)))
+    editor.feed(UP * (2 * HISTORY_LIMIT))
+    assert editor.line == "5"
+    editor.feed(DOWN * (2 * HISTORY_LIMIT))
+    assert editor.line == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("\\e\t", "\\exit |"),
+        ("\\e\tx", "\\exit x|"),
+        ("\\e now" + LEFT * 4 + "\t", "\\exit| now"),
+        ("hi b\t", "hi B\u00e9la|"),
+        ("b, hi" + HOME + RIGHT + "\t!", "B\u00e9la!|, hi"),
+        ("\\c\t", "\\cl|"),
+        ("\\c\t\t", "\\clients|"),
+        ("\\c\t\t\t", "\\clear|"),
+        ("\\c\t\t\t\t", "\\clients|"),
+        ("\\cl\t", "\\clients|"),
+        ("\\c\t\t\t!", "\\clear!|"),
+        ("\\c\t\t\t" + LEFT + "\t", "\\clear |r"),
+        ("AN\t", "Ann|"),
+        ("AN\t\t", "Anneli|"),
+        ("AN\t\t\t\t", "Anneli|"),
+        ("anna\t\t", "annabel|"),
+        ("a\t", "Anneli|"),
+        ("a\t\t\t", "Attila|"),
+        ("x\t\t", "x|"),
+        ("\t", "|"),
+        ("hi \t", "hi |"),
+    ],
+)
+def test_completing(typed: str, expected: str) -> None:
+    assert shown(after(typed)) == expected
+    assert shown(after(*typed.replace(LEFT, "\x02"))) == expected, "one by one"
+
+
+def test_any_other_key_ends_the_cycling() -> None:
+    asked: list[str] = []
+
+    def both(word: str) -> Sequence[str]:
+        asked.append(word)
+        return [word + "1", word + "2"]
+
+    editor = Editor(both)
+    editor.feed("a\t\t\t")
+    assert (editor.line, asked) == ("a1", ["a"])
+    editor.feed(RIGHT + "\t")
+    assert (editor.line, asked) == ("a11", ["a", "a1"])
+
+
+def test_after_the_only_candidate_a_tab_begins_anew() -> None:
+    editor = Editor(lambda word: ["\\exit"] if word else ["now"])
+    editor.feed("\\e\t\t")
+    assert editor.line == "\\exit now"
+
+
+def test_a_candidate_that_comes_twice_is_one() -> None:
+    editor = Editor(lambda word: ["Anna", "Anna"])
+    editor.feed("a\t")
+    assert editor.line == "Anna"
+    editor = Editor(lambda word: ["a1", "a1", "a2"])
+    editor.feed("a1\t")
+    assert editor.line == "a2"
+
+
+def test_what_is_pasted() -> None:
+    editor = Editor(complete)
+    assert editor.feed("say \x1b[200~one\r\ntwo\rthree\nfour\r\n\tf\ti\x03\x04\x1b\x7fve\x1a") == ["say one", "two", "three", "four"]
+    assert editor.line == "\tf\tive", "no key acts, no TAB completes"
+    assert editor.feed("\x1b[31m\x1b[D\x1b[201~\x7f!") == []
+    assert editor.line == "\tf\tive[31m[!", "what makes a character a sequence is dropped, its letters are text"
+    assert editor.feed("\r") == ["\tf\tive[31m[!"]
+
+
+def test_twenty_lines_pasted_are_twenty_lines_also_without_brackets() -> None:
+    lines = [f"line {number}" for number in range(20)]
+    for ending in ("\r", "\n", "\r\n"):
+        assert Editor(complete).feed(ending.join(lines) + ending) == lines
+        assert Editor(complete).feed("\x1b[200~" + ending.join(lines) + ending + "\x1b[201~") == lines
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    ["\x1b[5~", "\x1b[1;5D", "\x1b[<0;12;7M", "\x1b[?62;22c", "\x1b[0 q", "\x1bOP", "\x1bO5D", "\x1b[[A", "\x1bx", "\x1b\u00e9", "\x1b[Z"],
+)
+def test_unknown_sequences_are_dropped_whole(sequence: str) -> None:
+    assert shown(after(f"a{sequence}b")) == "ab|"
+    assert shown(after("a", *sequence, "b")) == "ab|"
+
+
+def test_escape_alone_does_not_hold_up_what_follows() -> None:
+    assert Editor(complete).feed("hi\x1b\r") == ["hi"]
+    assert Editor(complete).feed("hi\x1b[12\rho\x1b[\x03\x03") == ["hi", Key.INTERRUPT]
+    assert shown(after("ab", "\x1b", LEFT)) == "a|b"
+    assert shown(after("\x1b", "hello")) == "ello|"
+    assert shown(after("a\x1b[\u00e9")) == "a\u00e9|"
+    editor = after("\x1b[" + "1" * 10_000, "1" * 10_000)
+    assert len(editor._unfinished) < 300
+    assert editor.feed("x\x15ok\r") == ["ok"]
+
+
+def test_characters_that_are_no_text_are_left_out() -> None:
+    assert shown(after("a\x00\x0f\x1d\x80\x9b\udc80\x85b")) == "ab|"
+
+
+def test_a_line_takes_so_many_bytes_and_no_more() -> None:
+    editor = after("\u00e9" * LINE_LIMIT)
+    assert len(editor.line.encode()) == LINE_LIMIT
+    editor.feed(HOME + "abc")
+    assert editor.line[0] == "\u00e9"
+    editor.feed(DELETE + "ab\u00e9\u00e9c")
+    assert editor.line[:3] == "ab\u00e9"
+    assert (editor.cursor, len(editor.line.encode())) == (2, LINE_LIMIT)
+    assert len(after("a" + "\u00e9" * LINE_LIMIT).line.encode()) == LINE_LIMIT - 1, "no half of a character"
+    assert Editor(complete).feed("x" * (3 * LINE_LIMIT) + "\rnext\r") == ["x" * LINE_LIMIT, "next"]
+
+
+def test_it_makes_no_difference_where_the_input_is_cut() -> None:
+    chosen = random.Random(4)
+    pieces = [
+        *"ab \u6f22\u0301\r\n\t\x7f\x08\x15\x17\x0b\x03\x04\x0c\x1b",
+        LEFT,
+        RIGHT,
+        UP,
+        DOWN,
+        HOME,
+        END,
+        DELETE,
+        "\x1bOD",
+        "\x1b[1;5C",
+        "\\c\t",
+    ]
+    pieces += ["\x1b[200~", "\x1b[201~", "\x1b[201~", "\r\n", "word", "\U0001f600"]
+    for _ in range(400):
+        text = "".join(chosen.choices(pieces, k=30))
+        whole, cut, single = Editor(complete), Editor(complete), Editor(complete)
+        expected = whole.feed(text)
+        middle = chosen.randint(0, len(text))
+        assert cut.feed(text[:middle]) + cut.feed(text[middle:]) == expected
+        assert [event for character in text for event in single.feed(character)] == expected
+        assert shown(whole) == shown(cut) == shown(single)
+        assert 0 <= whole.cursor <= len(whole.line)

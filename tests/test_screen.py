@@ -1,0 +1,415 @@
+"""The screen: what it returns is written to a model of a terminal and to a real one, and the pictures are compared cell by cell."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from terminal_model import Terminal, cells_of
+
+from broadcast.protocol import Incoming, Message, Notice, ServerError
+from broadcast.screen import Screen, width
+
+NARROW = "abcdefg hij"
+MIXED = "abc d\u00e9e\u0301\u6f22\u5b57\ud55c\uff21\U0001f600\u2764\ufe0f\u200d\t"
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """Cut a text into rows, as a terminal does."""
+    rows, used = [""], 0
+    for character in text.replace("\t", "    "):
+        if used + cells_of(character) > columns:
+            rows.append("")
+            used = 0
+        rows[-1] += character
+        used += cells_of(character)
+    return rows
+
+
+def cursor_in(typed: str, line: str, columns: int) -> tuple[int, int]:
+    """Return the row and the column, in an input area that begins with `typed`, of the character that follows it."""
+    following = (line[len(typed) :] + " ")[:1]
+    rows = wrapped(typed + following.replace("\t", " "), columns)
+    last = rows[-1]
+    while following != " " and cells_of(last[-1]) == 0:
+        last = last[:-1]
+    return len(rows) - 1, sum(map(cells_of, last[:-1]))
+
+
+class Sitting:
+    """A screen, the terminal it is shown on, and what ought to be seen there, found out in another way."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.screen = Screen(columns, rows, coloured=False, bell=False)
+        self.terminal = Terminal(columns, rows)
+        self.messages: list[str] = []
+        self.area = ("", "", 0)
+        self.scrolled = 0
+
+    def input(self, prompt: str, line: str, cursor: int) -> None:
+        self.area = (prompt, line, cursor)
+        self.terminal.write(self.screen.input(prompt, line, cursor))
+        self.check()
+
+    def above(self, lines: Sequence[str]) -> None:
+        self.messages += lines
+        written = self.screen.above(lines, *self.area)
+        self.terminal.write(written)
+        self.check()
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Do as a terminal that wraps all that is on it anew, and draw again."""
+        prompt, line, cursor = self.area
+        self.terminal = Terminal(columns, rows)
+        self.terminal.write("".join(message.replace("\t", "    ") + "\r\n" for message in self.messages))
+        self.terminal.write((prompt + line).replace("\t", "    ") + " ")
+        self.scrolled = self.terminal.scrolled
+        row, column = cursor_in(prompt + line[:cursor], prompt + line, columns)
+        self.terminal.waits_to_wrap = False
+        self.terminal.row += row + 1 - len(wrapped(prompt + line + " ", columns))
+        self.terminal.column = column
+        self.screen.resize(columns, rows)
+        self.input(prompt, line, cursor)
+
+    def check(self) -> None:
+        prompt, line, cursor = self.area
+        columns, rows = self.terminal.columns, self.terminal.rows
+        area = wrapped(prompt + line + " ", columns)
+        row, column = cursor_in(prompt + line[:cursor], prompt + line, columns)
+        height = min(len(area), rows - 1)
+        above = [shown for message in self.messages for shown in wrapped(message, columns)]
+        self.scrolled = max(self.scrolled, len(above) + height - rows)
+        pictures = []  # one, but for an area that shows only some of its rows: any that has the cursor's row in it
+        for first in range(max(0, row - height + 1), min(row, len(area) - height) + 1):
+            expected = [shown.rstrip() for shown in (above + area[first : first + height])[self.scrolled :]]
+            pictures.append((expected + [""] * (rows - len(expected)), (len(above) + row - first - self.scrolled, column)))
+        assert (self.terminal.picture, self.terminal.cursor) in pictures, (self.area, pictures[0])
+
+
+def some(chosen: random.Random, alphabet: str, most: int) -> str:
+    """Return a text of up to so many characters, none of which is a mark with nothing to be on."""
+    return "".join(chosen.choices(alphabet, k=chosen.randint(0, most))).lstrip("\u0301\ufe0f\u200d")
+
+
+def cursor_for(chosen: random.Random, line: str) -> int:
+    """Return a place in the line where the editor may have the cursor."""
+    return chosen.choice([at for at in range(len(line) + 1) if at == len(line) or cells_of(line[at])])
+
+
+def test_widths() -> None:
+    assert [width(text) for text in ("", "abc", "\u6f22", "\uff21", "\U0001f600", "\u00e9", "e\u0301", "\u2764\ufe0f", "\u200d")] == [
+        *(0, 3, 2, 2, 2, 1, 1, 1, 0)
+    ]
+    assert width("a\u6f22e\u0301") == 4
+
+
+@pytest.mark.parametrize("alphabet", ["a", "\u6f22", "a\u6f22", "e\u0301\U0001f600"], ids=["narrow", "wide", "mixed", "marks"])
+def test_every_length_and_every_cursor(alphabet: str) -> None:
+    """Ten columns, up to three rows typed: all exact multiples, all wide characters in the last column, on a screen that scrolls."""
+    for length in range(28):
+        line = (alphabet * length)[:length]
+        sitting = Sitting(10, 6)
+        for cursor in (at for at in range(length + 1) if at == length or cells_of(line[at])):
+            sitting.input("> ", line, cursor)
+            sitting.above([f"{length} {cursor}"])
+
+
+def test_a_long_talk_at_any_size() -> None:
+    chosen = random.Random(31)
+    for _ in range(40):
+        columns, rows = chosen.choice([10, 11, 20, 39, 40, 80, 200]), chosen.choice([2, 3, 5, 10, 24, 50])
+        alphabet = chosen.choice([NARROW, MIXED])
+        sitting = Sitting(columns, rows)
+        for _ in range(8):
+            line = chosen.choice([some(chosen, alphabet, columns * 3), "x" * (columns * chosen.randint(1, 3) - 2)])
+            sitting.input(chosen.choice(["> ", "", "\u6f22\u5b57> "]), line, cursor_for(chosen, line))
+            for _ in range(chosen.randint(0, 3)):
+                sitting.above([some(chosen, alphabet, columns * 2) for _ in range(chosen.randint(0, 6))])
+
+
+def test_a_line_longer_than_the_screen_is_shown_around_the_cursor() -> None:
+    chosen = random.Random(32)
+    for columns, rows in ((10, 2), (10, 3), (17, 4), (20, 5)):
+        sitting = Sitting(columns, rows)
+        for alphabet, length in ((NARROW, 400), (MIXED.replace("\t", ""), 2 * columns * rows - 4)):
+            line = "x" + "".join(chosen.choices(alphabet, k=length))
+            for _ in range(40):
+                sitting.input("> ", line, cursor_for(chosen, line))
+                sitting.above([some(chosen, alphabet, 30)])
+
+
+def test_after_the_window_was_resized() -> None:
+    chosen = random.Random(34)
+    sizes = [(10, 24), (20, 24), (21, 30), (40, 20), (80, 24), (200, 50)]
+    for _ in range(60):
+        sitting = Sitting(*chosen.choice(sizes))
+        for _ in range(5):
+            line = chosen.choice([some(chosen, chosen.choice([NARROW, MIXED]), 100), "x" * (20 * chosen.randint(1, 5) - 2)])
+            sitting.input("> ", line, cursor_for(chosen, line))
+            sitting.above([some(chosen, NARROW, 50)])
+            sitting.resize(*chosen.choice(sizes))
+            sitting.above([some(chosen, NARROW, 50)])
+
+
+def test_an_enormous_line_costs_no_more_than_a_screenful() -> None:
+    screen = Screen(80, 24, coloured=False, bell=False)
+
+    def seconds(line: str) -> float:
+        began = time.process_time()
+        for step in range(40):
+            assert len(screen.input("> ", line, len(line) * step // 40)) < 80 * 24 + 40
+        return time.process_time() - began
+
+    assert seconds("x" * 65_536) < 6 * seconds("x" * 3_000), "20 times as much without a limit"
+
+
+def test_the_cursor_is_on_its_character_however_long_the_line() -> None:
+    chosen = random.Random(33)
+    line = "x" + "".join(chosen.choices(MIXED.replace("\t", ""), k=5_000))
+    screen, terminal = Screen(20, 5, coloured=False, bell=False), Terminal(20, 5)
+    terminal.write(screen.above(["message"], "> ", "", 0))
+    for _ in range(100):
+        cursor = cursor_for(chosen, line)
+        terminal.write(screen.input("> ", line, cursor))
+        screen.resize(20, 5)
+        assert terminal.screen[terminal.row][terminal.column][0] == (line[cursor:] + " ")[0]
+        assert terminal.scrolled == 0
+        assert terminal.picture[0] == "message"
+
+
+def test_as_much_is_shown_before_the_cursor_as_behind_it() -> None:
+    screen, terminal = Screen(10, 6, coloured=False, bell=False), Terminal(10, 6)
+    for cursor, expected in ((0, (0, 2)), (98, (2, 0)), (200, (4, 2))):
+        terminal.write(screen.input("> ", "x" * 200, cursor))
+        assert terminal.cursor == expected
+        assert (terminal.picture[5], terminal.scrolled) == ("", 0)
+
+
+def test_a_window_too_small_for_anything() -> None:
+    screen = Screen(0, 0, coloured=False, bell=False)
+    for _ in range(2):
+        assert "\u6f22" in screen.above(["message"], "> ", "\u6f22\u6f22", 1)
+        screen.resize(1, 1)
+
+
+def test_many_lines_are_one_write_that_moves_back_once() -> None:
+    screen = Screen(40, 10, coloured=False, bell=False)
+    screen.input("> ", "half-typed", 4)
+    written = screen.above([f"message {number}" for number in range(1_000)], "> ", "half-typed", 4)
+    assert written.count("half-typed") == 1
+    assert written.count("\x1b") < 5
+
+
+def test_clearing_and_leaving() -> None:
+    sitting = Sitting(10, 6)
+    sitting.above(["one", "two"])
+    sitting.input("> ", "x" * 15, 3)
+    sitting.terminal.write(sitting.screen.clear("> ", "x" * 15, 12))
+    assert sitting.terminal.picture == ["> xxxxxxxx", "xxxxxxx", "", "", "", ""]
+    assert sitting.terminal.cursor == (1, 4)
+    sitting.messages.clear()
+    sitting.above(["three"])
+    sitting.input("> ", "x" * 15, 12)
+    written = sitting.screen.leave()
+    sitting.terminal.write(written)
+    assert "\x1b[0m" not in written
+    assert (sitting.terminal.picture, sitting.terminal.cursor) == (["three", "", "", "", "", ""], (1, 0))
+    sitting.terminal.write("the shell\r\n")  # while we are suspended
+    sitting.messages.append("the shell")
+    sitting.screen.resize(10, 6)
+    sitting.input("> ", "x" * 15, 3)
+    assert Screen(10, 6, coloured=True, bell=False).leave().endswith("\x1b[0m")
+
+
+# --- what arrived, as it is shown ---
+
+CLOCK = "12:34"
+
+
+def plain(styled: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", styled)
+
+
+def test_styles() -> None:
+    screen = Screen(80, 24, coloured=True, bell=True)
+    texts: list[tuple[Incoming, str]] = [
+        (Message("Anna", "hi\tthere"), "12:34 Anna: hi    there"),
+        (Notice("Anna joined"), "12:34 * Anna joined"),
+        (ServerError("no"), "12:34 ERROR no"),
+    ]
+    for incoming, text in texts:
+        styled = screen.style(incoming, CLOCK, "me")
+        assert plain(styled) == text
+        assert styled.startswith("12:34 \x1b[")
+        assert styled.count("\x1b[0m") == styled.count("\x1b[") / 2, "no colour is left on"
+        assert Screen(80, 24, coloured=False, bell=True).style(incoming, CLOCK, "me") == text
+    assert "\x1b[2m* Anna" in screen.style(Notice("Anna joined"), CLOCK, "me")
+    assert "\x1b[31mERROR" in screen.style(ServerError("no"), CLOCK, "me")
+
+
+def test_a_name_has_one_of_a_dozen_colours_always_the_same() -> None:
+    screen = Screen(80, 24, coloured=True, bell=True)
+    seen = {screen.style(Message(f"name{number}", ""), CLOCK, "me").split("m")[0] for number in range(200)}
+    assert len(seen) == 12
+    assert screen.style(Message("Attila", "x"), CLOCK, "me") == "12:34 \x1b[35mAttila\x1b[0m: x"
+
+
+@pytest.mark.parametrize(
+    ("text", "own_name", "named"),
+    [
+        ("hi Anna", "Anna", True),
+        ("ANNA!", "Anna", True),
+        ("anna: hi", "Anna", True),
+        ("(anna-)", "Anna", True),
+        ("hi Annabel", "Anna", False),
+        ("hi Joanna", "Anna", False),
+        ("hi Anna-2", "Anna", False),
+        ("hi x-Anna", "Anna", False),
+        ("hi Anna-2", "Anna-2", True),
+        ("a+b?", "a+b", True),
+        ("aab", "a+b", False),
+        ("STRASSE", "Stra\u00dfe", True),
+        ("Be\u0301la", "B\u00e9la", True),
+        ("\U0001f600!", "\U0001f600", True),
+        ("! !", "", False),
+    ],
+)
+def test_a_message_that_names_us_stands_out_and_rings(text: str, own_name: str, named: bool) -> None:
+    for coloured in (True, False):
+        for bell in (True, False):
+            styled = Screen(80, 24, coloured, bell).style(Message("other", text), CLOCK, own_name)
+            assert styled.count("\a") == (named and bell)
+            assert ("\x1b[1;7m" in styled) == (named and coloured)
+            assert plain(styled).rstrip("\a") == f"12:34 other: {text}"
+    assert "\a" not in Screen(80, 24, True, True).style(Message(own_name, text), CLOCK, own_name), "our own"
+
+
+def test_the_bell_rings_where_it_is_shown() -> None:
+    screen, terminal = Screen(20, 5, coloured=True, bell=True), Terminal(20, 5)
+    lines = [screen.style(Message("other", "hi me, me, me and me"), CLOCK, "me"), screen.style(Message("other", "hi"), CLOCK, "me")]
+    terminal.write(screen.above(lines, "me> ", "", 0))
+    assert terminal.bells == 1
+    assert terminal.picture == ["12:34 other: hi me,", "me, me and me", "12:34 other: hi", "me>", ""]
+
+
+# --- a real terminal ---
+
+
+class Tmux:
+    """A tmux of our own, with one pane that shows what is written to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._command = ["tmux", "-u", "-f", os.devnull, "-S", str(directory / "socket")]
+        self._writes = 0
+        fifo = directory / "fifo"
+        os.mkfifo(fifo)
+        self._pane = os.open(fifo, os.O_RDWR)  # for both, so that opening does not wait for the other side
+        self._tmux("new-session", "-d", f"stty raw -echo; exec cat '{fifo}'", ";", "set-option", "-g", "status", "off")
+
+    def close(self) -> None:
+        self._tmux("kill-server")
+        os.close(self._pane)
+
+    def resize(self, columns: int, rows: int) -> None:
+        self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
+
+    def blank(self, columns: int, rows: int) -> None:
+        """A screen of that size with nothing on it, nor above it."""
+        self.resize(columns, rows)
+        self.write("\x1b[H\x1b[J")
+        self._tmux("clear-history")
+
+    def write(self, text: str) -> tuple[list[str], tuple[int, int], list[str]]:
+        """Write it; return, when it has been shown, the rows, the cursor's row and column, and the rows that have scrolled away."""
+        self._writes += 1
+        data = f"{text}\x1b]2;{self._writes}\x1b\\".encode()  # a title tells that all before it has been taken
+        while data:
+            data = data[os.write(self._pane, data) :]
+        deadline = time.monotonic() + 5
+        state = "#{pane_title} #{cursor_y} #{cursor_x} #{history_size}"
+        while True:
+            about, *shown = self._tmux("display-message", "-p", state, ";", "capture-pane", "-p", "-S", "-").split("\n")[:-1]
+            title, row, column, scrolled = about.split(" ")
+            if title == str(self._writes):
+                rows = [row.rstrip() for row in shown]
+                return rows[int(scrolled) :], (int(row), int(column)), rows[: int(scrolled)]
+            assert time.monotonic() < deadline, f"tmux does not show it: {about!r}"
+
+    def _tmux(self, *arguments: str) -> str:
+        run = subprocess.run(
+            [*self._command, *arguments], check=False, capture_output=True, encoding="utf-8", env={**os.environ, "LC_ALL": "C.UTF-8"}
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+
+@pytest.fixture(scope="module")
+def tmux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tmux]:
+    if not shutil.which("tmux"):
+        pytest.skip("there is no tmux: neither the screen nor the model of a terminal is compared with a real one")
+    started = Tmux(tmp_path_factory.mktemp("tmux"))
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+ALIKE = MIXED.replace("\u2764\ufe0f\u200d", "")
+"""All that terminals agree on: joined emoji differ."""
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (40, 10), (200, 50), (10, 3)])
+def test_tmux_and_the_model_show_the_same(tmux: Tmux, columns: int, rows: int) -> None:
+    chosen = random.Random(columns)
+    screen, terminal = Screen(columns, rows, coloured=True, bell=False), Terminal(columns, rows)
+    tmux.blank(columns, rows)
+    for step in range(12):
+        line = chosen.choice([some(chosen, ALIKE, columns * 3), "\u6f22" * columns, "x" * (columns * chosen.randint(1, 3) - 2)])
+        cursor = cursor_for(chosen, line)
+        written = screen.input("> ", line, cursor)
+        for _ in range(3):
+            texts = [some(chosen, ALIKE, columns * 2) for _ in range(chosen.randint(0, 4))]
+            written += screen.above([screen.style(Message("other", text), CLOCK, "me") for text in texts], "> ", line, cursor)
+        if step == 6:
+            written += screen.leave() + screen.clear("> ", line, cursor)
+        terminal.write(written)
+        assert tmux.write(written)[:2] == (terminal.picture, terminal.cursor)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 50)])
+@pytest.mark.parametrize("new_size", [(80, 24), (40, 12), (20, 24)])
+def test_what_tmux_shows_is_right_after_a_resize(tmux: Tmux, size: tuple[int, int], new_size: tuple[int, int]) -> None:
+    """In particular for a line whose end comes to be the end of a row, with the cursor behind it."""
+    columns, rows = new_size
+    messages = ["first", "m" * 45, "last"]
+    for line, cursor in [("x" * 38, 38), ("x" * 78, 78), ("x" * 78, 20), ("\u6f22\u5b57a" * 12, 20), ("y" * 50 + "\u6f22" * 20, 70)]:
+        tmux.blank(*size)
+        screen = Screen(*size, coloured=False, bell=False)
+        tmux.write(screen.input("> ", "z" * 3 * columns, 0))  # whose cells are not to be wrapped anew with what comes to stand there
+        tmux.write(screen.above(messages, "> ", line, cursor))
+        tmux.resize(columns, rows)
+        screen.resize(columns, rows)
+        picture, at, history = tmux.write(screen.input("> ", line, cursor))
+        above = [shown for message in messages for shown in wrapped(message, columns)]
+        area = [shown.rstrip() for shown in wrapped("> " + line, columns)]
+        row, column = cursor_in("> " + line[:cursor], "> " + line, columns)
+        top = at[0] - row
+        assert (picture[top:], at[1]) == (area + [""] * (rows - top - len(area)), column)
+        over_it = history + picture[:top]
+        if top == 0:  # tmux scrolls while it wraps anew: what it has put into its history nobody can take out again
+            over_it = over_it[: len(above)]
+        assert over_it == above
+
+
+def test_typing_leaves_nothing_in_the_history_of_tmux(tmux: Tmux) -> None:
+    tmux.blank(40, 10)
+    screen = Screen(40, 10, coloured=False, bell=False)
+    for length in range(0, 100, 9):
+        assert tmux.write(screen.input("> ", "x" * length, length))[2] == []
