@@ -23,9 +23,9 @@ from .protocol import BroadcastError
 from .server import BroadcastServer
 from .terminal import Terminal
 
-GC_THRESHOLDS = (10_000, 10, 100)
+GC_THRESHOLDS = (5_000, 10, 200)
 """A pass takes 0.3 us an object and ten thousand clients are a million: with the usual thresholds full passes paused the server for up to
-350 ms while they joined. These make one only after ten million, and keep the second generation's at some 30 ms."""
+350 ms while they joined. These make one only after ten million, and keep the second generation's at some 20 ms."""
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes; argparse's own is 2, for bad arguments."""

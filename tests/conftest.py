@@ -48,6 +48,7 @@ class Peer:
         """All lines up to the end of the stream, which has to come in order."""
         async with asyncio.timeout(PATIENCE):
             data = await self.reader.read()
+        self.writer.close()
         return [line.decode() for line in data.split(b"\r\n")[:-1]]
 
     async def synchronise(self) -> list[str]:
