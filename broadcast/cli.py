@@ -9,8 +9,10 @@ import gc
 import math
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, client, logger, protocol, server
@@ -23,15 +25,27 @@ from .protocol import BroadcastError
 from .server import BroadcastServer
 from .terminal import Terminal
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 GC_THRESHOLDS = (5_000, 10, 200)
 """A pass takes 0.3 us an object and ten thousand clients are a million: with the usual thresholds full passes paused the server for up to
 350 ms while they joined. These make one only after ten million, and keep the second generation's at some 20 ms."""
+
+RESERVED_DESCRIPTORS = 128
+"""Open files kept for all that is not a client: listening, the log, and those who are being told that the server is full."""
+
+UNLIMITED_DESCRIPTORS = 1_048_576
+"""What to ask for where there is no limit: more than one process can serve, and no kernel refuses it."""
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes; argparse's own is 2, for bad arguments."""
 
 
 SERVER = "Run a room: what one client sends reaches all others."
+TOKEN_HELP = "file with the token that clients have to know; also BROADCAST_TOKEN in the environment"
 CLIENT = "Join a room: lines typed or piped in go to all others, what they send is printed."
 
 
@@ -46,8 +60,8 @@ def seconds(text: str) -> float:
     return value
 
 
-def number_of_bytes(text: str) -> int:
-    """Read an argument that is a size above 0."""
+def whole_number(text: str) -> int:
+    """Read an argument that is a whole number above 0."""
     value = int(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
@@ -82,8 +96,13 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default=server.DEFAULT_HOST, help="address or name to listen on; empty for every interface")
     add("--port", type=port_number, default=server.DEFAULT_PORT, help="port; 0 takes a free one")
     add("--timeout", type=seconds, default=server.DEFAULT_TIMEOUT, metavar="S", help="seconds a client may be silent")
-    add("--backlog", type=number_of_bytes, default=server.DEFAULT_BACKLOG, metavar="BYTES", help="kept for slow readers")
+    add("--backlog", type=whole_number, default=server.DEFAULT_BACKLOG, metavar="BYTES", help="kept for slow readers")
     add("--grace", type=seconds, default=server.DEFAULT_GRACE, metavar="S", help="seconds they may hold up the room")
+    add("--max-clients", type=whole_number, metavar="N", help=f"connections at once (default: {server.DEFAULT_MAX_CLIENTS})")
+    add("--max-rate", type=seconds, metavar="N", help="lines a second from one client, which is slowed down to it")
+    add("--tls-cert", metavar="FILE", help="certificate chain, PEM: everything is encrypted")
+    add("--tls-key", metavar="FILE", help="its key, PEM; where it is not in the same file")
+    add("--token-file", metavar="FILE", help=TOKEN_HELP)
     add("--no-notices", dest="notices", action="store_false", help="do not tell who joins and leaves")
     level = os.environ.get("LOG_LEVEL", "INFO")
     add("--log-level", type=log_level, default=level, metavar="LEVEL", help=f"one of {', '.join(logger.LEVELS)}")
@@ -96,6 +115,9 @@ def _add_client_arguments(parser: argparse.ArgumentParser) -> None:
     add("--user", type=username, default="anonymous", metavar="NAME", help="name to be known by")
     add("--heartbeat", type=seconds, default=client.DEFAULT_HEARTBEAT, metavar="S", help="seconds between signs of life")
     add("--listen", action="store_true", help="only print: do not read stdin, stay until the server ends")
+    add("--tls", action="store_true", help="use TLS; the server has to be trusted and to be called --host")
+    add("--tls-ca", metavar="FILE", help="certificates to trust in place of the system's, PEM")
+    add("--token-file", metavar="FILE", help=TOKEN_HELP)
     add("--reconnect", action="store_true", help="take up a lost connection again, for as long as it takes")
     add("--quiet", action="store_true", help="do not ring the bell when somebody names you")
     add("--text", action="store_true", help="send every line of stdin as text, also one that begins with a backslash")
@@ -118,9 +140,19 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     parser = _parser(program, SERVER)
     _add_server_arguments(parser)
     options = parser.parse_args(arguments)
-    logger.configure(options.log_level)
+    tls = _server_context(parser, options)
+    token = _token(parser, options)
+    allowed = _descriptors_allowed()
+    if options.max_clients is None:
+        options.max_clients = min(server.DEFAULT_MAX_CLIENTS, allowed)
+    elif options.max_clients > allowed:
+        parser.error(f"argument --max-clients: the system's limit on open files allows {allowed}, not {options.max_clients}")
     gc.set_threshold(*GC_THRESHOLDS)
-    return asyncio.run(_serve(options))
+    log = logger.Log(options.log_level)
+    try:
+        return asyncio.run(_serve(options, log, tls, token))
+    finally:
+        log.close()
 
 
 def main_client(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -128,7 +160,8 @@ def main_client(arguments: Sequence[str] | None = None, program: str | None = No
     away, 130 and 143 after SIGINT and SIGTERM."""
     parser = _parser(program, CLIENT)
     _add_client_arguments(parser)
-    return asyncio.run(_talk(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    return asyncio.run(_talk(options, _client_context(parser, options), _token(parser, options)))
 
 
 def main() -> NoReturn:
@@ -147,7 +180,64 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-async def _serve(options: argparse.Namespace) -> int:
+def _server_context(parser: argparse.ArgumentParser, options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.tls_cert:
+        if options.tls_key:
+            parser.error("argument --tls-key: needs --tls-cert")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as problem:
+        parser.error(f"argument --tls-cert: can't use {options.tls_cert}: {problem.strerror or problem}")
+    return context
+
+
+def _client_context(parser: argparse.ArgumentParser, options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.tls:
+        if options.tls_ca:
+            parser.error("argument --tls-ca: needs --tls")
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.tls_ca)
+    except OSError as problem:
+        parser.error(f"argument --tls-ca: can't use {options.tls_ca}: {problem.strerror or problem}")
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
+    """Return the token: from its file or the environment, never from an argument, where `ps` shows it."""
+    if not options.token_file:
+        token = os.environ.get("BROADCAST_TOKEN")
+    else:
+        try:
+            token = Path(options.token_file).read_text(encoding="utf-8").strip()
+            mode = Path(options.token_file).stat().st_mode
+        except (OSError, UnicodeError) as problem:
+            parser.error(f"argument --token-file: can't read {options.token_file}: {getattr(problem, 'strerror', None) or problem}")
+        if os.name == "posix" and mode & 0o077:
+            complain(f"warning: others can read {options.token_file}; chmod 600 keeps them out")
+    if token is not None and (not token or protocol.clean(token.encode(errors="replace")) != token or any(map(str.isspace, token))):
+        parser.error("the token has to be one word of characters that can be shown")
+    return token
+
+
+def _descriptors_allowed() -> int:
+    """Raise the limit on open files to what the system allows; return how many connections fit in."""
+    if resource is None:
+        return server.DEFAULT_MAX_CLIENTS
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        most = UNLIMITED_DESCRIPTORS
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, int(now) - RESERVED_DESCRIPTORS)
+
+
+async def _serve(options: argparse.Namespace, log: logger.Log, tls: ssl.SSLContext | None, token: str | None) -> int:
     stop = asyncio.Event()
     task, status = asyncio.current_task(), OK
     loop = asyncio.get_running_loop()
@@ -170,7 +260,18 @@ async def _serve(options: argparse.Namespace) -> int:
             backlog=options.backlog,
             grace=options.grace,
             notices=options.notices,
-        ):
+            max_clients=options.max_clients,
+            max_rate=options.max_rate,
+            tls=tls,
+            token=token,
+        ) as running:
+
+            def tell() -> None:
+                numbers = running.statistics() | {"log lines lost": log.lost}
+                LOGGER.info("%s", ", ".join(f"{name} {number}" for name, number in numbers.items()))
+
+            if hasattr(signal, "SIGUSR1"):
+                _on_signal(signal.SIGUSR1, tell)
             await stop.wait()
     except BroadcastError as problem:
         complain(str(problem))
@@ -188,7 +289,7 @@ def _log_problem(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
     LOGGER.error("%s: %s", context["message"], problem, exc_info=bug)
 
 
-async def _talk(options: argparse.Namespace) -> int:
+async def _talk(options: argparse.Namespace, tls: ssl.SSLContext | None, token: str | None) -> int:
     task, status = asyncio.current_task(), OK
 
     def on_signal(code: int) -> None:
@@ -201,7 +302,11 @@ async def _talk(options: argparse.Namespace) -> int:
     _on_signal(signal.SIGTERM, on_signal, TERMINATED)
     try:
         with Console() as console:
-            await _show_and_talk(options, console, lambda: on_signal(INTERRUPTED))
+
+            def connect() -> BroadcastClient:
+                return BroadcastClient(options.host, options.port, options.user, heartbeat=None, tls=tls, token=token)
+
+            await _show_and_talk(options, console, connect, lambda: on_signal(INTERRUPTED))
     except OutputClosedError:
         pass
     except BroadcastError as problem:
@@ -213,10 +318,9 @@ async def _talk(options: argparse.Namespace) -> int:
     return status
 
 
-async def _show_and_talk(options: argparse.Namespace, console: Console, interrupt: Callable[[], None]) -> None:
-    def connect() -> BroadcastClient:
-        return BroadcastClient(options.host, options.port, options.user, heartbeat=None)
-
+async def _show_and_talk(
+    options: argparse.Namespace, console: Console, connect: Callable[[], BroadcastClient], interrupt: Callable[[], None]
+) -> None:
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
     view: Pipeline | Terminal
     if is_dumb or options.json or options.listen or not console.can_be_raw:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -37,7 +38,8 @@ class BroadcastClient:
     connection in order, and raises ConnectionLostError when it breaks; what had arrived is given before either.
 
     `heartbeat`: seconds between two signs of life, None to leave `keep_alive` to the caller. `connect_timeout`: seconds. `line_limit`: bytes
-    that the server accepts in a line; what it sends may be three times as long.
+    that the server accepts in a line; what it sends may be three times as long. `tls`: a context that says whom to trust; None for plain
+    TCP. `token`: the word that the server asks for.
 
     Raises UsernameError for a bad `user`; on entering ConnectError where the server can't be reached, RefusedError where it refuses.
     """
@@ -51,6 +53,8 @@ class BroadcastClient:
         heartbeat: float | None = DEFAULT_HEARTBEAT,
         connect_timeout: float = CONNECT_TIME,
         line_limit: int = protocol.LINE_LIMIT,
+        tls: ssl.SSLContext | None = None,
+        token: str | None = None,
     ) -> None:
         self.user = protocol.check_username(user)  # the name it has: the server may give it a number when it is taken
         self.address = show_address((host, port))
@@ -58,6 +62,8 @@ class BroadcastClient:
         self._port = port
         self._heartbeat = heartbeat
         self._connect_timeout = connect_timeout
+        self._tls = tls
+        self._token = token
         self._cutter = LineCutter(protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES)
         self._lines: deque[str] = deque()  # arrived, not given out yet
         self._name_may_follow = False  # from SUCCESS to the line after it
@@ -73,7 +79,7 @@ class BroadcastClient:
 
     async def connect(self) -> None:
         """Connect and shake hands. Raises ConnectError or RefusedError; nothing is left open then."""
-        self._connection = await connect(self._host, self._port, self._connect_timeout)
+        self._connection = await connect(self._host, self._port, self._connect_timeout, self._tls)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._shake_hands(self._connection)
@@ -87,10 +93,11 @@ class BroadcastClient:
             self._heart = asyncio.create_task(self.keep_alive(self._heartbeat))
 
     async def _shake_hands(self, connection: Connection) -> None:
-        connection.write(Connect(self.user).encode())
+        connection.write(Connect(self.user, self._token).encode())
         while not self._lines:
             if not await self._read():
-                raise ConnectError(f"{self.address} closed the connection without an answer")
+                hint = "" if self._tls else "; does it want --tls?"
+                raise ConnectError(f"{self.address} closed the connection without an answer{hint}")
         answer = self._lines.popleft()
         if answer != protocol.SUCCESS:
             said = protocol.parse_incoming(answer)

@@ -115,6 +115,8 @@ class Fanout:
         self._open = Batch(0)  # what is published and not flushed yet
         self._flush_due = False  # while a flush is scheduled for the end of the turn
         self._notices_due: asyncio.TimerHandle | None = None  # while one is scheduled for notices alone
+        self.deliveries = 0  # lines times those who get them, since the beginning
+        self.dropped = 0  # clients too slow, likewise
         self._closed = False  # from `close` on
         self._ready: dict[Receiver, None] = {}  # have had every batch before the open one
         self._lagging: dict[Receiver, None] = {}  # have a cursor and a feeder
@@ -164,6 +166,16 @@ class Fanout:
     # --- publishing ---
 
     @property
+    def lagging(self) -> int:
+        """How many clients have not taken all they were sent."""
+        return len(self._lagging)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes kept for them."""
+        return self._backlog_weight
+
+    @property
     def held(self) -> bool:
         """Whether input has to wait because too much is owed to those who read slowly."""
         return not self._released.is_set()
@@ -181,6 +193,7 @@ class Fanout:
             self._flush()
         batch = self._open
         batch.blocks.append(block)
+        self.deliveries += block.count(b"\n") * (len(self._ready) + len(self._lagging) - (author is not None))
         if author:
             batch.withhold(author, batch.size, batch.size + len(block))
         batch.size += len(block)
@@ -297,5 +310,6 @@ class Fanout:
                 too_slow_before = batch.number + 1
                 break
         for receiver in [receiver for receiver in self._lagging if receiver.cursor < too_slow_before]:
+            self.dropped += 1
             self.drop(receiver)
             receiver.on_too_slow()

@@ -2,19 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import logging.handlers
+import os
+import queue
+import sys
+import threading
 
 LOGGER = logging.getLogger("broadcast")
 """What this package logs to. As a library it sets nothing up: that is the program's to do."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
+QUEUE_LIMIT = 10_000
+"""Log lines that wait to be written: a rush of ten thousand clients fits in, and it is 5 MB."""
 
-def configure(level: str) -> None:
-    """Send the log to stderr from `level` (one of LEVELS) up, a line an event, with the time in front."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    LOGGER.handlers[:] = [handler]
-    LOGGER.setLevel(level)
-    LOGGER.propagate = False
-    logging.raiseExceptions = False  # a log that can't be written must not print tracebacks
+CLOSING_TIME = 0.5
+"""Seconds that the last lines have to be written."""
+
+
+class Log:
+    """The log of a program on stderr, from `level` (one of LEVELS) up, a line an event, with the time in front; `close` it at the end.
+
+    A thread of its own writes it, so a stderr that takes nothing, or is not there, delays and stops nobody; what does not fit a bounded
+    queue is dropped and counted in `lost`.
+    """
+
+    def __init__(self, level: str) -> None:
+        self.lost = 0
+        self._queue: queue.Queue[logging.LogRecord] = queue.Queue(QUEUE_LIMIT)
+        front = _Front(self._queue)
+        front.log = self
+        writer = _Writer()
+        writer.log = self
+        writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        self._listener = logging.handlers.QueueListener(self._queue, writer)
+        self._listener.start()
+        LOGGER.handlers[:] = [front]
+        LOGGER.setLevel(level)
+        LOGGER.propagate = False
+
+    def close(self) -> None:
+        """Have the last lines written, within CLOSING_TIME."""
+
+        def stop() -> None:
+            with contextlib.suppress(queue.Full):
+                self._listener.stop()
+
+        stopping = threading.Thread(target=stop, daemon=True)  # it waits for the writer, which may be stuck for good
+        stopping.start()
+        stopping.join(CLOSING_TIME)
+
+
+class _Front(logging.handlers.QueueHandler):
+    log: Log
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.log.lost += 1
+
+
+class _Writer(logging.Handler):
+    log: Log
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take no lock: only one thread is here, and the interpreter's end would wait for it while it is stuck."""
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is None:  # descriptor 2 is somebody else's by now
+            return
+        rest = f"{self.format(record)}\n".encode(errors="replace")
+        try:
+            while rest:  # not by sys.stderr: its lock, held by a thread that is stuck, would abort the interpreter's end
+                rest = rest[os.write(2, rest) :]
+        except OSError:
+            self.log.lost += 1

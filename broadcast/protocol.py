@@ -45,6 +45,7 @@ _TAB, _LF, _BACKSLASH, _DELETE = 0x09, 0x0A, 0x5C, 0x7F
 _CONTROLS = [*(code for code in range(0x20) if code != _TAB), *range(_DELETE, 0xA0)]
 _BIDIRECTIONAL = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _CLEANED = {code: REPLACEMENT for code in _CONTROLS + _BIDIRECTIONAL}
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # printable, says Unicode, and nothing is to be seen
 _SPECIAL_ASCII = bytes([*(code for code in _CONTROLS if code < 0x80 and code != _LF), _BACKSLASH])
 
 HEARTBEATS = frozenset((b"\\ping\n", b"\\ping\r\n", b"\\\\ping\n", b"\\\\ping\r\n"))
@@ -56,7 +57,13 @@ HANDSHAKE_TIMED_OUT = "handshake timed out"
 TOO_SLOW = "too slow: did not read what it was sent in time"
 TIMED_OUT = "timed out: nothing heard for"
 SHUTTING_DOWN = "server is shutting down"
-PASSING_REFUSALS = (SHUTTING_DOWN, HANDSHAKE_TIMED_OUT)
+FULL = "server is full"
+NOT_AUTHORISED = "not authorised"
+NO_TLS_HERE = "this server does not use TLS: connect without it"
+TLS_FIRST_BYTE = b"\x16"
+"""What a TLS client begins with, and then waits for an answer: no line of this protocol does."""
+
+PASSING_REFUSALS = (SHUTTING_DOWN, HANDSHAKE_TIMED_OUT, FULL)
 """Refusals that say nothing against who is refused: another try may well succeed."""
 
 _ERROR, _NOTICE = "ERROR ", "* "
@@ -249,8 +256,10 @@ def check_username(name: str) -> str:
             raise UsernameError(f"longer than {NAME_LIMIT} characters")
         if any(map(str.isspace, form)):
             raise UsernameError("it has white space in it")
-        if not form.isprintable() or REPLACEMENT in form:
+        if not form.isprintable() or REPLACEMENT in form or not _BLANK.isdisjoint(form):
             raise UsernameError("it has characters in it that can't be shown")
+        if all(unicodedata.category(character).startswith("M") for character in form):
+            raise UsernameError("it has nothing in it but combining marks")
         if ":" in form:
             raise UsernameError("it has a colon in it")
         if form[0] in "*\\":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
+import ssl
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +18,7 @@ from .fanout import Fanout
 from .logger import LOGGER
 from .protocol import BroadcastError
 from .registry import Registry
-from .session import End, Room, Session
+from .session import End, Room, Session, Traffic
 from .streams import Address, Connection, reason, resolve, show_address
 
 DEFAULT_HOST = "127.0.0.1"
@@ -44,6 +46,12 @@ SEND_BUFFER = 262_144
 """Bytes that the system may hold for one client. Left to itself it takes up to 4 MiB, and 500 stalled readers held 1.5 GB; with this
 0.3 GB, at the same speed."""
 
+DEFAULT_MAX_CLIENTS = 10_240
+"""Connections at once, those in their handshake too: what one core serves well, and some 100 MB."""
+
+TURNED_AWAY_LIMIT = 64
+"""Connections beyond that at once that are told so, for FAREWELL_TIME each; more are cut off."""
+
 PORT_TRIES = 20
 """How often a free port is tried before it is given up that it is free on all addresses of a host."""
 
@@ -57,7 +65,9 @@ class BroadcastServer:
 
     `host`: a name or an address; empty means every interface, a name all its addresses. `port`: 0 takes a free one, the same for all.
     `timeout`, `handshake_timeout`: seconds of silence after which a client is gone. `backlog`: bytes kept for slow readers. `grace`:
-    seconds for which they may hold up the room. `notices`: whether joining and leaving is told. `line_limit`: bytes.
+    seconds for which they may hold up the room. `notices`: whether joining and leaving is told. `line_limit`: bytes. `max_clients`:
+    connections at once. `max_rate`: lines a second from one client, which is slowed down to it; None for any. `tls`: a context with a
+    certificate. `token`: a word that clients have to know.
 
     Raises ValueError for a limit that is not above 0, and ListenError, from `start`, where it cannot listen.
     """
@@ -73,6 +83,10 @@ class BroadcastServer:
         notices: bool = True,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         line_limit: int = protocol.LINE_LIMIT,
+        max_clients: int = DEFAULT_MAX_CLIENTS,
+        max_rate: float | None = None,
+        tls: ssl.SSLContext | None = None,
+        token: str | None = None,
     ) -> None:
         for name, value in {
             "timeout": timeout,
@@ -80,6 +94,8 @@ class BroadcastServer:
             "grace": grace,
             "handshake_timeout": handshake_timeout,
             "line_limit": line_limit,
+            "max_clients": max_clients,
+            "max_rate": 1 if max_rate is None else max_rate,
         }.items():
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
@@ -91,9 +107,15 @@ class BroadcastServer:
         self._notices = notices
         self._handshake_timeout = handshake_timeout
         self._line_limit = line_limit
+        self._max_clients = max_clients
+        self._max_rate = max_rate
+        self._tls = tls
+        self._token = token.encode() if token is not None else None
+        self._began = 0.0  # set when it listens, in the loop's time
         self._room: Room | None = None  # while it listens
         self._listeners: list[asyncio.Server] = []  # while it listens: one an address
         self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
+        self._turned_away: set[asyncio.Task[None]] = set()  # likewise
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -112,8 +134,13 @@ class BroadcastServer:
             timeout=self._timeout,
             handshake_timeout=self._handshake_timeout,
             line_limit=self._line_limit,
+            max_rate=self._max_rate,
             notices=self._notices,
+            tls=self._tls,
+            token=self._token,
+            traffic=Traffic(),
         )
+        self._began = asyncio.get_running_loop().time()
         sockets = await _bind(self.host, self.port)
         self.port = sockets[0].getsockname()[1]
         for listening in sockets:
@@ -122,6 +149,31 @@ class BroadcastServer:
             listening.listen(LISTEN_BACKLOG)
             LOGGER.info("listening on %s", show_address(listening.getsockname()))
         clock.start()
+        self._warn_of_exposure([listening.getsockname()[0] for listening in sockets])
+
+    def statistics(self) -> dict[str, int | float]:
+        """Return what can be said of the server in numbers, while it listens: bytes, seconds, and counts since it began or as of now."""
+        if self._room is None:
+            return {}
+        fanout, traffic = self._room.fanout, self._room.traffic
+        return {
+            "clients": len(self._room.registry),
+            "lagging": fanout.lagging,
+            "lines in": traffic.lines,
+            "bytes in": traffic.octets,
+            "deliveries": fanout.deliveries,
+            "backlog bytes": fanout.backlog,
+            "dropped": fanout.dropped,
+            "uptime": round(asyncio.get_running_loop().time() - self._began, 1),
+        }
+
+    def _warn_of_exposure(self, hosts: list[str]) -> None:
+        if self._tls or all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts):
+            return
+        if self._token is None:
+            LOGGER.warning("anyone who reaches this port can join, read and speak: no token is asked for, and nothing is encrypted")
+        else:
+            LOGGER.warning("the token and all that is said can be read on the way: nothing is encrypted, there is no TLS")
 
     async def close(self) -> None:
         """Stop accepting, tell everyone, give them SHUTDOWN_TIME to take what they are owed, and return when all is closed.
@@ -151,7 +203,7 @@ class BroadcastServer:
             if self._sessions:
                 await asyncio.wait(self._sessions, timeout=SHUTDOWN_TIME)
         finally:
-            tasks = list(self._sessions)
+            tasks = [*self._sessions, *self._turned_away]
             for task in tasks:
                 task.cancel()
             room.clock.stop()
@@ -164,10 +216,24 @@ class BroadcastServer:
             writer.close()
             return
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        session = Session(Connection(reader, writer), self._room)
+        connection = Connection(reader, writer)
+        if len(self._sessions) >= self._max_clients:
+            self._turn_away(connection)
+            return
+        session = Session(connection, self._room)
         task = asyncio.create_task(session.run())
         self._sessions[task] = session
         task.add_done_callback(self._forget)
+
+    def _turn_away(self, connection: Connection) -> None:
+        if self._tls or len(self._turned_away) >= TURNED_AWAY_LIMIT:
+            connection.reset()
+            return
+        LOGGER.info("%s refused: %s", connection.peer(), protocol.FULL)
+        connection.write(protocol.encode(protocol.error(protocol.FULL)))
+        task = asyncio.create_task(connection.end_in_order())
+        self._turned_away.add(task)
+        task.add_done_callback(self._turned_away.discard)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._sessions[task]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import hmac
+import math
+import ssl
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
@@ -19,6 +22,14 @@ TURN_TIME = 0.002
 """Seconds that one client may keep the others waiting before they get their turn."""
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What came in since the beginning."""
+
+    lines: int = 0
+    octets: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What the sessions of one server share, and the limits they keep."""
@@ -29,7 +40,11 @@ class Room:
     timeout: float  # seconds of silence after which a client is gone
     handshake_timeout: float  # seconds for the first line
     line_limit: int  # bytes
+    max_rate: float | None  # lines a second from one client
     notices: bool  # whether joining and leaving is told
+    tls: ssl.SSLContext | None
+    token: bytes | None  # what a client has to know
+    traffic: Traffic
 
 
 class End(enum.Enum):
@@ -55,6 +70,8 @@ class Session:
         "_interruption",
         "_is_in",
         "_lines",
+        "_may_send_at",
+        "_may_speak",
         "_name",
         "_owed",
         "_patience",
@@ -73,6 +90,8 @@ class Session:
         self._heard_at = room.clock.reading()  # the last sign of life; blank lines in place of a CONNECT are none
         self._patience = room.handshake_timeout  # from its SUCCESS on: room.timeout
         self._owed = (0, 0)  # while it leaves: the batch it gets next, bytes of the one before; as of the last look
+        self._may_speak = room.tls is None  # whether what we write would be understood
+        self._may_send_at = -math.inf  # with a maximum rate: until when its lines have used that up, in the time awake
         self._name = ""  # set at its SUCCESS
         self._is_in = False  # from its SUCCESS until its stay ends: the name is its own
         self._receiver: Receiver | None = None  # from its SUCCESS on
@@ -91,8 +110,9 @@ class Session:
             await self._leave(self._receiver, end)
         except HandshakeError as problem:
             LOGGER.info("%s refused: %s", self._connection.peer(), problem)
-            self._complain(str(problem))
-            await self._connection.end_in_order()
+            if self._may_speak:
+                self._complain(str(problem))
+                await self._connection.end_in_order()
         finally:
             watch.cancel()
             if self._receiver:
@@ -140,7 +160,15 @@ class Session:
     # --- the stay ---
 
     async def _stay(self) -> End:
+        if self._room.tls:
+            try:
+                await self._connection.start_tls(self._room.tls, 2 * self._room.handshake_timeout)  # `_watch` comes first
+            except OSError as problem:
+                raise HandshakeError(f"TLS failed: {problem.strerror or problem}") from None
+            self._may_speak = True
         connect = protocol.parse_connect(await self._first_line())
+        if self._room.token is not None and not hmac.compare_digest(self._room.token, (connect.token or "").encode()):
+            raise HandshakeError(protocol.NOT_AUTHORISED)
         await self._room.fanout.until_released()
         if self._interruption:  # it came in this very turn: the fan-out may be closed by now
             return self._interruption
@@ -178,8 +206,11 @@ class Session:
             if isinstance(run, TooLong):
                 await self._answer((protocol.line_too_long(self._room.line_limit),))
                 continue
+            if self._room.max_rate:
+                run = await self._slow_down(run, self._room.max_rate)
             count, items = protocol.parse(run, prefix)
             self._lines += count
+            self._room.traffic.lines += count
             for item in items:
                 await fanout.until_released()
                 if isinstance(item, bytes):
@@ -200,15 +231,31 @@ class Session:
             if self._input_ended:
                 return None
             chunk = await self._connection.read_chunk()
-            if chunk in protocol.HEARTBEATS and self._is_in and self._cutter.is_between_lines:
+            self._room.traffic.octets += len(chunk)
+            if chunk in protocol.HEARTBEATS and self._is_in and self._cutter.is_between_lines and not self._room.max_rate:
                 self._lines += 1  # the long way would cost a quiet room a fifth more
+                self._room.traffic.lines += 1
                 self._heard_at = self._room.clock.reading()
                 continue
+            if not self._is_in and self._cutter.is_between_lines and chunk.startswith(protocol.TLS_FIRST_BYTE):
+                raise HandshakeError(protocol.NO_TLS_HERE)
             self._input_ended = not chunk
             self._runs.extend(self._cutter.feed(chunk) if chunk else self._cutter.finish())
             if self._runs and self._is_in:
                 self._heard_at = self._room.clock.reading()
         return self._runs.pop(0)
+
+    async def _slow_down(self, run: bytes, rate: float) -> bytes:
+        """Return the beginning of a run, a second's worth at most, when its lines may go on; its client feels it as backpressure."""
+        lines = run.split(b"\n", math.ceil(rate))
+        if rest := lines.pop():
+            self._runs.insert(0, rest)
+        now = self._room.clock.awake()
+        self._may_send_at = max(self._may_send_at, now - 1) + len(lines) / rate
+        while (left := self._may_send_at - self._room.clock.awake()) > 0:
+            self._heard_at = self._room.clock.reading()  # it is not silent, we do not listen
+            await asyncio.sleep(min(left, self._patience / 2))
+        return b"\n".join([*lines, b""])
 
     async def _answer(self, lines: tuple[str, ...]) -> None:
         """Answer and wait until it is taken: a client that asks and never reads stops only itself."""

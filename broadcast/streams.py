@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import struct
 import threading
 from typing import Any
@@ -43,7 +44,7 @@ class Connection:
     `lost` is the exception that broke it, None as long as none has.
     """
 
-    __slots__ = ("_reader", "_remains", "_socket", "_writer", "lost", "transport")  # there may be ten thousand of them
+    __slots__ = ("_is_secure", "_reader", "_remains", "_socket", "_writer", "lost", "transport")  # there may be ten thousand of them
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.transport = writer.transport
@@ -51,17 +52,29 @@ class Connection:
         self._reader = reader
         self._writer = writer
         self._socket: socket.socket = writer.get_extra_info("socket")
+        self._is_secure = False  # from `start_tls` on
         self._remains: socket.socket | None = None  # from a reset on: a duplicate that still holds what had arrived
-        # `drain` returns when nothing is left to send; with 0 in place of 1 it would hang over TLS (cpython #102792).
-        self.transport.set_write_buffer_limits(high=1)
+        self._have_drain_mean_empty()
         # StreamReader.read raises a reset's exception before it hands out what it holds, so keep the exception from it.
         setattr(reader, "set_exception", self._note_loss)  # noqa: B010 (mypy forbids the assignment)
+
+    def _have_drain_mean_empty(self) -> None:
+        # With 0 in place of 1 it would hang over TLS (cpython #102792).
+        self.transport.set_write_buffer_limits(high=1)
+
+    async def start_tls(self, context: ssl.SSLContext, seconds: float, server_hostname: str | None = None) -> None:
+        """Go on in secrecy; `server_hostname` is for the client. Raises OSError, which ssl.SSLError is, where the two do not come to terms."""
+        await self._writer.start_tls(context, server_hostname=server_hostname, ssl_handshake_timeout=seconds)
+        self.transport = self._writer.transport
+        self._have_drain_mean_empty()
+        self._is_secure = True
 
     def _note_loss(self, exception: Exception) -> None:
         self.lost = exception
         # A reset that a write ran into leaves what had arrived before in the kernel, and asyncio closes the socket next.
-        with contextlib.suppress(OSError):
-            self._remains = self._socket.dup()
+        if not self._is_secure:  # there it would be ciphertext
+            with contextlib.suppress(OSError):
+                self._remains = self._socket.dup()
         self._reader.feed_eof()
 
     @property
@@ -100,23 +113,26 @@ class Connection:
         A close with input unread would make the system send a reset, which destroys what the peer has not read yet. Where the peer does not
         take what it is owed, the connection is reset, so that it does not end as if complete.
         """
-        drained = False
+        is_complete = False
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(FAREWELL_TIME):
                 await self.drain()
-                drained = not self.is_closing
-                if self.transport.can_write_eof():
+                if self._is_secure:
+                    self.transport.close()  # TLS has no half-close: this says farewell, and what is read ends with the peer's
+                else:
+                    is_complete = not self.is_closing
                     self.transport.write_eof()
                 while await self.read_chunk():
                     pass
-        if drained:
+                is_complete = True
+        if is_complete:
             self.close()
         else:
             self.reset()
 
     def reset(self) -> None:
         """End at once, in a way that the peer cannot take for an end in order; without effect on a connection that has ended."""
-        if not self.is_closing:
+        if self._is_secure or not self.is_closing:
             with contextlib.suppress(OSError):
                 # struct linger {on, seconds}: with 0 seconds, a close sends a reset.
                 linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
@@ -132,7 +148,7 @@ class Connection:
             self._remains = None
 
 
-async def connect(host: str, port: int, seconds: float) -> Connection:
+async def connect(host: str, port: int, seconds: float, tls: ssl.SSLContext | None = None) -> Connection:
     """Reach a server within `seconds`, trying each address of `host` in turn; raise ConnectError with the reason if none answers."""
     where = show_address((host, port))
     try:
@@ -144,7 +160,22 @@ async def connect(host: str, port: int, seconds: float) -> Connection:
         raise ConnectError(f"can't reach {where}: {reason(problem)}") from None
     connection = Connection(reader, writer)
     _watch_for_silence(writer.get_extra_info("socket"))
+    if tls:
+        try:
+            await connection.start_tls(tls, seconds, host)
+        except OSError as problem:
+            connection.transport.abort()
+            await asyncio.sleep(0)
+            raise ConnectError(f"can't reach {where} by TLS: {_tls_reason(problem)}") from None
     return connection
+
+
+def _tls_reason(problem: OSError) -> str:
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({problem.verify_message})"
+    if isinstance(problem, ssl.SSLError):
+        return f"{(problem.reason or str(problem)).replace('_', ' ').lower()}; does the server use TLS?"
+    return f"{reason(problem) or 'it closed the connection'}; does the server use TLS?"
 
 
 async def _connect_to_any(addresses: list[Address]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -166,6 +166,99 @@ class TestServer:
             raw.socket.close()
         halfway.close()
 
+    def test_a_signal_asks_for_numbers(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0")
+        raw = Raw(server.port, "a")
+        server.error_line()
+        server.process.send_signal(signal.SIGUSR1)
+        line = server.error_line()
+        for name in (
+            "clients 1",
+            "lagging 0",
+            "lines in 0",
+            "bytes in 10",
+            "deliveries 0",
+            "backlog bytes 0",
+            "dropped 0",
+            "uptime ",
+            "log lines lost 0",
+        ):
+            assert name in line
+        raw.file.close()
+        raw.socket.close()
+
+    @pytest.mark.parametrize("stderr", ["full disk", "closed", "stuck"])
+    def test_a_log_that_cannot_be_written_stops_and_slows_nobody(self, program: StartProgram, stderr: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        redirection = {"full disk": "2>/dev/full", "closed": "2>&-", "stuck": ""}[stderr]
+        server = program(
+            f"import os; os.execlp('sh', 'sh', '-c', 'exec {sys.executable} {TOP}/main_server.py --port {port} {redirection}')"
+        )
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+        if stderr == "stuck":
+            for _ in range(1500):  # nobody reads what is logged of these
+                socket.create_connection(("127.0.0.1", port)).close()
+        began = time.monotonic()
+        a, b = Raw(port, "a"), Raw(port, "b")
+        a.send("hello")
+        while b.line() != "a: hello":
+            pass
+        assert time.monotonic() - began < 1
+        server.process.terminate()
+        for raw in (a, b):
+            raw.file.close()
+            raw.socket.close()
+        assert server.end() == 0
+
+    def test_more_clients_than_the_system_allows_are_refused_at_the_start(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--max-clients", "100000000")
+        assert server.end() == 2
+        assert "--max-clients: the system's limit on open files allows" in server.errors()
+
+    def test_token_and_tls(self, program: StartProgram, tmp_path: Path) -> None:
+        certificate, secret, wrong = str(TOP / "tests/certificate.pem"), tmp_path / "token", tmp_path / "wrong"
+        secret.write_text("geheim\n")
+        secret.chmod(0o600)
+        wrong.write_text("falsch\n")
+        server = program("main_server.py", "--port", "0", "--tls-cert", certificate, "--token-file", str(secret))
+        to = ["--port", str(server.port), "--tls", "--tls-ca", certificate]
+        listener = program("main_client.py", *to, "--user", "listener", "--listen", env=os.environ | {"BROADCAST_TOKEN": "geheim"})
+        assert " listener in from " in server.error_line()
+        sender = program("main_client.py", *to, "--user", "sender", "--token-file", str(secret))
+        sender.process.communicate(b"hello\n", timeout=PATIENCE)
+        assert sender.process.returncode == 0
+        assert listener.output_line() == "sender: hello"
+        refused = program("main_client.py", *to, "--token-file", str(wrong))
+        assert refused.end() == 1
+        assert "warning: others can read" in refused.error_line()
+        assert refused.errors().endswith("refuses: not authorised\n")
+        plain = program("main_client.py", "--port", str(server.port))
+        assert plain.end() == 1
+        assert "--tls?" in plain.errors()
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("main_server.py", ["--tls-cert", "/nowhere"]),
+            ("main_server.py", ["--tls-key", "/nowhere"]),
+            ("main_server.py", ["--token-file", "/nowhere"]),
+            ("main_client.py", ["--tls", "--tls-ca", "/nowhere"]),
+            ("main_client.py", ["--tls-ca", "/nowhere"]),
+            ("main_client.py", ["--token-file", "/dev/null"]),
+        ],
+    )
+    def test_files_that_cannot_be_used(self, program: StartProgram, name: str, arguments: list[str]) -> None:
+        started = program(name, *arguments)
+        assert started.end() == 2
+        assert "Traceback" not in started.errors()
+
 
 @pytest.mark.parametrize("name", ["main_server.py", "main_client.py"])
 class TestBoth:

@@ -208,6 +208,12 @@ class TestUsername:
             ("a\u200b", "can't be shown"),
             ("a\u202e", "can't be shown"),
             ("a\x1b", "can't be shown"),
+            ("\u3164", "can't be shown"),
+            ("\u2800", "can't be shown"),
+            ("\u115f", "can't be shown"),
+            ("bob\u3164", "can't be shown"),
+            ("\uffa0", "can't be shown"),
+            ("\u0301\u0302", "combining marks"),
             ("\ue000", "can't be shown"),
         ],
     )

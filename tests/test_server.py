@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
+import os
+import resource
 import socket
 import time
 import warnings
@@ -214,3 +217,81 @@ async def test_nothing_warns_when_a_server_is_used_and_dropped() -> None:
             pass
         gc.collect()
     assert caught == []
+
+
+class TestLimits:
+    async def test_a_full_server_says_so_and_has_room_again(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(max_clients=2, notices=False)
+        first, second = await connect(server, "first"), await connect(server)
+        third = await connect(server)
+        third.send("CONNECT third\n")
+        assert await third.rest() == ["ERROR server is full"]
+        second.writer.close()
+        async with asyncio.timeout(5):
+            while len(server._sessions) > 1:
+                await asyncio.sleep(0.01)
+        await connect(server, "fourth")
+        assert await first.synchronise() == []
+
+    async def test_out_of_descriptors_those_inside_notice_nothing(
+        self, server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        problems: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context["message"]))
+        a, b = await connect(server, "a"), await connect(server, "b")
+        waiting = socket.socket()
+        waiting.setblocking(False)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+        hoard: list[int] = []
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    hoard.append(os.dup(0))
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(("127.0.0.1", server.port))
+            worst = 0.0
+            for number in range(200):
+                began = time.perf_counter()
+                a.send(f"{number}\n")
+                assert await b.line() == f"a: {number}"
+                worst = max(worst, time.perf_counter() - began)
+                await asyncio.sleep(0.002)
+            assert worst < 0.1
+            assert 1 <= len(problems) <= 3
+            for descriptor in hoard:
+                os.close(descriptor)
+            hoard.clear()
+            began = time.monotonic()
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(waiting, b"CONNECT late\n")
+            async with asyncio.timeout(5):
+                assert await loop.sock_recv(waiting, 100) == b"SUCCESS\r\n"
+            assert time.monotonic() - began < 1.5
+        finally:
+            for descriptor in hoard:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            waiting.close()
+
+
+async def test_statistics_count(server: BroadcastServer, connect: Connect) -> None:
+    peers = [await connect(server, name) for name in "abc"]
+    peers[0].send("one\ntwo\n\\ping\n")
+    await peers[0].synchronise()
+    numbers = server.statistics()
+    assert numbers["clients"] == 3
+    assert numbers["lines in"] == 4
+    assert numbers["deliveries"] == 4
+    assert numbers["bytes in"] > len("one\ntwo\n\\ping\n")
+    assert numbers["backlog bytes"] == numbers["lagging"] == numbers["dropped"] == 0
+
+
+@pytest.mark.parametrize(("options", "warning"), [({}, "anyone who reaches this port"), ({"token": "x"}, "the token and all that is said")])
+async def test_exposure_beyond_loopback_is_warned_about_once(
+    make_server: MakeServer, caplog: pytest.LogCaptureFixture, options: dict[str, str], warning: str
+) -> None:
+    await make_server(**options)
+    assert caplog.records == []
+    await make_server(host="", **options)
+    assert len(caplog.records) == 1 and warning in caplog.text

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 
 import pytest
-from conftest import Connect, MakeServer
+from conftest import Connect, MakeServer, Peer
 
 from broadcast import BroadcastServer
 from broadcast.protocol import LINE_LIMIT
@@ -334,3 +335,96 @@ class TestLog:
         assert refusal.startswith("127.0.0.1:") and refusal.endswith(" refused: expected CONNECT <username>")
         assert stopping.startswith("stopping")
         assert "text" not in caplog.text
+
+
+class TestToken:
+    @pytest.mark.parametrize("line", ["CONNECT", "CONNECT a", "CONNECT a wrong", "CONNECT a geheim2", "CONNECT a gehei\ufffd"])
+    async def test_a_wrong_or_missing_one_is_not_authorised(
+        self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture, line: str
+    ) -> None:
+        caplog.set_level(logging.INFO, "broadcast")
+        server = await make_server(token="geheim")
+        peer = await connect(server)
+        peer.send(f"{line}\n")
+        assert await peer.rest() == ["ERROR not authorised"]
+        assert "127.0.0.1" in caplog.text and "refused: not authorised" in caplog.text and "geheim" not in caplog.text
+
+    async def test_the_right_one_lets_in(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(token="geheim-é")
+        peer = await connect(server)
+        peer.send("CONNECT a geheim-é\n")
+        assert await peer.line() == "SUCCESS"
+
+
+class TestMaximumRate:
+    async def test_slows_down_and_loses_nothing_and_counts_no_silence(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(max_rate=50, timeout=0.5, notices=False)
+        fast, other = await connect(server, "fast"), await connect(server, "other")
+        keeping = asyncio.create_task(keep_alive(other))
+        began = time.monotonic()
+        fast.send("".join(f"{number}\n" for number in range(120)))
+        assert await other.lines(120) == [f"fast: {number}" for number in range(120)]
+        assert 1.2 < time.monotonic() - began < 5
+        keeping.cancel()
+
+    async def test_lets_a_second_s_worth_pass_at_once(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(max_rate=50, notices=False)
+        fast, other = await connect(server, "fast"), await connect(server, "other")
+        began = time.monotonic()
+        fast.send("x\n" * 50)
+        await other.lines(50)
+        assert time.monotonic() - began < 0.5
+
+
+async def keep_alive(peer: Peer) -> None:
+    while True:
+        await asyncio.sleep(0.1)
+        peer.send("\\ping\n")
+
+
+async def test_no_other_clock_than_the_monotonic_one_is_asked(
+    make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await make_server(timeout=0.4, notices=False)
+    peer = await connect(server, "a")
+    for jump in (1e9, -1e9):
+        monkeypatch.setattr(time, "time", lambda jump=jump: jump)
+        await asyncio.sleep(0.1)
+        peer.send("\\ping\n")
+        assert await peer.synchronise() == []
+
+
+async def test_nasty_input_costs_its_sender_at_most(server: BroadcastServer, connect: Connect) -> None:
+    """A pair talks through it all and misses nothing."""
+    one, two = await connect(server, "one"), await connect(server, "two")
+    chance = random.Random(5)
+    nasty = [
+        b"\x00" * 1000 + b"\n",
+        bytes(range(256)) * 20,
+        b"\n" * 100_000,
+        b"\xed\xa0\x80\n" * 100,
+        b"CONNECT nasty\n" * 3,
+        b"\\exit\nCONNECT\n",
+        b"x" * 200_000,
+        b"\\" * 1000 + b"\n",
+        "\u202e".encode() * 100 + b"\n",
+    ]
+    for number in range(60):
+        peer = await connect(server)
+        if number % 2:
+            peer.send(b"CONNECT nasty\n")
+        piece = chance.choice(nasty)
+        at = chance.randrange(len(piece))
+        peer.send(piece[:at])
+        await asyncio.sleep(0)
+        peer.send(piece[at:])
+        if number % 3 == 0:
+            peer.reset()
+        elif number % 3 == 1:
+            peer.writer.write_eof()
+        one.send(f"marked {number}\n")
+        while await two.line() != f"one: marked {number}":
+            continue
+        two.send(f"marked {number}\n")
+        while await one.line() != f"two: marked {number}":
+            continue
