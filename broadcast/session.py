@@ -240,7 +240,10 @@ class Session:
             if not self._is_in and self._cutter.is_between_lines and chunk.startswith(protocol.TLS_FIRST_BYTE):
                 raise HandshakeError(protocol.NO_TLS_HERE)
             self._input_ended = not chunk
-            self._runs.extend(self._cutter.feed(chunk) if chunk else self._cutter.finish())
+            if chunk:
+                self._runs.extend(self._cutter.feed(chunk))
+            elif not self._connection.lost:  # a line that a reset cut off is not whole
+                self._runs.extend(self._cutter.finish())
             if self._runs and self._is_in:
                 self._heard_at = self._room.clock.reading()
         return self._runs.pop(0)

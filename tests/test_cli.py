@@ -72,6 +72,18 @@ def watcher(port: int) -> Iterator[Raw]:
     raw.socket.close()
 
 
+def until_it_listens(port: int) -> None:
+    """Wait for a server that does not say so."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def timed(started: Program) -> tuple[int, float]:
     """The exit code, and the seconds until it came."""
     began = time.monotonic()
@@ -136,8 +148,10 @@ class TestServer:
         bad = program("main_server.py", env=os.environ | {"LOG_LEVEL": "foo"})
         assert bad.end() == 2
         assert "must be one of DEBUG, INFO" in bad.errors()
-        quiet = program("main_server.py", "--port", "0", env=os.environ | {"LOG_LEVEL": "warning"})
-        time.sleep(0.3)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        quiet = program("main_server.py", "--port", str(port), env=os.environ | {"LOG_LEVEL": "warning"})
+        until_it_listens(port)
         quiet.process.terminate()
         assert (quiet.end(), quiet.errors()) == (0, "")
 
@@ -195,13 +209,7 @@ class TestServer:
         server = program(
             f"import os; os.execlp('sh', 'sh', '-c', 'exec {sys.executable} {TOP}/main_server.py --port {port} {redirection}')"
         )
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline
+        until_it_listens(port)
         if stderr == "stuck":
             for _ in range(1500):  # nobody reads what is logged of these
                 socket.create_connection(("127.0.0.1", port)).close()
@@ -280,7 +288,7 @@ class TestBoth:
             started.process.send_signal(signal.SIGINT)
             started.end()
             errors = started.errors()
-            assert "broadcast" not in errors.partition("Traceback")[2], errors
+            assert not re.search(r'File ".*(broadcast|main_)', errors), errors
 
 
 class TestClientInAPipeline:

@@ -225,7 +225,7 @@ class TestLeaving:
     async def test_a_reset_is_a_lost_connection_and_hides_nothing_that_had_arrived(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server()
         stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
-        leaves.send("".join(f"{number}\n" for number in range(1000)))
+        leaves.send("".join(f"{number}\n" for number in range(1000)) + "cut o")
         await leaves.writer.drain()
         leaves.reset()
         assert await stays.line() == "* leaves joined"
