@@ -117,6 +117,7 @@ class Session:
             watch.cancel()
             if self._receiver:
                 self._room.fanout.drop(self._receiver)
+                self._receiver = None
             self._free_name()
             self._connection.reset()  # without effect after an end in order
 

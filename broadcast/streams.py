@@ -70,7 +70,7 @@ class Connection:
         self._is_secure = True
 
     def _note_loss(self, exception: Exception) -> None:
-        self.lost = exception
+        self.lost = exception.with_traceback(None)  # its frames hold the transport, and this a cycle with all that was read
         # A reset that a write ran into leaves what had arrived before in the kernel, and asyncio closes the socket next.
         if not self._is_secure:  # there it would be ciphertext
             with contextlib.suppress(OSError):
@@ -143,6 +143,7 @@ class Connection:
     def close(self) -> None:
         """Let go of the connection; without effect on one that has ended."""
         self.transport.close()
+        vars(self._reader).pop("set_exception", None)  # it is a cycle, and what was read must not wait for the garbage collector
         if self._remains:
             self._remains.close()
             self._remains = None

@@ -196,6 +196,29 @@ async def test_nothing_is_left_of_clients_that_came_and_went(server: BroadcastSe
     assert len([task for task in asyncio.all_tasks() if "broadcast" in repr(task)]) == 2, "the session of `stay` and its timeout task"
 
 
+@pytest.mark.parametrize("how", ["exit", "close", "reset"])
+async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(server: BroadcastServer, connect: Connect, how: str) -> None:
+    await connect(server, "stay")
+    peer = await connect(server, "go")
+    (session,) = [session for session in server._sessions.values() if session._name == "go"]
+    gone = weakref.ref(session._connection._reader)
+    del session
+    gc.disable()
+    try:
+        if how == "exit":
+            peer.send("\\exit\n")
+            await peer.rest()
+        elif how == "close":
+            peer.writer.close()
+        else:
+            peer.reset()
+        async with asyncio.timeout(5):
+            while gone():
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
 async def test_a_bug_in_a_session_is_logged_and_costs_only_that_client(
     server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
