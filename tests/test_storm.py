@@ -1,0 +1,13 @@
+"""A hundredth of `tests/benchmarks/storm.py`: everything nasty at once, while a pair of ordinary clients misses nothing."""
+
+from __future__ import annotations
+
+from conftest import MakeServer
+from storm import storm
+
+
+async def test_a_pair_talks_through_a_storm(make_server: MakeServer) -> None:
+    server = await make_server(timeout=5)
+    report = await storm(server.port, 1000, seed=1)
+    assert not report.missed
+    assert report.messages > 0
