@@ -124,6 +124,7 @@ class Fanout:
         self._backlog_weight = 0
         self._released = asyncio.Event()  # set while the room is not held
         self._released.set()
+        self._turnstile = asyncio.Lock()  # held by who is next to publish once the room is released; asyncio's is first come, first served
         self._judge: asyncio.Task[None] | None = None  # while the room is held: waits for the grace time to pass
 
     # --- who takes part ---
@@ -181,9 +182,14 @@ class Fanout:
         return not self._released.is_set()
 
     async def until_released(self) -> None:
-        """Wait while the room is held. Whoever wakes looks again before each block: another may have filled it meanwhile."""
-        while self.held:
-            await self._released.wait()
+        """Wait while the room is held, in the order of coming: to be called before each block.
+
+        Were all let in at once when it is released, the first few would fill it again each time, and the others never get in.
+        """
+        if self.held or self._turnstile.locked():
+            async with self._turnstile:
+                while self.held:
+                    await self._released.wait()
 
     def publish(self, author: Receiver | None, block: bytes, *, can_wait: bool = False) -> None:
         """Send whole lines to everyone but their author, at the end of this turn; those that can wait, with what comes next or NOTICE_DELAY later."""
