@@ -52,8 +52,8 @@ CLIENT = "Join a room: lines typed or piped in go to all others, what they send 
 # --- arguments ---
 
 
-def seconds(text: str) -> float:
-    """Read an argument that is a time: seconds, fractions allowed, above 0."""
+def positive(text: str) -> float:
+    """Read an argument that is a time or a rate: above 0, fractions allowed."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
@@ -95,11 +95,11 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add: Callable[..., Any] = parser.add_argument
     add("--host", default=server.DEFAULT_HOST, help="address or name to listen on; empty for every interface")
     add("--port", type=port_number, default=server.DEFAULT_PORT, help="port; 0 takes a free one")
-    add("--timeout", type=seconds, default=server.DEFAULT_TIMEOUT, metavar="S", help="seconds a client may be silent")
+    add("--timeout", type=positive, default=server.DEFAULT_TIMEOUT, metavar="S", help="seconds a client may be silent")
     add("--backlog", type=whole_number, default=server.DEFAULT_BACKLOG, metavar="BYTES", help="kept for slow readers")
-    add("--grace", type=seconds, default=server.DEFAULT_GRACE, metavar="S", help="seconds they may hold up the room")
+    add("--grace", type=positive, default=server.DEFAULT_GRACE, metavar="S", help="seconds they may hold up the room")
     add("--max-clients", type=whole_number, metavar="N", help=f"connections at once (default: {server.DEFAULT_MAX_CLIENTS})")
-    add("--max-rate", type=seconds, metavar="N", help="lines a second from one client, which is slowed down to it")
+    add("--max-rate", type=positive, metavar="N", help="lines a second from one client, which is slowed down to it")
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM: everything is encrypted")
     add("--tls-key", metavar="FILE", help="its key, PEM; where it is not in the same file")
     add("--token-file", metavar="FILE", help=TOKEN_HELP)
@@ -113,7 +113,7 @@ def _add_client_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default=server.DEFAULT_HOST, help="address or name of the server")
     add("--port", type=port_number, default=server.DEFAULT_PORT, help="its port")
     add("--user", type=username, default="anonymous", metavar="NAME", help="name to be known by")
-    add("--heartbeat", type=seconds, default=client.DEFAULT_HEARTBEAT, metavar="S", help="seconds between signs of life")
+    add("--heartbeat", type=positive, default=client.DEFAULT_HEARTBEAT, metavar="S", help="seconds between signs of life")
     add("--listen", action="store_true", help="only print: do not read stdin, stay until the server ends")
     add("--tls", action="store_true", help="use TLS; the server has to be trusted and to be called --host")
     add("--tls-ca", metavar="FILE", help="certificates to trust in place of the system's, PEM")
@@ -124,10 +124,15 @@ def _add_client_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print an object a line for whatever arrives: time, type, sender, text")
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or isinstance(action.default, bool) else super()._get_help_string(action)
+
+
 def _parser(program: str | None, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"broadcast {__version__}")
     return parser
 

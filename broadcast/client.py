@@ -18,7 +18,7 @@ DEFAULT_HEARTBEAT = 30.0
 """Seconds: a tenth of the time after which our server gives up a silent client, and seldom enough to cost it nothing."""
 
 CONNECT_TIME = 10.0
-"""Seconds for the connection and the server's answer: a server under load answers in one, a person waits no longer than ten."""
+"""Seconds for each of the connection, TLS and the server's answer: a server under load answers in one, a person waits no longer than ten."""
 
 LEAVE_TIME = 10.0
 """Seconds from `\\exit` within which the server has to have sent what it owes and closed."""
@@ -56,7 +56,7 @@ class BroadcastClient:
         tls: ssl.SSLContext | None = None,
         token: str | None = None,
     ) -> None:
-        self.user = protocol.check_username(user)  # the name it has: the server may give it a number when it is taken
+        self.user = protocol.check_username(user)  # as asked for; as given, once the first line after SUCCESS has been received
         self.address = show_address((host, port))
         self._host = host
         self._port = port
@@ -64,8 +64,10 @@ class BroadcastClient:
         self._connect_timeout = connect_timeout
         self._tls = tls
         self._token = token
-        self._cutter = LineCutter(protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES)
+        self._limit = protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES  # bytes in a line from the server
+        self._cutter = LineCutter(self._limit)
         self._lines: deque[str] = deque()  # arrived, not given out yet
+        self._turn = asyncio.Lock()  # held by who reads from the connection
         self._name_may_follow = False  # from SUCCESS to the line after it
         self._connection: Connection | None = None  # from `connect` to `close`
         self._heart: asyncio.Task[None] | None = None  # likewise, where `heartbeat` is given
@@ -78,7 +80,11 @@ class BroadcastClient:
         await self.close(LEAVE_TIME if exception is None else CUT_SHORT_TIME)
 
     async def connect(self) -> None:
-        """Connect and shake hands. Raises ConnectError or RefusedError; nothing is left open then."""
+        """Connect and shake hands. Raises ConnectError, RefusedError, or ConnectionLostError where the answer breaks off; nothing is left open
+        then."""
+        self._lines.clear()
+        self._cutter = LineCutter(self._limit)
+        self._name_may_follow = False
         self._connection = await connect(self._host, self._port, self._connect_timeout, self._tls)
         try:
             async with asyncio.timeout(self._connect_timeout):
@@ -179,14 +185,16 @@ class BroadcastClient:
                 async with asyncio.timeout(seconds):
                     connection.write(protocol.encode("\\exit"))
                     await connection.drain()
-                    while await connection.read_chunk():
-                        pass
+                    async with self._turn:  # somebody may be receiving still, and is given what arrives
+                        while await connection.read_chunk():
+                            pass
         finally:
             await _close(connection)
 
     async def _read(self) -> bool:
         """Take in what arrives next; return False at the end. A last line without an ending is dropped: it is not whole."""
-        chunk = await self._connected().read_chunk()
+        async with self._turn:
+            chunk = await self._connected().read_chunk()
         for run in self._cutter.feed(chunk):
             if isinstance(run, TooLong):
                 raise ConnectionLostError(f"{self.address} sent a line that is longer than this protocol allows")

@@ -36,9 +36,12 @@ class ServingClock:
 
     def start(self) -> None:
         """Begin to tick."""
+        self._tick()
+
+    def _tick(self) -> None:
         self._counted = self.awake()
         self._ticked_at = self._loop.time()
-        self._timer = self._loop.call_later(TICK, self.start)
+        self._timer = self._loop.call_later(TICK, self._tick)
 
     def stop(self) -> None:
         """Tick no more."""

@@ -13,8 +13,9 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -38,6 +39,22 @@ class OutputClosedError(BroadcastError):
     """Whoever read our stdout has gone."""
 
 
+class _Unjoined(Executor):
+    """A thread for each call, which the interpreter does not wait for when it ends."""
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work(*arguments, **named))
+            except (OSError, BroadcastError) as problem:
+                future.set_exception(problem)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
+
+
 class Console:
     """stdin and stdout of this process, within `with Console() as console:`. One that was closed from the start has nothing to
     read, or takes everything and shows it to nobody."""
@@ -48,10 +65,13 @@ class Console:
         self._stdout = sys.stdout.fileno() if sys.stdout else None
         self.reads_a_terminal = self._stdin is not None and os.isatty(self._stdin)
         self.writes_to_a_terminal = self._stdout is not None and os.isatty(self._stdout)
-        self._reading: asyncio.Future[bytes] | None = None  # a read that goes on when who waited for it no longer does
+        self._reading: asyncio.Future[bytes] | None = None
+        self._watching: asyncio.Future[bool] | None = None
         self._wake, self._waker = os.pipe()
-        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="console")  # one reads, one writes
+        # One thread reads, one writes: a read, or a watch, that goes on when nobody waits for it any more is kept for the next call.
+        self._executor = ThreadPoolExecutor(2, "console") if hasattr(select, "poll") else _Unjoined()
         self._before: list[Any] | None = None  # while raw: how the terminal was
+        self._enter: Callable[[], None] | None = None  # while raw: makes it so again
         self._opened: int | None = None  # a second way to the terminal that stdout is
         if self.writes_to_a_terminal and self._stdout is not None:
             with contextlib.suppress(OSError, AttributeError):
@@ -78,14 +98,19 @@ class Console:
         if self._reading is None:
             self._reading = self._run(self._read_blocking)
         try:
-            return await asyncio.shield(self._reading)
-        finally:
-            if self._reading.done():
-                self._reading = None
+            data = await asyncio.shield(self._reading)
+        except BroadcastError:
+            self._reading = None
+            raise
+        self._reading = None
+        return data
 
     async def until_output_closed(self) -> None:
         """Read nothing; raise OutputClosedError as soon as nobody reads stdout."""
-        await self._run(lambda: self._poll(None, 0))
+        if self._watching is None:
+            self._watching = self._run(lambda: self._poll(None, 0))
+        await asyncio.shield(self._watching)
+        await asyncio.Event().wait()  # it cannot be watched here
 
     async def write(self, data: bytes) -> None:
         """Write all of it to stdout. Raises OutputClosedError where nobody reads that any more, BroadcastError where it can't be written."""
@@ -128,19 +153,20 @@ class Console:
             termios.tcsetattr(terminal, termios.TCSANOW, keys)
 
         enter()
-        self._before = before
+        self._before, self._enter = before, enter
         try:
             yield enter
         finally:
-            self._before = None
+            self._before = self._enter = None
             with contextlib.suppress(termios.error):  # it has hung up
                 termios.tcsetattr(terminal, termios.TCSANOW, before)
 
     def stop(self) -> None:
         """Stop this process as Ctrl-Z would, the terminal being as it was; it goes on where it was left, by SIGCONT."""
-        if self._stdin is not None and self._before is not None:
+        if self._stdin is not None and self._before is not None and self._enter is not None:
             termios.tcsetattr(self._stdin, termios.TCSANOW, self._before)
             os.kill(os.getpid(), signal.SIGTSTP)
+            self._enter()  # where nobody could continue us, as under `ssh host command`, the signal is ignored
 
     def _run(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -165,6 +191,8 @@ class Console:
 
     def _poll(self, stream: int | None, events: int) -> bool:
         """Wait until a stream is ready; return False where the console is being closed. Raises OutputClosedError."""
+        if not hasattr(select, "poll"):  # Windows: what blocks, blocks a thread that nobody joins
+            return stream is not None
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         if self._stdout is not None:

@@ -12,8 +12,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Sequence
 
-LINE_LIMIT = 65_536
-"""Bytes of UTF-8 in a line: what the protocol allows, so that what can be typed can be sent."""
+from .protocol import LINE_LIMIT
 
 HISTORY_LIMIT = 1_000
 """Lines that Up goes back through: more than a person types in a day."""

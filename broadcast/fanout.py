@@ -199,8 +199,9 @@ class Fanout:
             self._flush()
         batch = self._open
         batch.blocks.append(block)
-        self.deliveries += block.count(b"\n") * (len(self._ready) + len(self._lagging) - (author is not None))
-        if author:
+        takes_part = author in self._ready or author in self._lagging
+        self.deliveries += block.count(b"\n") * (len(self._ready) + len(self._lagging) - takes_part)
+        if author and takes_part:
             batch.withhold(author, batch.size, batch.size + len(block))
         batch.size += len(block)
         if can_wait:
@@ -251,7 +252,8 @@ class Fanout:
             receiver.feeder = asyncio.create_task(self._feed(receiver))
         elif receiver.served and (receiver.until <= self._open.number or receiver.connection.is_closing):
             self._ready.pop(receiver, None)
-            receiver.served.set_result(None)
+            if not receiver.served.done():  # its session may have given up waiting in this very turn
+                receiver.served.set_result(None)
         else:
             self._ready[receiver] = None
 
@@ -305,6 +307,7 @@ class Fanout:
             self._clock.release()
             if self._judge:
                 self._judge.cancel()  # each hold is judged by itself
+                self._judge = None
 
     async def _judge_when_grace_is_over(self, deadline: float) -> None:
         await passed(lambda: deadline, self._clock.awake, self._grace)

@@ -30,7 +30,8 @@ class Pipeline:
         self._as_json = as_json
         self._as_text = as_text
         self._listen = listen
-        self._cutter = LineCutter()
+        self._limit = protocol.LINE_LIMIT - as_text  # a space may come in front
+        self._cutter = LineCutter(self._limit)
         self._runs: list[bytes | TooLong] = []  # read and not taken yet
         self._ended = False  # once the last line is in _runs
 
@@ -51,7 +52,7 @@ class Pipeline:
             run = self._runs.pop(0)
             if not isinstance(run, TooLong):
                 return self._text(run) if self._as_text and _BACKSLASH in run else run
-            self._complain(f"a line of more than {protocol.LINE_LIMIT} bytes was not sent")
+            self._complain(f"a line of more than {self._limit} bytes was not sent")
 
     def give_back(self, run: bytes) -> None:
         """Take back what could not be sent: it is the next to be read."""

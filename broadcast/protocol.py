@@ -46,6 +46,7 @@ _CONTROLS = [*(code for code in range(0x20) if code != _TAB), *range(_DELETE, 0x
 _BIDIRECTIONAL = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _CLEANED = {code: REPLACEMENT for code in _CONTROLS + _BIDIRECTIONAL}
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # printable, says Unicode, and nothing is to be seen
+_UNSEEN = dict.fromkeys([0x34F, 0x17B4, 0x17B5, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
 _SPECIAL_ASCII = bytes([*(code for code in _CONTROLS if code < 0x80 and code != _LF), _BACKSLASH])
 
 HEARTBEATS = frozenset((b"\\ping\n", b"\\ping\r\n", b"\\\\ping\n", b"\\\\ping\r\n"))
@@ -258,7 +259,7 @@ def check_username(name: str) -> str:
             raise UsernameError("it has white space in it")
         if not form.isprintable() or REPLACEMENT in form or not _BLANK.isdisjoint(form):
             raise UsernameError("it has characters in it that can't be shown")
-        if all(unicodedata.category(character).startswith("M") for character in form):
+        if all(unicodedata.category(character).startswith("M") for character in form.translate(_UNSEEN)):
             raise UsernameError("it has nothing in it but combining marks")
         if ":" in form:
             raise UsernameError("it has a colon in it")
@@ -268,8 +269,9 @@ def check_username(name: str) -> str:
 
 
 def fold(name: str) -> str:
-    """Return what two spellings of one name have in common: names are unique by this."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    """Return what two spellings of one name have in common: names are unique by this. What is never seen, such as variation selectors,
+    makes no difference."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.translate(_UNSEEN)).casefold())
 
 
 # --- lines out ---

@@ -141,12 +141,26 @@ class BroadcastServer:
             traffic=Traffic(),
         )
         self._began = asyncio.get_running_loop().time()
-        sockets = await _bind(self.host, self.port)
+        sockets: list[socket.socket] = []
+        try:
+            sockets = await _bind(self.host, self.port)
+            for listening in sockets:
+                # asyncio accepts `backlog` connections in a row and, out of descriptors, logs as many errors; so give it 1, and the system more.
+                self._listeners.append(await asyncio.start_server(self._accept, sock=listening, backlog=1))
+                listening.listen(LISTEN_BACKLOG)
+        except (ListenError, OSError) as problem:  # another program may have taken the port after it was bound
+            self._room = None
+            for listener in self._listeners:
+                listener.close()
+            self._listeners.clear()
+            for listening in sockets:
+                listening.close()
+            if isinstance(problem, OSError):
+                where = show_address((self.host or "*", self.port))
+                raise ListenError(f"can't listen on {where}: {reason(problem)}") from None
+            raise
         self.port = sockets[0].getsockname()[1]
         for listening in sockets:
-            # asyncio accepts `backlog` connections in a row and, out of descriptors, logs as many errors; so give it 1, and the system more.
-            self._listeners.append(await asyncio.start_server(self._accept, sock=listening, backlog=1))
-            listening.listen(LISTEN_BACKLOG)
             LOGGER.info("listening on %s", show_address(listening.getsockname()))
         clock.start()
         self._warn_of_exposure([listening.getsockname()[0] for listening in sockets])
@@ -226,10 +240,10 @@ class BroadcastServer:
         task.add_done_callback(self._forget)
 
     def _turn_away(self, connection: Connection) -> None:
+        LOGGER.info("%s refused: %s", connection.peer, protocol.FULL)
         if self._tls or len(self._turned_away) >= TURNED_AWAY_LIMIT:
             connection.reset()
             return
-        LOGGER.info("%s refused: %s", connection.peer(), protocol.FULL)
         connection.write(protocol.encode(protocol.error(protocol.FULL)))
         task = asyncio.create_task(connection.end_in_order())
         self._turned_away.add(task)

@@ -85,7 +85,7 @@ class Session:
         self._connection = connection
         self._room = room
         self._cutter = LineCutter(room.line_limit)
-        self._runs: list[bytes | TooLong] = []  # received and not handled yet; one or two
+        self._runs: list[bytes | TooLong] = []  # received and not handled yet; few, with the usual limit of a line
         self._input_ended = False  # once the client's last line is in _runs
         self._heard_at = room.clock.reading()  # the last sign of life; blank lines in place of a CONNECT are none
         self._patience = room.handshake_timeout  # from its SUCCESS on: room.timeout
@@ -98,18 +98,19 @@ class Session:
         self._began = room.clock.awake()
         self._lines = 0  # received since its SUCCESS
         self._phase: asyncio.Timeout | None = None  # while something runs that `interrupt` may cut short
-        self._interruption: End | None = None  # set once, by `interrupt`
+        self._interruption: End | None = None  # set by `interrupt`; a shutdown's is taken back once the leaving begins
 
     async def run(self) -> None:
         """Serve the client to its end. What it had, its name, its place in the fan-out, its connection, is free when this returns."""
         watch = asyncio.create_task(self._watch())
         try:
             end = await self._unless_interrupted(self._stay())
+            end = self._interruption or end  # it may have come in the very turn in which the stay ended by itself
             if self._receiver is None:
                 raise HandshakeError(protocol.HANDSHAKE_TIMED_OUT if end is End.TIMED_OUT else end.value)
             await self._leave(self._receiver, end)
         except HandshakeError as problem:
-            LOGGER.info("%s refused: %s", self._connection.peer(), problem)
+            LOGGER.info("%s refused: %s", self._connection.peer, problem)
             if self._may_speak:
                 self._complain(str(problem))
                 await self._connection.end_in_order()
@@ -152,7 +153,7 @@ class Session:
     def _deadline(self) -> float:
         """When its silence will have been too long. Once it leaves no line is due: then its taking of what it is owed is the sign of life."""
         if self._receiver and not self._is_in:
-            owed = (self._receiver.cursor, self._connection.transport.get_write_buffer_size())
+            owed = (self._receiver.cursor, self._connection.unsent)
             if owed != self._owed:
                 self._owed = owed
                 self._heard_at = self._room.clock.reading()
@@ -195,7 +196,7 @@ class Session:
         self._patience = self._room.timeout
         self._heard_at = self._room.clock.reading()
         self._tell_others(f"{name} joined")
-        LOGGER.info("%s in from %s", name, self._connection.peer())
+        LOGGER.info("%s in from %s", name, self._connection.peer)
 
     async def _converse(self) -> End:
         """Handle what the client sends, in order, until it leaves."""
@@ -251,12 +252,12 @@ class Session:
 
     async def _slow_down(self, run: bytes, rate: float) -> bytes:
         """Return the beginning of a run, a second's worth at most, when its lines may go on; its client feels it as backpressure."""
-        lines = run.split(b"\n", math.ceil(rate))
+        lines = run.split(b"\n", min(math.ceil(rate), len(run)))
         if rest := lines.pop():
             self._runs.insert(0, rest)
         now = self._room.clock.awake()
         self._may_send_at = max(self._may_send_at, now - 1) + len(lines) / rate
-        while (left := self._may_send_at - self._room.clock.awake()) > 0:
+        while (left := self._may_send_at - self._room.clock.awake()) > 0 and not self._connection.is_closing:
             self._heard_at = self._room.clock.reading()  # it is not silent, we do not listen
             await asyncio.sleep(min(left, self._patience / 2))
         return b"\n".join([*lines, b""])
@@ -301,9 +302,10 @@ class Session:
 
         async def wait() -> End:
             await served
-            return end
+            await self._connection.until_sent()
+            return End.LOST if self._connection.lost else end
 
-        self._interruption = None  # a shutdown has had its effect; being too slow, or silent for too long, has not
+        self._interruption = None  # a shutdown has had its effect; what comes now, too slow or silent too long, cuts the leaving short
         return await self._unless_interrupted(wait())
 
     def _free_name(self) -> None:

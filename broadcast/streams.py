@@ -20,6 +20,9 @@ one block."""
 FAREWELL_TIME = 1.0
 """Seconds that the other side has to take the last of what it is owed and to end its own side, before the connection is cut off."""
 
+LOOK_INTERVAL = 0.02
+"""Seconds between two looks at what TLS still has to send to a client that leaves: nobody notices that little."""
+
 KEEPALIVE_IDLE = 5
 KEEPALIVE_INTERVAL = 5
 UNACKNOWLEDGED_LIMIT = 20_000
@@ -44,7 +47,17 @@ class Connection:
     `lost` is the exception that broke it, None as long as none has.
     """
 
-    __slots__ = ("_is_secure", "_reader", "_remains", "_socket", "_writer", "lost", "transport")  # there may be ten thousand of them
+    __slots__ = (
+        "_below",
+        "_is_secure",
+        "_reader",
+        "_remains",
+        "_socket",
+        "_writer",
+        "lost",
+        "peer",
+        "transport",
+    )  # there may be ten thousand of them
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.transport = writer.transport
@@ -52,7 +65,9 @@ class Connection:
         self._reader = reader
         self._writer = writer
         self._socket: socket.socket = writer.get_extra_info("socket")
+        self.peer = show_address(writer.get_extra_info("peername"))  # for people
         self._is_secure = False  # from `start_tls` on
+        self._below = writer.transport  # what TLS writes to, where there is any
         self._remains: socket.socket | None = None  # from a reset on: a duplicate that still holds what had arrived
         self._have_drain_mean_empty()
         # StreamReader.read raises a reset's exception before it hands out what it holds, so keep the exception from it.
@@ -82,10 +97,6 @@ class Connection:
         """Whether nothing more can be sent."""
         return self.transport.is_closing()
 
-    def peer(self) -> str:
-        """Return the other side's address, for people."""
-        return show_address(self._writer.get_extra_info("peername"))
-
     async def read_chunk(self) -> bytes:
         """Return what has arrived, CHUNK_SIZE bytes at most; nothing at the end, when `lost` tells a reset from an end in order.
 
@@ -107,6 +118,17 @@ class Connection:
         with contextlib.suppress(OSError):
             await self._writer.drain()
 
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the system has not taken yet."""
+        return self.transport.get_write_buffer_size() + (self._below.get_write_buffer_size() if self._is_secure else 0)
+
+    async def until_sent(self) -> None:
+        """Return when the system has taken everything written, or the connection is closing: `drain` misses TLS's last write."""
+        await self.drain()
+        while self._is_secure and self.unsent and not self.is_closing:
+            await asyncio.sleep(LOOK_INTERVAL)  # asyncio has no event for it
+
     async def end_in_order(self) -> None:
         """End so that the peer gets everything: drain, say that no more comes, read until it ends too, FAREWELL_TIME at most, close.
 
@@ -114,21 +136,24 @@ class Connection:
         take what it is owed, the connection is reset, so that it does not end as if complete.
         """
         is_complete = False
-        with contextlib.suppress(TimeoutError, OSError):
+        try:
             async with asyncio.timeout(FAREWELL_TIME):
-                await self.drain()
+                await self.until_sent()
+                is_complete = not self.is_closing
                 if self._is_secure:
                     self.transport.close()  # TLS has no half-close: this says farewell, and what is read ends with the peer's
                 else:
-                    is_complete = not self.is_closing
                     self.transport.write_eof()
                 while await self.read_chunk():
                     pass
-                is_complete = True
-        if is_complete:
+        except (TimeoutError, OSError):
+            pass  # then it is as complete as it gets
+        finally:
+            if not is_complete or self._below.get_write_buffer_size():
+                self.reset()
+            elif self._is_secure:
+                self._below.abort()  # nothing is left to send but by the system; TLS would wait 30 s for the peer's farewell
             self.close()
-        else:
-            self.reset()
 
     def reset(self) -> None:
         """End at once, in a way that the peer cannot take for an end in order; without effect on a connection that has ended."""

@@ -86,6 +86,7 @@ class Terminal:
                     elif event is Key.SUSPEND:
                         await self._write(self._screen.leave() + _PASTE_OFF)
                         self._console.stop()
+                        await self._write(_PASTE_ON)
                     elif event is Key.REDRAW:
                         await self._write(self._screen.clear(*self._input()))
                 await self._write(self._screen.above(lines, *self._input()) if lines else self._screen.input(*self._input()))

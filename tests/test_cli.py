@@ -706,11 +706,13 @@ class TestOneCommandForBoth:
         assert run.errors().startswith("usage: broadcast-server")
 
 
-@pytest.mark.parametrize("missing", ["termios", "resource", "fcntl", "signal handlers"])
+@pytest.mark.parametrize("missing", ["termios", "resource", "fcntl", "poll", "signal handlers"])
 def test_starts_talks_and_stops_without(program: StartProgram, missing: str) -> None:
     """What only some systems have, taken away."""
     if missing == "signal handlers":
         take_away = "import asyncio\ndef no(*_): raise NotImplementedError\nasyncio.SelectorEventLoop.add_signal_handler = no\n"
+    elif missing == "poll":
+        take_away = "import select\ndel select.poll\n"
     else:
         take_away = f"import sys; sys.modules[{missing!r}] = None\n"
     run = take_away + "import sys, broadcast.cli\nsys.exit(getattr(broadcast.cli, sys.argv.pop(1))())"

@@ -225,6 +225,7 @@ class TestUsername:
         assert fold("Attila") == fold("ATTILA") == fold("\uff21ttila")
         assert fold("Straße") == fold("STRASSE")
         assert fold("Zoë") == fold("Zoe\u0308")
+        assert fold("Attila") == fold("Attila\ufe0f") == fold("At\u034ftila")
         assert fold("a") != fold("b")
 
 
