@@ -49,6 +49,7 @@ class Connection:
 
     __slots__ = (
         "_below",
+        "_has_ended",
         "_is_secure",
         "_reader",
         "_remains",
@@ -67,6 +68,7 @@ class Connection:
         self._socket: socket.socket = writer.get_extra_info("socket")
         self.peer = show_address(writer.get_extra_info("peername"))  # for people
         self._is_secure = False  # from `start_tls` on
+        self._has_ended = False  # from an end in order on
         self._below = writer.transport  # what TLS writes to, where there is any
         self._remains: socket.socket | None = None  # from a reset on: a duplicate that still holds what had arrived
         self._have_drain_mean_empty()
@@ -149,7 +151,8 @@ class Connection:
         except (TimeoutError, OSError):
             pass  # then it is as complete as it gets
         finally:
-            if not is_complete or self._below.get_write_buffer_size():
+            self._has_ended = is_complete and not self._below.get_write_buffer_size()
+            if not self._has_ended:
                 self.reset()
             elif self._is_secure:
                 self._below.abort()  # nothing is left to send but by the system; TLS would wait 30 s for the peer's farewell
@@ -157,7 +160,7 @@ class Connection:
 
     def reset(self) -> None:
         """End at once, in a way that the peer cannot take for an end in order; without effect on a connection that has ended."""
-        if self._is_secure or not self.is_closing:
+        if not self._has_ended and (self._is_secure or not self.is_closing):
             with contextlib.suppress(OSError):
                 # struct linger {on, seconds}: with 0 seconds, a close sends a reset.
                 linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from conftest import TOP, Connect, MakeServer
@@ -51,6 +52,23 @@ async def test_who_leaves_gets_all_that_was_published_before(secret: BroadcastSe
         assert await anext(a) == Notice("2 clients")
         await b.leave()
         assert len([incoming async for incoming in b]) == 20_001
+
+
+async def test_who_leaves_and_pauses_gets_it_too(secret: BroadcastServer, connect: Connect) -> None:
+    async with client_of(secret, "a") as a:
+        reader, writer = await asyncio.open_connection("127.0.0.1", secret.port, ssl=of_client(), server_hostname="localhost")
+        writer.write(b"CONNECT b\n")
+        assert await reader.readline() == b"SUCCESS\r\n"
+        cast(asyncio.Transport, writer.transport).pause_reading()
+        await a.send_lines(b"%b\n" % (b"x" * 98) * 4000)
+        await a.send("\\clients")
+        assert await anext(a) == Notice("2 clients")
+        writer.write(b"\\exit\n")
+        while len(secret._sessions) > 1:
+            await asyncio.sleep(0.01)
+        cast(asyncio.Transport, writer.transport).resume_reading()
+        assert len(await reader.read(-1)) == 4000 * len("a: " + "x" * 98 + "\r\n")
+        writer.close()
 
 
 async def test_a_flat_out_stream_arrives_whole(secret: BroadcastServer) -> None:
