@@ -446,6 +446,23 @@ class TestClientInAPipeline:
             raw.file.close()
             raw.socket.close()
 
+    def test_a_listener_prints_after_every_reconnection(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0", "--no-notices")
+        port = server.port
+        client = program("main_client.py", "--port", str(port), "--user", "ear", "--listen", "--reconnect")
+        for again in (True, True, False):
+            mouth = Raw(port, "mouth")
+            mouth.wait_for("ear")
+            mouth.send("hello")
+            assert client.output_line() == "mouth: hello"
+            mouth.file.close()
+            mouth.socket.close()
+            if again:
+                server.process.kill()
+                server.end()
+                server = program("main_server.py", "--port", str(port), "--no-notices")
+                assert server.port == port
+
     def test_ctrl_c_gives_up_reconnecting(self, program: StartProgram) -> None:
         client = program("main_client.py", "--port", "1", "--reconnect")
         assert "trying until it is there again" in client.error_line()

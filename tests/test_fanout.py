@@ -104,6 +104,22 @@ async def test_what_is_published_in_one_turn_goes_out_together(server: Broadcast
     assert fanout._open.number == before + 1
 
 
+async def test_a_leaver_gets_what_was_published_before_in_the_same_turn_and_nothing_after(
+    server: BroadcastServer, connect: Connect
+) -> None:
+    stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
+    assert server._room
+    fanout = server._room.fanout
+    (receiver,) = [session._receiver for session in server._sessions.values() if session._name == "leaves"]
+    assert receiver
+    fanout.publish(None, b"before\r\n")
+    served = fanout.leave(receiver)
+    fanout.publish(None, b"after\r\n")
+    await served
+    assert await stays.lines(2) == ["before", "after"]
+    assert await leaves.synchronise() == ["before"]
+
+
 class TestStalledReader:
     async def test_is_dropped_after_one_grace_time_and_never_as_if_complete(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(backlog=500_000, grace=0.3)
@@ -175,6 +191,20 @@ class TestStalledReader:
             held = held or bool(server._room and server._room.fanout.held)
         assert held
         assert numbers(lines, "s") == list(range(15_000))
+        await flooding
+
+    async def test_who_leaves_while_the_room_is_held_for_it_is_told_too(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(backlog=200_000, grace=0.3, notices=False)
+        stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
+        stalled.stop_reading()
+        flooding = asyncio.create_task(flood(sender, 50_000))
+        while not (server._room and server._room.fanout.held):
+            await asyncio.sleep(0.01)
+        stalled.send("\\exit\n")
+        while len(server._room.registry) > 1:
+            await asyncio.sleep(0.01)
+        stalled.go_on_reading()
+        assert (await stalled.rest())[-1] == "ERROR too slow: did not read what it was sent in time"
         await flooding
 
     async def test_that_trickles_cannot_hold_the_room_for_longer(self, make_server: MakeServer, connect: Connect) -> None:

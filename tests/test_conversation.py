@@ -1,0 +1,55 @@
+"""A client and a view put together: what is not sent is not lost. (How conversations end is in `test_cli.py`, with real processes.)"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from broadcast import BroadcastClient, BroadcastServer, Incoming, Message, Notice
+from broadcast.conversation import Conversation, keep_talking
+
+
+class Script:
+    """A view that has these runs to send, one after the other, and remembers what it is told."""
+
+    def __init__(self, *runs: bytes | None) -> None:
+        self.given_up = asyncio.Event()
+        self.runs = list(runs)
+        self.shown: list[Incoming] = []
+        self.told: list[str | None] = []
+
+    async def read(self) -> bytes | None:
+        return self.runs.pop(0)
+
+    def give_back(self, run: bytes) -> None:
+        self.runs.insert(0, run)
+
+    async def show(self, arrived: Sequence[Incoming], name: str) -> None:
+        self.shown += arrived
+
+    def tell(self, trouble: str | None) -> None:
+        self.told.append(trouble)
+
+
+async def test_what_is_read_when_the_connection_is_gone_already_is_given_back() -> None:
+    view = Script(b"one\n", None)
+    await Conversation(BroadcastClient(), view, 30)._send()
+    assert view.runs == [b"one\n", None]
+
+
+async def test_everything_is_sent_and_what_comes_back_is_shown(server: BroadcastServer) -> None:
+    view = Script(b"one\ntwo\n", b"\\clients\n", None)
+    async with BroadcastClient(port=server.port, user="other") as other:
+        await keep_talking(lambda: BroadcastClient(port=server.port, user="a", heartbeat=None), view, 30, reconnect=False)
+        assert [await anext(other) for _ in range(2)] == [Message("a", "one"), Message("a", "two")]
+    assert view.shown == [Notice("2 clients"), Notice("a (you)"), Notice("other")]
+    assert view.told == []
+
+
+async def test_nothing_after_an_exit_is_sent(server: BroadcastServer) -> None:
+    view = Script(b"one\n\\exit\ntwo\n", b"three\n", None)
+    async with BroadcastClient(port=server.port, user="other") as other:
+        await keep_talking(lambda: BroadcastClient(port=server.port, user="a", heartbeat=None), view, 30, reconnect=True)
+        await other.leave()
+        assert [incoming async for incoming in other] == [Message("a", "one")]
+    assert view.runs == [b"three\n", None]
