@@ -233,7 +233,7 @@ class TestEnding:
 async def test_heartbeats_keep_a_silent_client_in(make_server: MakeServer) -> None:
     server = await make_server(timeout=0.3, notices=False)
     async with BroadcastClient(port=server.port, heartbeat=0.05) as client:
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.5)
         await client.send("\\clients")
         assert await next_of(client) == Notice("1 client")
 

@@ -295,7 +295,7 @@ class TestTimeout:
     async def test_every_line_is_a_sign_of_life(self, make_server: MakeServer, connect: Connect, sign: str) -> None:
         server = await make_server(timeout=0.3, notices=False)
         peer = await connect(server, "a")
-        for _ in range(12):
+        for _ in range(8):
             await asyncio.sleep(0.05)
             peer.send(sign)
         assert await peer.synchronise() == []
