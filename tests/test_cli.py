@@ -408,8 +408,9 @@ class TestClientInAPipeline:
         client = program("main_client.py", "--port", str(port), "--user", "bot", "--json")
         watcher.wait_for("bot")
         watcher.send('héllo "x"')
+        objects = [json.loads(client.output_line())]
         client.type("\\foo\n\\clients\n")
-        objects = [json.loads(client.output_line()) for _ in range(3)]
+        objects += [json.loads(client.output_line()) for _ in range(2)]
         assert [(item["type"], item["sender"]) for item in objects] == [("message", "watcher"), ("error", None), ("notice", None)]
         assert objects[0]["text"] == 'héllo "x"'
         assert all(datetime.datetime.fromisoformat(item["time"]).tzinfo for item in objects)
