@@ -191,8 +191,8 @@ class Fanout:
                 while self.held:
                     await self._released.wait()
 
-    def publish(self, author: Receiver | None, block: bytes, *, can_wait: bool = False) -> None:
-        """Send whole lines to everyone but their author, at the end of this turn; those that can wait, with what comes next or NOTICE_DELAY later."""
+    def publish(self, author: Receiver | None, block: bytes, lines: int = 1, *, can_wait: bool = False) -> None:
+        """Send whole lines, that many, to everyone but their author, at the end of this turn; those that can wait, with what comes next or NOTICE_DELAY later."""
         if self._closed:
             return
         if self._open.size + len(block) > BATCH_SIZE:
@@ -200,7 +200,7 @@ class Fanout:
         batch = self._open
         batch.blocks.append(block)
         takes_part = author in self._ready or author in self._lagging
-        self.deliveries += block.count(b"\n") * (len(self._ready) + len(self._lagging) - takes_part)
+        self.deliveries += lines * (len(self._ready) + len(self._lagging) - takes_part)
         if author and takes_part:
             batch.withhold(author, batch.size, batch.size + len(block))
         batch.size += len(block)

@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 ENDING = b"\r\n"
 """What the server ends each line with; telnet and the textbooks expect it."""
@@ -171,10 +171,17 @@ def clean(line: bytes) -> str:
     return line.decode("utf-8", "replace").translate(_CLEANED).rstrip()
 
 
-def parse(run: bytes, prefix: bytes) -> tuple[int, Iterator[bytes | str]]:
+class Block(NamedTuple):
+    """Messages ready to be sent, each behind its sender's name and with its ending, and how many there are."""
+
+    data: bytes
+    lines: int
+
+
+def parse(run: bytes, prefix: bytes) -> tuple[int, Iterator[Block | str]]:
     """Take a run of whole lines from one client; return how many there are, and what they ask for, in order.
 
-    Bytes are a block of messages ready to be sent, each behind `prefix` and with its ending; a `str` is a command line. Blocks keep
+    A `Block` is of messages, each behind `prefix`; a `str` is a command line. Blocks keep
     to BLOCK_LIMIT and are made as they are asked for, so that whoever takes them can stop in between.
     """
     if b"\r" in run:  # a search for two bytes costs fifty times as much as for one
@@ -186,14 +193,14 @@ def parse(run: bytes, prefix: bytes) -> tuple[int, Iterator[bytes | str]]:
     return len(lines), _blocks_and_commands(lines, prefix)
 
 
-def _plain_blocks(lines: list[bytes], prefix: bytes, size: int) -> Iterator[bytes]:
+def _plain_blocks(lines: list[bytes], prefix: bytes, size: int) -> Iterator[Block]:
     blocks = -(-(size + len(lines) * len(prefix + ENDING)) // BLOCK_LIMIT)
     step = max(1, -(-len(lines) // blocks))
     for start in range(0, len(lines), step):
         yield _block(lines[start : start + step], prefix)
 
 
-def _blocks_and_commands(lines: Iterable[bytes], prefix: bytes) -> Iterator[bytes | str]:
+def _blocks_and_commands(lines: Iterable[bytes], prefix: bytes) -> Iterator[Block | str]:
     texts: list[bytes] = []
     size = 0
     for line in filter(None, lines):
@@ -213,10 +220,10 @@ def _blocks_and_commands(lines: Iterable[bytes], prefix: bytes) -> Iterator[byte
         yield _block(texts, prefix)
 
 
-def _block(texts: list[bytes], prefix: bytes) -> bytes:
+def _block(texts: list[bytes], prefix: bytes) -> Block:
     texts[0] = prefix + texts[0]  # before and after the join it would copy the whole block twice more
     texts[-1] += ENDING
-    return (ENDING + prefix).join(texts)
+    return Block((ENDING + prefix).join(texts), len(texts))
 
 
 # --- the handshake ---

@@ -14,7 +14,7 @@ from . import commands, protocol
 from .clock import ServingClock, passed
 from .fanout import Fanout, Receiver
 from .logger import LOGGER
-from .protocol import HandshakeError, LineCutter, TooLong
+from .protocol import Block, HandshakeError, LineCutter, TooLong
 from .registry import Registry
 from .streams import Connection
 
@@ -215,8 +215,8 @@ class Session:
             self._room.traffic.lines += count
             for item in items:
                 await fanout.until_released()
-                if isinstance(item, bytes):
-                    fanout.publish(self._receiver, item)
+                if isinstance(item, Block):
+                    fanout.publish(self._receiver, item.data, item.lines)
                 else:
                     answer = commands.answer(item, self._name, self._room.registry.roster)
                     if answer.leave:

@@ -9,6 +9,7 @@ import pytest
 from broadcast import Message, Notice, ServerError, UsernameError
 from broadcast.protocol import (
     BLOCK_LIMIT,
+    Block,
     Connect,
     HandshakeError,
     LineCutter,
@@ -41,8 +42,10 @@ def sent(data: bytes, prefix: bytes = b"a: ") -> list[bytes | str]:
         if isinstance(item, str):
             items.append(item)
         else:
-            assert item.endswith(b"\r\n")
-            items.extend(item.split(b"\r\n")[:-1])
+            assert item.data.endswith(b"\r\n")
+            messages = item.data.split(b"\r\n")[:-1]
+            assert item.lines == len(messages)
+            items.extend(messages)
     return items
 
 
@@ -141,7 +144,7 @@ class TestParse:
     @pytest.mark.parametrize("letter", ["a", "é"])
     def test_blocks_are_bounded_as_they_are_sent(self, letter: str) -> None:
         prefix = ("\U0001f600" * 32 + ": ").encode()
-        blocks = [item for item in parse(f"{letter}\n".encode() * 20_000, prefix)[1] if isinstance(item, bytes)]
+        blocks = [item.data for item in parse(f"{letter}\n".encode() * 20_000, prefix)[1] if isinstance(item, Block)]
         assert max(map(len, blocks)) <= BLOCK_LIMIT + 200
         assert b"".join(blocks) == (prefix + letter.encode() + b"\r\n") * 20_000
 
