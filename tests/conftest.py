@@ -115,6 +115,13 @@ async def connect() -> AsyncIterator[Connect]:
     await asyncio.sleep(0)
 
 
+@pytest.fixture
+def short_farewell(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds that a peer now has to take what it is owed and to end its side."""
+    monkeypatch.setattr("broadcast.streams.FAREWELL_TIME", 0.2)
+    return 0.2
+
+
 class Program:
     """One of the two programs as a process of its own, or a few lines of Python that run one."""
 

@@ -241,8 +241,9 @@ async def test_heartbeats_keep_a_silent_client_in(make_server: MakeServer) -> No
 async def test_heartbeats_end_quietly_with_the_connection(server: BroadcastServer) -> None:
     async with BroadcastClient(port=server.port, heartbeat=0.01) as client:
         heart = client._heart
-        await server.close()
+        closing = asyncio.create_task(server.close())
         assert [incoming async for incoming in client] == [Notice("server is shutting down")]
+    await closing
     assert heart
     await asyncio.gather(heart, return_exceptions=True)
     assert heart.cancelled() or heart.exception() is None

@@ -16,7 +16,7 @@ import pytest
 from conftest import descriptors
 
 from broadcast import ConnectError
-from broadcast.streams import FAREWELL_TIME, Connection, connect, reason, resolve, show_address
+from broadcast.streams import Connection, connect, reason, resolve, show_address
 
 
 @contextlib.asynccontextmanager
@@ -115,12 +115,13 @@ class TestEnding:
             theirs.close()
             await ending
 
-    async def test_a_peer_that_does_not_end_is_waited_for_a_bounded_time(self) -> None:
+    async def test_a_peer_that_does_not_end_is_waited_for_a_bounded_time(self, short_farewell: float) -> None:
         async with pair() as (connection, _):
             began = time.monotonic()
             await connection.end_in_order()
-            assert FAREWELL_TIME * 0.9 < time.monotonic() - began < FAREWELL_TIME + 1
+            assert short_farewell * 0.9 < time.monotonic() - began < short_farewell + 0.5
 
+    @pytest.mark.usefixtures("short_farewell")
     async def test_a_peer_that_does_not_take_what_it_is_owed_is_reset(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             connection.write(b"x" * 8_000_000)

@@ -54,6 +54,7 @@ async def test_who_leaves_gets_all_that_was_published_before(secret: BroadcastSe
         assert len([incoming async for incoming in b]) == 20_001
 
 
+@pytest.mark.usefixtures("short_farewell")
 async def test_who_leaves_and_pauses_gets_it_too(secret: BroadcastServer, connect: Connect) -> None:
     async with client_of(secret, "a") as a:
         reader, writer = await asyncio.open_connection("127.0.0.1", secret.port, ssl=of_client(), server_hostname="localhost")
