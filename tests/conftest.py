@@ -23,6 +23,9 @@ PATIENCE = 10.0
 """Seconds until an event that a test waits for counts as missing; nothing waits that long where all is well."""
 
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a hundred programs are started: each in two thirds of the time where it is compiled
+
+
 class Peer:
     """A client that speaks the protocol byte by byte."""
 

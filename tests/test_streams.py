@@ -9,7 +9,7 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import pytest
@@ -83,7 +83,10 @@ class TestReading:
             assert await read_all(connection) == b"x" * 5000
             assert isinstance(connection.lost, ConnectionResetError)
 
-    async def test_a_reset_that_a_write_runs_into_hides_nothing_that_is_still_in_the_kernel(self) -> None:
+    @pytest.mark.parametrize("write", [Connection.write, Connection.send])
+    async def test_a_reset_that_a_write_runs_into_hides_nothing_that_is_still_in_the_kernel(
+        self, write: Callable[[Connection, bytes], object]
+    ) -> None:
         before = descriptors()
         async with pair() as (connection, theirs):
             data = bytes(range(256)) * 200
@@ -95,12 +98,47 @@ class TestReading:
             assert queued(connection._socket, termios.FIONREAD) == len(data)
             reset(theirs)
             for _ in range(3):
-                connection.write(b"y")
+                write(connection, b"y")
                 await asyncio.sleep(0.01)
             assert connection.is_closing
             assert await read_all(connection) == data
         await asyncio.sleep(0.01)
         assert descriptors() == before
+
+
+class TestSending:
+    async def test_tells_whether_the_system_has_taken_everything(self) -> None:
+        async with pair(buffer=4096) as (connection, theirs):
+            assert connection.send(b"a")
+            data = b"b" * 8_000_000
+            assert not connection.send(data)
+            receiving = asyncio.create_task(receive(theirs))
+            await connection.drain()
+            assert connection.send(b"c")
+            connection.transport.write_eof()
+            assert await receiving == b"a" + data + b"c"
+
+    async def test_nothing_overtakes_what_is_under_way(self) -> None:
+        async with pair(buffer=4096) as (connection, theirs):
+            data = b"a" * 8_000_000
+            connection.write(data)
+            received = bytearray()
+            theirs.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:  # now the system would take more
+                    received += theirs.recv(65_536)
+            assert not connection.send(b"b")
+            theirs.setblocking(True)
+            receiving = asyncio.create_task(receive(theirs))
+            await connection.drain()
+            connection.transport.write_eof()
+            assert received + await receiving == data + b"b"
+
+    async def test_on_a_closing_connection_is_without_effect(self) -> None:
+        async with pair() as (connection, theirs):
+            connection.close()
+            connection.send(b"late")
+            assert await receive(theirs) == b""
 
 
 class TestEnding:
