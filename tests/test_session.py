@@ -291,14 +291,16 @@ class TestTimeout:
         assert time.monotonic() - began > 0.15
         assert await silent.rest() == ["* other joined", "ERROR timed out: nothing heard for 0.25 s"]
 
-    @pytest.mark.parametrize("sign", ["\\ping\n", "\\\\ping\r\n", "\n", "hello\n"])
-    async def test_every_line_is_a_sign_of_life(self, make_server: MakeServer, connect: Connect, sign: str) -> None:
+    async def test_every_line_is_a_sign_of_life(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(timeout=0.3, notices=False)
-        peer = await connect(server, "a")
+        signs = {"a": "\\ping\n", "b": "\\\\ping\r\n", "c": "\n", "d": "hello\n"}
+        peers = {name: await connect(server, name) for name in signs}
         for _ in range(8):
             await asyncio.sleep(0.05)
-            peer.send(sign)
-        assert await peer.synchronise() == []
+            for name, peer in peers.items():
+                peer.send(signs[name])
+        for peer in peers.values():
+            assert set(await peer.synchronise()) <= {"d: hello"}
 
     async def test_half_a_line_is_none(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(timeout=0.3, notices=False)
@@ -358,13 +360,13 @@ class TestToken:
 
 class TestMaximumRate:
     async def test_slows_down_and_loses_nothing_and_counts_no_silence(self, make_server: MakeServer, connect: Connect) -> None:
-        server = await make_server(max_rate=50, timeout=0.5, notices=False)
+        server = await make_server(max_rate=100, timeout=0.3, notices=False)
         fast, other = await connect(server, "fast"), await connect(server, "other")
         keeping = asyncio.create_task(keep_alive(other))
         began = time.monotonic()
-        fast.send("".join(f"{number}\n" for number in range(120)))
-        assert await other.lines(120) == [f"fast: {number}" for number in range(120)]
-        assert 1.2 < time.monotonic() - began < 5
+        fast.send("".join(f"{number}\n" for number in range(170)))
+        assert await other.lines(170) == [f"fast: {number}" for number in range(170)]
+        assert 0.6 < time.monotonic() - began < 5
         keeping.cancel()
 
     async def test_lets_a_second_s_worth_pass_at_once(self, make_server: MakeServer, connect: Connect) -> None:
@@ -409,7 +411,7 @@ async def test_nasty_input_costs_its_sender_at_most(server: BroadcastServer, con
         b"\\" * 1000 + b"\n",
         "\u202e".encode() * 100 + b"\n",
     ]
-    for number in range(60):
+    for number in range(36):
         peer = await connect(server)
         if number % 2:
             peer.send(b"CONNECT nasty\n")
