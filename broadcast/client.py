@@ -145,11 +145,7 @@ class BroadcastClient:
 
         Raises ConnectionLostError when it broke.
         """
-        while not self._lines:
-            if not await self._read():
-                if self._connected().lost:
-                    raise self._lost()
-                return []
+        await self._until_received()
         arrived = [self._interpret(line) for line in self._lines]
         self._lines.clear()
         return arrived
@@ -158,11 +154,9 @@ class BroadcastClient:
         return self
 
     async def __anext__(self) -> Incoming:
-        while not self._lines:
-            if not await self._read():
-                if self._connected().lost:
-                    raise self._lost()
-                raise StopAsyncIteration
+        await self._until_received()
+        if not self._lines:
+            raise StopAsyncIteration
         return self._interpret(self._lines.popleft())
 
     async def keep_alive(self, seconds: float) -> None:
@@ -190,6 +184,13 @@ class BroadcastClient:
                             pass
         finally:
             await _close(connection)
+
+    async def _until_received(self) -> None:
+        """Return when there are lines, or there will be none because the server has ended the connection."""
+        while not self._lines and await self._read():
+            pass
+        if not self._lines and self._connected().lost:
+            raise self._lost()
 
     async def _read(self) -> bool:
         """Take in what arrives next; return False at the end. A last line without an ending is dropped: it is not whole."""
