@@ -6,11 +6,12 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Mapping
 
 import pytest
 from conftest import Connect, MakeServer, Peer
 
-from broadcast import BroadcastServer
+from broadcast import BroadcastServer, commands
 from broadcast.protocol import LINE_LIMIT
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
@@ -202,6 +203,26 @@ class TestCommands:
             a.send("ping\n")
             assert await b.line() == "a: ping"
         asker.reset()
+
+    async def test_many_that_ask_for_much_let_others_have_their_turn(
+        self, server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        askers = [await connect(server, "asker") for _ in range(20)]
+        a, b = await connect(server, "a"), await connect(server, "b")
+        answered = 0
+        answer = commands.answer
+
+        def count(line: str, name: str, roster: Mapping[str, str]) -> commands.Answer:
+            nonlocal answered
+            answered += 1
+            return answer(line, name, roster)
+
+        monkeypatch.setattr(commands, "answer", count)
+        for asker in askers:
+            asker.send("\\clients\n" * 200)
+        a.send("hello\n")
+        assert await b.line() == "a: hello"
+        assert 20 <= answered <= 20 * 20
 
 
 class TestLeaving:
