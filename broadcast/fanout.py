@@ -154,6 +154,7 @@ class Fanout:
         self._ready.pop(receiver, None)
         if receiver.feeder:
             receiver.feeder.cancel()
+            receiver.feeder = None  # the frames of its end hold the receiver: a cycle
         self._stop_lagging(receiver)
 
     def close(self, last: bytes) -> None:

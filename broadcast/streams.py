@@ -138,8 +138,10 @@ class Connection:
 
     async def drain(self) -> None:
         """Return when the system has taken everything written, or the connection is closing."""
-        with contextlib.suppress(OSError):
+        try:
             await self._writer.drain()
+        except OSError as problem:
+            problem.with_traceback(None)  # it may be `lost`, and its frames hold this connection: a cycle
 
     @property
     def unsent(self) -> int:
@@ -192,7 +194,10 @@ class Connection:
     def close(self) -> None:
         """Let go of the connection; without effect on one that has ended."""
         self.transport.close()
-        vars(self._reader).pop("set_exception", None)  # it is a cycle, and what was read must not wait for the garbage collector
+        # Two cycles, ours and asyncio's: what was read, and a transport, must not wait for the garbage collector.
+        vars(self._reader).pop("set_exception", None)
+        if self._below.is_closing() and hasattr(self._below, "_read_ready_cb"):  # then it reads no more; TLS may still
+            setattr(self._below, "_read_ready_cb", None)  # noqa: B010 (mypy knows no such attribute)
         if self._remains:
             self._remains.close()
             self._remains = None

@@ -197,12 +197,19 @@ async def test_nothing_is_left_of_clients_that_came_and_went(server: BroadcastSe
     assert len([task for task in asyncio.all_tasks() if "broadcast" in repr(task)]) == 2, "the session of `stay` and its timeout task"
 
 
-@pytest.mark.parametrize("how", ["exit", "close", "reset"])
+@pytest.mark.parametrize("how", ["exit", "close", "reset", "reset while it lags", "reset while it is answered"])
 async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(server: BroadcastServer, connect: Connect, how: str) -> None:
-    await connect(server, "stay")
-    peer = await connect(server, "go")
+    stay = await connect(server, "stay")
+    peer = await connect(server, "go", buffer=4096)
+    if how in ("reset while it lags", "reset while it is answered"):
+        peer.stop_reading()
+        if how == "reset while it is answered":
+            peer.send("\\help\n" * 100_000)
+        stay.send(("x" * 999 + "\n") * 4000)
+        await stay.synchronise()
+        assert server.statistics()["lagging"] == 1
     (session,) = [session for session in server._sessions.values() if session._name == "go"]
-    gone = weakref.ref(session._connection._reader)
+    left = [weakref.ref(session), weakref.ref(session._connection._reader), weakref.ref(session._connection.transport)]
     del session
     gc.disable()
     try:
@@ -214,7 +221,7 @@ async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(serv
         else:
             peer.reset()
         async with asyncio.timeout(5):
-            while gone():
+            while any(ref() for ref in left):
                 await asyncio.sleep(0.01)
     finally:
         gc.enable()
