@@ -12,6 +12,7 @@ import socket
 import time
 import warnings
 import weakref
+from typing import Any
 
 import pytest
 from conftest import Connect, MakeServer, descriptors
@@ -209,7 +210,11 @@ async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(serv
         await stay.synchronise()
         assert server.statistics()["lagging"] == 1
     (session,) = [session for session in server._sessions.values() if session._name == "go"]
-    left = [weakref.ref(session), weakref.ref(session._connection._reader), weakref.ref(session._connection.transport)]
+    left: list[weakref.ref[Any]] = [
+        weakref.ref(session),
+        weakref.ref(session._connection._reader),
+        weakref.ref(session._connection.transport),
+    ]
     del session
     gc.disable()
     try:
