@@ -45,6 +45,22 @@ IMPATIENT = CLIENT.format("SHORTEST_DELAY", 0.1)
 """It tries again after a tenth of a second."""
 
 
+SWALLOWING = """
+import os, runpy, signal, sys, weakref
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "broadcast.cli":
+            imported = type("Imported", (), {{}})()
+            reference = weakref.ref(imported, lambda _: os.kill(os.getpid(), signal.SIGINT))
+            del imported
+
+sys.meta_path.insert(0, Finder())
+runpy.run_path({!r}, run_name="__main__")
+"""
+"""A program to which Ctrl-C comes while a weak reference's callback runs."""
+
+
 class Raw:
     """A plain socket that has joined."""
 
@@ -309,6 +325,12 @@ class TestBoth:
             started.end()
             errors = started.errors()
             assert not re.search(r'File ".*(broadcast|main_)', errors), errors
+
+    def test_ctrl_c_that_python_swallows_ends_it_all_the_same(self, program: StartProgram, name: str) -> None:
+        """As in a callback of the import system, where nothing can be raised."""
+        started = program(SWALLOWING.format(name), "--port", "0", cwd=TOP)
+        assert started.end() == -signal.SIGINT
+        assert started.errors() == ""
 
 
 class TestClientInAPipeline:
