@@ -19,7 +19,7 @@ from .logger import LOGGER
 from .protocol import BroadcastError
 from .registry import Registry
 from .session import End, Room, Session, Traffic
-from .streams import Address, Connection, reason, resolve, show_address
+from .streams import READ_SIZE, Address, Connection, reason, resolve, show_address
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8888
@@ -113,6 +113,7 @@ class BroadcastServer:
         self._tls = tls
         self._token = token.encode() if token is not None else None
         self._began = 0.0  # set when it listens, in the loop's time
+        self._buffer = memoryview(bytearray(READ_SIZE))  # what all connections read into, one at a time
         self._room: Room | None = None  # while it listens
         self._listeners: list[asyncio.Server] = []  # while it listens: one an address
         self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
@@ -231,7 +232,7 @@ class BroadcastServer:
             writer.close()
             return
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        connection = Connection(reader, writer)
+        connection = Connection.accept(writer, self._buffer)
         if len(self._sessions) >= self._max_clients:
             self._turn_away(connection)
             return

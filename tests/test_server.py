@@ -212,7 +212,6 @@ async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(serv
     (session,) = [session for session in server._sessions.values() if session._name == "go"]
     left: list[weakref.ref[Any]] = [
         weakref.ref(session),
-        weakref.ref(session._connection._reader),
         weakref.ref(session._connection.transport),
     ]
     del session

@@ -10,13 +10,12 @@ import struct
 import termios
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import cast
 
 import pytest
 from conftest import descriptors
 
 from broadcast import ConnectError
-from broadcast.streams import Connection, connect, reason, resolve, show_address
+from broadcast.streams import CHUNK_SIZE, READ_SIZE, Connection, connect, reason, resolve, show_address
 
 
 @contextlib.asynccontextmanager
@@ -29,7 +28,7 @@ async def pair(buffer: int | None = None) -> AsyncIterator[tuple[Connection, soc
         theirs.connect(listening.getsockname())
         ours, _ = listening.accept()
     with theirs:
-        connection = Connection(*await asyncio.open_connection(sock=ours))
+        _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(memoryview(bytearray(READ_SIZE))), sock=ours)
         yield connection, theirs
         connection.reset()
         await asyncio.sleep(0)
@@ -74,6 +73,21 @@ class TestReading:
             assert await read_all(connection) == b"data"
             assert connection.lost is None
 
+    async def test_reads_no_further_ahead_than_is_allowed(self) -> None:
+        async with pair() as (connection, theirs):
+            theirs.setblocking(False)
+            data, sent, read = bytes(range(256)) * 8000, 0, b""
+            while len(read) < len(data):
+                with contextlib.suppress(BlockingIOError):
+                    sent += theirs.send(data[sent:])
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                    assert sum(map(len, connection._chunks)) <= 2 * READ_SIZE
+                chunk = await connection.read_chunk()
+                assert 0 < len(chunk) <= CHUNK_SIZE
+                read += chunk
+            assert read == data
+
     async def test_a_reset_hides_nothing_that_was_read_by_the_loop(self) -> None:
         async with pair() as (connection, theirs):
             theirs.sendall(b"x" * 5000)
@@ -90,7 +104,7 @@ class TestReading:
         before = descriptors()
         async with pair() as (connection, theirs):
             data = bytes(range(256)) * 200
-            cast(asyncio.Transport, connection.transport).pause_reading()  # as asyncio does when it has read ahead enough
+            connection.transport.pause_reading()  # as asyncio does when it has read ahead enough
             theirs.sendall(data)
             async with asyncio.timeout(5):
                 while queued(theirs, termios.TIOCOUTQ):

@@ -54,6 +54,28 @@ async def test_who_leaves_gets_all_that_was_published_before(secret: BroadcastSe
         assert len([incoming async for incoming in b]) == 20_001
 
 
+async def test_all_that_comes_with_the_end_of_the_handshake_is_taken(
+    secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secrecy = of_client().wrap_bio(arriving, leaving, server_hostname="localhost")
+    async with client_of(secret, "listener") as listener:
+        peer = await connect(secret)
+        with pytest.raises(ssl.SSLWantReadError):
+            secrecy.do_handshake()
+        peer.writer.write(leaving.read())
+        arriving.write(await peer.reader.read(100_000))
+        secrecy.do_handshake()
+        for plain in (b"CONNECT hasty\n", *[b"%b\n" % (b"x" * 999) * 16] * 13, b"last\n"):
+            secrecy.write(plain)
+        with pytest.raises(ssl.SSLWantReadError):
+            secrecy.unwrap()
+        peer.writer.write(leaving.read())
+        lines = [str(await anext(listener)) for _ in range(209)]
+        assert lines == [f"hasty: {'x' * 999}"] * 208 + ["hasty: last"]
+        assert not caplog.records
+
+
 @pytest.mark.usefixtures("short_farewell")
 async def test_who_leaves_and_pauses_gets_it_too(secret: BroadcastServer, connect: Connect) -> None:
     async with client_of(secret, "a") as a:
