@@ -6,9 +6,9 @@ loses in silence. Here:
 
 * What is published in one turn of the event loop is joined into one *batch*, and every client gets that same bytes object in one
   write. Idle, that adds no delay; under load, batches grow by themselves.
-* A *ready* client has had every batch. One whose socket did not take all of it is *lagging*: one task drains it and feeds it from
-  the *backlog*, batch by batch, from its *cursor*, until it is level again. The backlog is one, shared, so the memory it takes does not
-  depend on how many lag; with nobody lagging it is empty.
+* A *ready* client has had every batch. One whose socket did not take all of it is *lagging*: whenever the system has taken what is under
+  way, it is fed from the *backlog*, batch by batch, from its *cursor*, until it is level again. The backlog is one, shared, so the memory
+  it takes does not depend on how many lag; with nobody lagging it is empty.
 * When the backlog exceeds its bound, the room is *held*: sessions stop handling input, which senders feel as ordinary TCP
   backpressure, and a clock starts. At half the bound it is released. When the hold has lasted the grace time, whoever is still more
   than half the bound behind is dropped as too slow. So a stalled reader holds the room for one grace time at most, and one that
@@ -47,13 +47,12 @@ TURN = 4
 class Receiver:
     """One client's place in the fan-out; made by `Fanout.join`, for `Fanout` alone to change."""
 
-    __slots__ = ("connection", "cursor", "feeder", "on_too_slow", "served", "until")
+    __slots__ = ("connection", "cursor", "on_too_slow", "served", "until")
 
     def __init__(self, connection: Connection, on_too_slow: Callable[[], None]) -> None:
         self.connection = connection
         self.on_too_slow = on_too_slow
         self.cursor = 0  # while lagging: the number of the batch it gets next
-        self.feeder: asyncio.Task[None] | None = None  # while lagging: the task that feeds it
         self.until = math.inf  # from its leaving on: the number of the first batch it is not owed
         self.served: asyncio.Future[None] | None = None  # from its leaving on: done when it has all it is owed
 
@@ -119,7 +118,7 @@ class Fanout:
         self.dropped = 0  # clients too slow, likewise
         self._closed = False  # from `close` on
         self._ready: dict[Receiver, None] = {}  # have had every batch before the open one
-        self._lagging: dict[Receiver, None] = {}  # have a cursor and a feeder
+        self._lagging: dict[Receiver, None] = {}  # have a cursor, and something under way or a turn to come
         self._backlog: deque[Batch] = deque()  # the batches from the slowest cursor on; empty while nobody lags
         self._backlog_weight = 0
         self._released = asyncio.Event()  # set while the room is not held
@@ -152,9 +151,6 @@ class Fanout:
     def drop(self, receiver: Receiver) -> None:
         """Forget a client: it gets nothing more, whatever it is owed."""
         self._ready.pop(receiver, None)
-        if receiver.feeder:
-            receiver.feeder.cancel()
-            receiver.feeder = None  # the frames of its end hold the receiver: a cycle
         self._stop_lagging(receiver)
 
     def close(self, last: bytes) -> None:
@@ -241,13 +237,13 @@ class Fanout:
     # --- those who lag ---
 
     def _settle(self, receiver: Receiver) -> None:
-        """Sort a client in that has had every batch, or can't have more: lagging with something still to drain, served for good, or ready."""
-        if receiver.connection.transport.get_write_buffer_size():
+        """Sort a client in that has had every batch, or can't have more: lagging with something under way, served for good, or ready."""
+        if receiver.connection.is_under_way:
             self._ready.pop(receiver, None)
             self._lagging[receiver] = None
             receiver.cursor = self._open.number
             self._open.waiting += 1
-            receiver.feeder = asyncio.create_task(self._feed(receiver))
+            receiver.connection.on_taken = lambda: self._feed(receiver)
         elif receiver.served and (receiver.until <= self._open.number or receiver.connection.is_closing):
             self._ready.pop(receiver, None)
             if not receiver.served.done():  # its session may have given up waiting in this very turn
@@ -255,22 +251,24 @@ class Fanout:
         else:
             self._ready[receiver] = None
 
-    async def _feed(self, receiver: Receiver) -> None:
-        """Feed a lagging client from the backlog until it is level, has all it is owed, or is gone."""
+    def _feed(self, receiver: Receiver) -> None:
+        """Feed a lagging client from the backlog what the system takes; called again when it has taken it, until the client is level, or gone."""
         connection = receiver.connection
-        fed = 0
-        while True:
-            await connection.drain()
+        for _ in range(TURN):
             if connection.is_closing or receiver.cursor >= min(receiver.until, self._open.number):
-                break
-            connection.send(self._at(receiver.cursor).for_receiver(receiver))
+                self._stop_lagging(receiver)
+                self._settle(receiver)
+                return
+            is_taken = connection.send(self._at(receiver.cursor).for_receiver(receiver))
             self._move(receiver, receiver.cursor + 1)
-            fed += 1
-            if fed % TURN == 0:
-                await asyncio.sleep(0)  # `drain` does not yield to a client that takes everything
-        receiver.feeder = None
-        self._stop_lagging(receiver)
-        self._settle(receiver)
+            if not is_taken:
+                return
+        asyncio.get_running_loop().call_soon(self._go_on_feeding, receiver)
+
+    def _go_on_feeding(self, receiver: Receiver) -> None:
+        # In the meantime it may have been dropped, or sent an answer, at the end of which it is fed again.
+        if receiver in self._lagging and not receiver.connection.is_under_way:
+            self._feed(receiver)
 
     def _at(self, number: int) -> Batch:
         return self._open if number == self._open.number else self._backlog[number - self._backlog[0].number]
@@ -284,6 +282,7 @@ class Fanout:
     def _stop_lagging(self, receiver: Receiver) -> None:
         if receiver in self._lagging:
             del self._lagging[receiver]
+            receiver.connection.on_taken = None
             self._at(receiver.cursor).waiting -= 1
             self._trim()
 

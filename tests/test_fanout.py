@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 from conftest import Connect, MakeServer, Peer
 
 from broadcast import BroadcastServer
 from broadcast.clock import ServingClock
-from broadcast.fanout import BATCH_SIZE, BATCH_WEIGHT, Batch, Fanout
+from broadcast.fanout import BATCH_SIZE, BATCH_WEIGHT, TURN, Batch, Fanout, Receiver
 from broadcast.protocol import BLOCK_LIMIT
+from broadcast.streams import Connection
 
 MESSAGE = "x" * 100
 SMALL = 4096
@@ -292,6 +295,59 @@ async def test_a_thousand_joining_at_once_are_each_told_of_every_later_one(make_
     order = max(seen, key=len)
     for lines in seen:
         assert lines == order[len(order) - len(lines) :]
+
+
+class TakesAll:
+    """A connection that has something under way from the beginning, and takes everything at once when that is over."""
+
+    def __init__(self) -> None:
+        self.is_under_way = True
+        self.is_closing = False
+        self.on_taken: Callable[[], None] | None = None
+        self.sent = 0
+
+    def send(self, data: bytes) -> bool:
+        self.sent += 1
+        return not self.is_under_way
+
+    def tell(self) -> None:
+        assert self.on_taken
+        self.is_under_way = False
+        self.on_taken()
+
+
+class TestTurns:
+    async def lag(self) -> tuple[Fanout, TakesAll, Receiver]:
+        fanout, connection = Fanout(ServingClock(), 10_000_000, 1.0), TakesAll()
+        fanout.join(cast(Connection, TakesAll()), lambda: None)  # takes nothing: for it the backlog is kept
+        receiver = fanout.join(cast(Connection, connection), lambda: None)
+        for _ in range(4 * TURN):
+            fanout.publish(None, bytes(BATCH_SIZE))
+        await asyncio.sleep(0)
+        assert (connection.sent, fanout.lagging) == (1, 2)
+        connection.tell()
+        assert connection.sent == 1 + TURN
+        return fanout, connection, receiver
+
+    async def test_it_gets_more_when_the_others_had_theirs_until_it_is_level(self) -> None:
+        fanout, connection, _ = await self.lag()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert (connection.sent, fanout.lagging) == (4 * TURN, 1)
+
+    async def test_one_that_is_dropped_in_between_gets_nothing_more(self) -> None:
+        fanout, connection, receiver = await self.lag()
+        fanout.drop(receiver)
+        await asyncio.sleep(0)
+        assert (connection.sent, fanout.lagging) == (1 + TURN, 1)
+
+    async def test_an_answer_in_between_is_taken_first(self) -> None:
+        _, connection, _ = await self.lag()
+        connection.is_under_way = True
+        await asyncio.sleep(0)
+        assert connection.sent == 1 + TURN
+        connection.tell()
+        assert connection.sent == 1 + 2 * TURN
 
 
 class TestBatch:

@@ -9,6 +9,7 @@ import socket
 import struct
 import termios
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -132,10 +133,45 @@ class TestSending:
             connection.transport.write_eof()
             assert await receiving == b"a" + data + b"c"
 
-    async def test_nothing_overtakes_what_is_under_way(self) -> None:
+    async def test_keeps_no_copy_of_what_the_system_did_not_take(self) -> None:
+        async with pair(buffer=4096) as (connection, theirs):
+            data = bytes(8_000_000)
+            tracemalloc.start()
+            assert not connection.send(data)
+            assert tracemalloc.get_traced_memory()[1] < 50_000
+            tracemalloc.stop()
+            assert connection.unsent > 1_000_000
+            connection.write(b"!")
+            receiving = asyncio.create_task(receive(theirs))
+            await connection.drain()
+            connection.transport.write_eof()
+            assert await receiving == data + b"!"
+
+    async def test_tells_when_the_system_has_taken_everything_or_never_will(self) -> None:
+        for end in (receive, reset):
+            async with pair(buffer=4096) as (connection, theirs):
+                told = asyncio.Event()
+                connection.on_taken = told.set
+                connection.send(bytes(8_000_000))
+                connection.send(b"!")
+                assert connection.is_under_way
+                await asyncio.sleep(0.05)
+                assert not told.is_set()
+                ending = end(theirs)
+                receiving = asyncio.create_task(ending) if ending else None
+                async with asyncio.timeout(5):
+                    await told.wait()
+                assert not connection.is_under_way
+                assert connection.unsent == 0
+                if receiving:
+                    connection.transport.write_eof()
+                    assert len(await receiving) == 8_000_001
+
+    @pytest.mark.parametrize("write", [Connection.write, Connection.send])
+    async def test_nothing_overtakes_what_is_under_way(self, write: Callable[[Connection, bytes], object]) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             data = b"a" * 8_000_000
-            connection.write(data)
+            write(connection, data)
             received = bytearray()
             theirs.setblocking(False)
             with contextlib.suppress(BlockingIOError):
