@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from .clock import ServingClock, passed
 from .protocol import BLOCK_LIMIT
-from .streams import Connection
+from .streams import Connection, send_to_all
 
 BATCH_SIZE = 2 * BLOCK_LIMIT
 """Bytes in a batch, but for a single longer block: what is published beyond that in one turn goes into another. One block in each cost 6 to
@@ -117,7 +117,7 @@ class Fanout:
         self.deliveries = 0  # lines times those who get them, since the beginning
         self.dropped = 0  # clients too slow, likewise
         self._closed = False  # from `close` on
-        self._ready: dict[Receiver, None] = {}  # have had every batch before the open one
+        self._ready: dict[Connection, Receiver] = {}  # have had every batch before the open one
         self._lagging: dict[Receiver, None] = {}  # have a cursor, and something under way or a turn to come
         self._backlog: deque[Batch] = deque()  # the batches from the slowest cursor on; empty while nobody lags
         self._backlog_weight = 0
@@ -133,7 +133,7 @@ class Fanout:
         receiver = Receiver(connection, on_too_slow)
         if self._open.size:
             self._open.withhold(receiver, 0, self._open.size)
-        self._ready[receiver] = None
+        self._ready[receiver.connection] = receiver
         return receiver
 
     def leave(self, receiver: Receiver) -> asyncio.Future[None]:
@@ -144,13 +144,13 @@ class Fanout:
             if self._open.size:
                 self._open.withhold(receiver, self._open.size, None)
                 receiver.until += 1
-            elif receiver in self._ready:
+            elif receiver.connection in self._ready:
                 self._settle(receiver)
         return receiver.served
 
     def drop(self, receiver: Receiver) -> None:
         """Forget a client: it gets nothing more, whatever it is owed."""
-        self._ready.pop(receiver, None)
+        self._ready.pop(receiver.connection, None)
         self._stop_lagging(receiver)
 
     def close(self, last: bytes) -> None:
@@ -158,7 +158,7 @@ class Fanout:
         self.publish(None, last)
         self._flush()
         self._closed = True
-        for receiver in [*self._ready, *self._lagging]:
+        for receiver in [*self._ready.values(), *self._lagging]:
             self.leave(receiver)
 
     # --- publishing ---
@@ -196,7 +196,7 @@ class Fanout:
             self._flush()
         batch = self._open
         batch.blocks.append(block)
-        takes_part = author in self._ready or author in self._lagging
+        takes_part = author is not None and (author.connection in self._ready or author in self._lagging)
         self.deliveries += lines * (len(self._ready) + len(self._lagging) - takes_part)
         if author and takes_part:
             batch.withhold(author, batch.size, batch.size + len(block))
@@ -222,15 +222,15 @@ class Fanout:
             return
         self._open = Batch(batch.number + 1)
         data = batch.seal()
-        unready = []
-        for receiver in self._ready:
-            part = batch.for_receiver(receiver) if receiver in batch.withheld else data
-            if (part and not receiver.connection.send(part)) or receiver.served:
-                unready.append(receiver)
+        with_parts = [receiver for receiver in batch.withheld if self._ready.pop(receiver.connection, None)]
+        behind = [self._ready[connection] for connection in send_to_all(self._ready, data)]
+        for receiver in with_parts:
+            if part := batch.for_receiver(receiver):
+                receiver.connection.send(part)
         if self._lagging:
             self._backlog.append(batch)
             self._backlog_weight += batch.weight
-        for receiver in unready:
+        for receiver in behind + with_parts:
             self._settle(receiver)
         self._hold_or_release()
 
@@ -239,17 +239,17 @@ class Fanout:
     def _settle(self, receiver: Receiver) -> None:
         """Sort a client in that has had every batch, or can't have more: lagging with something under way, served for good, or ready."""
         if receiver.connection.is_under_way:
-            self._ready.pop(receiver, None)
+            self._ready.pop(receiver.connection, None)
             self._lagging[receiver] = None
             receiver.cursor = self._open.number
             self._open.waiting += 1
             receiver.connection.on_taken = lambda: self._feed(receiver)
         elif receiver.served and (receiver.until <= self._open.number or receiver.connection.is_closing):
-            self._ready.pop(receiver, None)
+            self._ready.pop(receiver.connection, None)
             if not receiver.served.done():  # its session may have given up waiting in this very turn
                 receiver.served.set_result(None)
         else:
-            self._ready[receiver] = None
+            self._ready[receiver.connection] = receiver
 
     def _feed(self, receiver: Receiver) -> None:
         """Feed a lagging client from the backlog what the system takes; called again when it has taken it, until the client is level, or gone."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import cast
 
 import pytest
 from conftest import Connect, MakeServer, Peer
@@ -297,16 +295,17 @@ async def test_a_thousand_joining_at_once_are_each_told_of_every_later_one(make_
         assert lines == order[len(order) - len(lines) :]
 
 
-class TakesAll:
-    """A connection that has something under way from the beginning, and takes everything at once when that is over."""
+class TakesAll(Connection):
+    """Has something under way from the beginning, and takes everything at once when that is over."""
+
+    is_closing = False
 
     def __init__(self) -> None:
+        super().__init__(memoryview(b""))
         self.is_under_way = True
-        self.is_closing = False
-        self.on_taken: Callable[[], None] | None = None
         self.sent = 0
 
-    def send(self, data: bytes) -> bool:
+    def _send_on(self, data: bytes | memoryview, sent: int) -> bool:
         self.sent += 1
         return not self.is_under_way
 
@@ -319,8 +318,8 @@ class TakesAll:
 class TestTurns:
     async def lag(self) -> tuple[Fanout, TakesAll, Receiver]:
         fanout, connection = Fanout(ServingClock(), 10_000_000, 1.0), TakesAll()
-        fanout.join(cast(Connection, TakesAll()), lambda: None)  # takes nothing: for it the backlog is kept
-        receiver = fanout.join(cast(Connection, connection), lambda: None)
+        fanout.join(TakesAll(), lambda: None)  # takes nothing: for it the backlog is kept
+        receiver = fanout.join(connection, lambda: None)
         for _ in range(4 * TURN):
             fanout.publish(None, bytes(BATCH_SIZE))
         await asyncio.sleep(0)
