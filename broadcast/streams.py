@@ -15,7 +15,7 @@ from typing import Any
 from .protocol import BroadcastError
 
 CHUNK_SIZE = 57_344
-"""Bytes read at once: one wake-up for some hundred lines, not one each; and with a name of ordinary length before each line it still makes
+"""Bytes handed out at once: one wake-up for some hundred lines, not one each; and with a name of ordinary length before each line it still makes
 one block."""
 
 READ_SIZE = 2 * CHUNK_SIZE
