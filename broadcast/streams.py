@@ -128,17 +128,20 @@ class Connection(asyncio.BufferedProtocol):
         self._socket = transport.get_extra_info("socket")
         self.peer = show_address(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(high=0)  # so that "paused" means that anything at all is under way
-        self.resume_writing()
+        self._take_descriptor()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.take_in(self._buffer[:nbytes])
+
+    def take_in(self, data: memoryview) -> None:
         if self._chunks:
             self._reading_paused = True
             self.transport.pause_reading()
-        for start in range(0, nbytes, CHUNK_SIZE):
-            self._chunks.append(bytes(self._buffer[start : min(start + CHUNK_SIZE, nbytes)]))
+        for start in range(0, len(data), CHUNK_SIZE):
+            self._chunks.append(bytes(data[start : start + CHUNK_SIZE]))
         self._wake_reader()
 
     def eof_received(self) -> bool:
@@ -151,12 +154,21 @@ class Connection(asyncio.BufferedProtocol):
         self._descriptor = NO_DESCRIPTOR
 
     def resume_writing(self) -> None:
+        # Not at once: asyncio is in the middle of a write, and one of ours that met a reset there would have it call `connection_lost` twice.
+        asyncio.get_running_loop().call_soon(self._go_on_sending)
+
+    def _go_on_sending(self) -> None:
+        if self.is_closing or self.transport.get_write_buffer_size():
+            return  # `connection_lost` comes, or came, or `resume_writing` again
         self.is_under_way = False
-        if os.name == "posix" and not self._is_secure:
-            self._descriptor = self._socket.fileno()
+        self._take_descriptor()
         rest, self._rest = self._rest, b""
         if not rest or self.send(rest):
             self._tell_taken()
+
+    def _take_descriptor(self) -> None:
+        if os.name == "posix" and not self._is_secure:
+            self._descriptor = self._socket.fileno()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc:
@@ -190,7 +202,7 @@ class Connection(asyncio.BufferedProtocol):
         self._descriptor = NO_DESCRIPTOR
         transport = await asyncio.get_running_loop().start_tls(
             self.transport,
-            self,
+            _Plaintext(self),
             context,
             server_side=self._accepted is not None,
             server_hostname=server_hostname,
@@ -219,7 +231,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._waiter = None
         if self._chunks:
             chunk = self._chunks.pop(0)
-            if self._reading_paused and not self._chunks:
+            if self._reading_paused and not self._chunks and not self.is_closing:  # closed, TLS's transport fails
                 self._reading_paused = False
                 self.transport.resume_reading()
             return chunk
@@ -286,10 +298,10 @@ class Connection(asyncio.BufferedProtocol):
             async with asyncio.timeout(FAREWELL_TIME):
                 await self.until_sent()
                 is_complete = not self.is_closing
-                if self._is_secure:
-                    self.transport.close()  # TLS has no half-close: this says farewell, and what is read ends with the peer's
-                else:
+                if not self._is_secure:
                     self.transport.write_eof()
+                elif is_complete:
+                    self.transport.close()  # TLS has no half-close: this says farewell, and what is read ends with the peer's
                 while await self.read_chunk():
                     pass
         except (TimeoutError, OSError):
@@ -323,6 +335,28 @@ class Connection(asyncio.BufferedProtocol):
         if self._remains:
             self._remains.close()
             self._remains = None
+
+
+class _Plaintext(asyncio.Protocol):
+    """What TLS calls in a connection's place: where a BufferedProtocol does not read all at once, TLS drops the rest when the peer ends."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def data_received(self, data: bytes) -> None:
+        self._connection.take_in(memoryview(data))
+
+    def eof_received(self) -> bool:
+        return self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
 
 
 def send_to_all(connections: Iterable[Connection], data: bytes) -> list[Connection]:

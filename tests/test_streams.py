@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -88,6 +89,24 @@ class TestReading:
                 assert 0 < len(chunk) <= CHUNK_SIZE
                 read += chunk
             assert read == data
+
+    async def test_what_arrived_before_tls_closed_is_read_after_it(self) -> None:
+        class Closed(asyncio.Transport):
+            def is_closing(self) -> bool:
+                return True
+
+            def pause_reading(self) -> None:
+                pass
+
+            def resume_reading(self) -> None:
+                raise AttributeError("as TLS's does when it was closed twice")
+
+        connection = Connection(memoryview(b""))
+        connection.transport = Closed()
+        connection.take_in(memoryview(b"first"))
+        connection.take_in(memoryview(b"second"))
+        connection.eof_received()
+        assert await read_all(connection) == b"firstsecond"
 
     async def test_a_reset_hides_nothing_that_was_read_by_the_loop(self) -> None:
         async with pair() as (connection, theirs):
@@ -189,6 +208,31 @@ class TestSending:
             connection.close()
             connection.send(b"late")
             assert await receive(theirs) == b""
+
+    async def test_a_reset_between_two_writes_that_are_fed_hides_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with pair(buffer=4096) as (connection, theirs):
+            connection.send(bytes(8_000_000))
+            theirs.setblocking(False)
+            write = os.write
+
+            def reset_before_write(descriptor: int, data: bytes) -> int:
+                if descriptor == connection._descriptor and theirs.fileno() >= 0:
+                    theirs.send(b"last words")
+                    reset(theirs)
+                return write(descriptor, data)
+
+            monkeypatch.setattr("broadcast.streams.os.write", reset_before_write)
+            async with asyncio.timeout(5):
+                while theirs.fileno() >= 0:
+                    with contextlib.suppress(BlockingIOError):
+                        theirs.recv(65_536)
+                    await asyncio.sleep(0)
+                assert await read_all(connection) == b"last words"
+            assert isinstance(connection.lost, ConnectionError)
+            await asyncio.sleep(0)
+            assert not caplog.records
 
 
 class TestEnding:

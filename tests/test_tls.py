@@ -76,6 +76,24 @@ async def test_all_that_comes_with_the_end_of_the_handshake_is_taken(
         assert not caplog.records
 
 
+@pytest.mark.parametrize("how", ["leaves", "is sent away"])
+async def test_what_came_before_the_end_is_given_though_it_is_read_later(make_server: MakeServer, how: str) -> None:
+    server = await make_server(tls=of_server(), notices=False)
+    async with client_of(server, "a") as a, client_of(server, "b") as b:
+        await a.send_lines(b"%b\n" % (b"x" * 99) * 2400)
+        await a.send("\\clients")
+        assert await anext(a) == Notice("2 clients")
+        if how == "leaves":
+            await b.leave()
+        else:
+            closing = asyncio.create_task(server.close())
+        while len(server._sessions) > 1:
+            await asyncio.sleep(0.01)
+        assert len([incoming async for incoming in b if isinstance(incoming, Message)]) == 2400
+    if how == "is sent away":
+        await closing
+
+
 @pytest.mark.usefixtures("short_farewell")
 async def test_who_leaves_and_pauses_gets_it_too(secret: BroadcastServer, connect: Connect) -> None:
     async with client_of(secret, "a") as a:
