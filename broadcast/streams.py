@@ -137,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         self.take_in(self._buffer[:nbytes])
 
     def take_in(self, data: memoryview) -> None:
+        """Keep what arrived until it is read, and have no more come meanwhile."""
         if self._chunks:
             self._reading_paused = True
             self.transport.pause_reading()
@@ -250,14 +251,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def send(self, data: bytes | memoryview) -> bool:
         """Write; return whether the system has taken everything written so far. `data` is kept until it has, not copied."""
-        try:
-            sent = os.write(self._descriptor, data)
-        except OSError:
-            sent = 0
-        return sent == len(data) or self._send_on(data, sent)
+        return not send_to_all((self,), data)
 
     def _send_on(self, data: bytes | memoryview, sent: int) -> bool:
-        """Send what is left, and return as `send` does."""
+        """Send what `send_to_all` has not, and return as `send` does."""
         if self._descriptor == NO_DESCRIPTOR:
             self.write(data)
             return not self.is_under_way
@@ -359,7 +356,7 @@ class _Plaintext(asyncio.Protocol):
         self._connection.connection_lost(exc)
 
 
-def send_to_all(connections: Iterable[Connection], data: bytes) -> list[Connection]:
+def send_to_all(connections: Iterable[Connection], data: bytes | memoryview) -> list[Connection]:
     """`send` the same to each; return those whose system has not taken everything.
 
     The bytes go to the system from here where nothing is under way: `transport.write` costs the server 5 to 8 % more a delivery, and a method
@@ -387,7 +384,7 @@ async def connect(host: str, port: int, seconds: float, tls: ssl.SSLContext | No
         raise ConnectError(f"can't reach {where}: no answer within {seconds:g} s") from None
     except OSError as problem:
         raise ConnectError(f"can't reach {where}: {reason(problem)}") from None
-    _watch_for_silence(connection.transport.get_extra_info("socket"))
+    _watch_for_silence(connection._socket)
     if tls:
         try:
             await connection.start_tls(tls, seconds, host)
