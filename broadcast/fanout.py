@@ -178,12 +178,17 @@ class Fanout:
         """Whether input has to wait because too much is owed to those who read slowly."""
         return not self._released.is_set()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether who comes now to publish has to wait, for the room or for others who do."""
+        return self.held or self._turnstile.locked()
+
     async def until_released(self) -> None:
         """Wait while the room is held, in the order of coming: to be called before each block.
 
         Were all let in at once when it is released, the first few would fill it again each time, and the others never get in.
         """
-        if self.held or self._turnstile.locked():
+        if self.is_awaited:
             async with self._turnstile:
                 while self.held:
                     await self._released.wait()

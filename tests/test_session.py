@@ -13,6 +13,7 @@ from conftest import Connect, MakeServer, Peer
 
 from broadcast import BroadcastServer, commands
 from broadcast.protocol import LINE_LIMIT
+from broadcast.streams import CHUNK_SIZE
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
 
@@ -173,6 +174,50 @@ class TestMessages:
         a = await connect(server, "a")
         a.send("x" * 40 + "\n" + "y" * 41 + "\n")
         assert await a.synchronise() == ["ERROR line too long (at most 40 bytes)"]
+
+
+class TestShortChunks:
+    """They are handled in the very turn in which they came, and overtake nothing all the same."""
+
+    async def test_not_the_long_one_that_was_read_with_it(self, server: BroadcastServer, connect: Connect) -> None:
+        a, b = await connect(server, "a"), await connect(server, "b")
+        texts = [f"{number:07}" for number in range(CHUNK_SIZE // 8 + 10)]
+        a.send("\n".join(texts) + "\n")
+        assert await b.lines(len(texts)) == [f"a: {text}" for text in texts]
+
+    async def test_not_what_their_sender_sent_before(self, server: BroadcastServer, connect: Connect) -> None:
+        a, b = await connect(server, "a"), await connect(server, "b")
+        a.send("\\help\n" * 500 + "first\n")  # each answer is a turn
+        while server.statistics()["lines in"] < 501:
+            await asyncio.sleep(0)
+        a.send("second\n")
+        assert await b.lines(2) == ["a: first", "a: second"]
+
+    async def test_not_a_room_that_is_held(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(backlog=200_000, notices=False)
+        stalled, sender, other = await connect(server, "stalled", buffer=4096), await connect(server, "s"), await connect(server, "o")
+        stalled.stop_reading()
+        sender.send(f"{'x' * 100}\n" * 40_000)
+        while not (server._room and server._room.fanout.held):
+            await asyncio.sleep(0)
+        before = server.statistics()
+        other.send("waits\n")
+        while server.statistics()["bytes in"] < before["bytes in"] + len("waits\n"):
+            await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert server.statistics()["deliveries"] == before["deliveries"]
+
+    async def test_and_are_ignored_once_their_sender_has_left(self, server: BroadcastServer, connect: Connect) -> None:
+        stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
+        leaves.send("\\exit\n")
+        assert await leaves.reader.read() == b""
+        leaves.send("late\n")
+        await leaves.writer.drain()
+        leaves.writer.write_eof()
+        while len(server._sessions) > 1:
+            await asyncio.sleep(0)
+        assert await stays.synchronise() == []
 
 
 class TestCommands:
