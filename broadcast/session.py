@@ -18,8 +18,9 @@ from .protocol import Block, HandshakeError, LineCutter, TooLong
 from .registry import Registry
 from .streams import Connection
 
-SHORT = 4096
-"""Bytes of a chunk that is handled in the turn in which it came, which takes some 1 ms at most; a longer one gets a turn of its own."""
+SHORT = 1024
+"""Bytes of a chunk that is handled in the turn in which it came: less than 1 ms, and one batch at most, however long the name before its lines.
+A longer one gets a turn of its own."""
 
 TURN_TIME = 0.002
 """Seconds that one client may keep the others waiting before they get their turn."""

@@ -12,7 +12,9 @@ import pytest
 from conftest import Connect, MakeServer, Peer
 
 from broadcast import BroadcastServer, commands
-from broadcast.protocol import LINE_LIMIT
+from broadcast.fanout import BATCH_SIZE
+from broadcast.protocol import LINE_LIMIT, NAME_BYTES, Block, parse
+from broadcast.session import SHORT
 from broadcast.streams import CHUNK_SIZE
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
@@ -207,6 +209,12 @@ class TestShortChunks:
         for _ in range(3):
             await asyncio.sleep(0)
         assert server.statistics()["deliveries"] == before["deliveries"]
+
+    @pytest.mark.parametrize("texts", [b"x\n" * (SHORT // 2), b"\xff\n" * (SHORT // 2), b"\xff" * (SHORT - 1) + b"\n"])
+    def test_not_the_bound_of_the_backlog(self, texts: bytes) -> None:
+        """Nobody looks whether the room is held between two blocks of one."""
+        _, blocks = parse(texts, b"n" * NAME_BYTES)
+        assert sum(len(block.data) for block in blocks if isinstance(block, Block)) <= BATCH_SIZE
 
     async def test_and_are_ignored_once_their_sender_has_left(self, server: BroadcastServer, connect: Connect) -> None:
         stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
