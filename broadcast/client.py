@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from . import protocol
+from .addresses import show_address
 from .protocol import BroadcastError, Connect, Incoming, LineCutter, TooLong
-from .streams import ConnectError, Connection, ConnectionLostError, connect, show_address
+from .streams import ConnectError, Connection, ConnectionLostError, connect
 
 DEFAULT_HEARTBEAT = 30.0
 """Seconds: a tenth of the time after which our server gives up a silent client, and seldom enough to cost it nothing."""

@@ -13,13 +13,14 @@ from types import TracebackType
 from typing import Self
 
 from . import protocol
+from .addresses import Address, reason, resolve, show_address
 from .clock import ServingClock
 from .fanout import Fanout
 from .logger import LOGGER
 from .protocol import BroadcastError
 from .registry import Registry
 from .session import End, Room, Session, Traffic
-from .streams import READ_SIZE, Address, Connection, reason, resolve, show_address
+from .streams import READ_SIZE, Connection
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8888

@@ -8,10 +8,9 @@ import os
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from .addresses import Address, reason, resolve, show_address
 from .protocol import BroadcastError
 
 CHUNK_SIZE = 57_344
@@ -40,8 +39,6 @@ UNACKNOWLEDGED_LIMIT = 20_000
 """Seconds, seconds, milliseconds: a peer whose cable was pulled is noticed after 25 s, whether something is on its way to it (then by
 TCP_USER_TIMEOUT) or nothing is (then by keepalive). It ends a connection to a peer that reads nothing that long, too: our
 server's grace time is well below it."""
-
-Address = tuple[Any, ...]
 
 
 class ConnectError(BroadcastError):
@@ -431,50 +428,3 @@ def _watch_for_silence(connected: socket.socket) -> None:
     ):
         if hasattr(socket, option):
             connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
-    """Return the socket addresses of `host`, each once, an empty one being every interface; raise OSError where there is none.
-
-    It asks in a thread that nobody joins: the loop's own executor is joined at exit, which a look-up of some seconds would hold up.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Address]] = loop.create_future()
-
-    def settle(addresses: list[Address], problem: OSError | None) -> None:
-        if answer.cancelled():
-            return
-        if problem:
-            answer.set_exception(problem)
-        else:
-            answer.set_result(addresses)
-
-    def look_up() -> None:
-        addresses, problem = [], None
-        try:
-            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
-            addresses = list(dict.fromkeys(address for *_, address in found))
-        except OSError as exception:
-            problem = exception
-        except ValueError:  # such as a label of more than 63 characters
-            problem = OSError("not a host name")
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, addresses, problem)
-
-    threading.Thread(target=look_up, daemon=True).start()
-    return await answer
-
-
-def reason(problem: OSError) -> str:
-    """Return what went wrong, for people: in the system's words, which asyncio wraps in its own, where it named an errno of the system."""
-    if problem.errno and not isinstance(problem, socket.gaierror):
-        return os.strerror(problem.errno)
-    return problem.strerror or str(problem)
-
-
-def show_address(address: Address | None) -> str:
-    """Return a socket's address as host:port, IPv6 hosts in brackets."""
-    if not address:
-        return "an unknown address"
-    host, port, *_ = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -17,7 +17,7 @@ import pytest
 from conftest import descriptors
 
 from broadcast import ConnectError
-from broadcast.streams import CHUNK_SIZE, READ_SIZE, Connection, connect, reason, resolve, show_address
+from broadcast.streams import CHUNK_SIZE, READ_SIZE, Connection, connect
 
 
 @contextlib.asynccontextmanager
@@ -333,19 +333,3 @@ class TestConnecting:
             await connect("slow", 1, 0.1)
         await asyncio.get_running_loop().shutdown_default_executor()
         assert time.monotonic() - began < 1
-
-    async def test_an_address_is_given_once(self) -> None:
-        addresses = await resolve("localhost", 80)
-        assert len(addresses) == len(set(addresses)) > 0
-
-
-def test_shows_addresses() -> None:
-    assert show_address(("127.0.0.1", 80)) == "127.0.0.1:80"
-    assert show_address(("::1", 80, 0, 0)) == "[::1]:80"
-    assert show_address(None) == "an unknown address"
-
-
-def test_gives_reasons_in_the_systems_words() -> None:
-    assert reason(OSError(111, "Connect call failed ('127.0.0.1', 1)")) == "Connection refused"
-    assert reason(socket.gaierror(8, "nodename nor servname provided")) == "nodename nor servname provided"
-    assert reason(OSError("could not bind")) == "could not bind"
