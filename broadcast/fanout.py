@@ -5,7 +5,7 @@ stalls; a queue and a task a client multiply every message by the clients that l
 loses in silence. Here:
 
 * What is published in one turn of the event loop is joined into one *batch*, and every client gets that same bytes object in one
-  write. Under load, batches grow by themselves; in a quiet room a message goes out at once.
+  write. Idle, that adds no delay; under load, batches grow by themselves.
 * A *ready* client has had every batch. One whose socket did not take all of it is *lagging*: whenever the system has taken what is under
   way, it is fed from the *backlog*, batch by batch, from its *cursor*, until it is level again. The backlog is one, shared, so the memory
   it takes does not depend on how many lag; with nobody lagging it is empty.
@@ -39,11 +39,6 @@ PART_WEIGHT = 250
 NOTICE_DELAY = 0.01
 """Seconds that a notice may wait for others, or for a message, to go out with: nobody sees it, and a thousand clients that join at once
 take a hundredth of the writes."""
-
-QUIET_TIME = 0.0002
-QUIET_SIZE = 4096
-"""Seconds after the last batch, bytes: what comes later than that and is no more goes out at once. A turn of the loop to wait in costs a message
-to one client 10 % more, to ten 6 %, to a hundred 3 %. In a busy room batches follow each other faster."""
 
 TURN = 4
 """Batches fed to one client before the others get their turn: some 100 us."""
@@ -118,7 +113,6 @@ class Fanout:
         self._grace = grace
         self._open = Batch(0)  # what is published and not flushed yet
         self._flush_due = False  # while a flush is scheduled for the end of the turn
-        self._flushed_at = -math.inf  # when the last batch was out, in the loop's time
         self._notices_due: asyncio.TimerHandle | None = None  # while one is scheduled for notices alone
         self.deliveries = 0  # lines times those who get them, since the beginning
         self.dropped = 0  # clients too slow, likewise
@@ -200,7 +194,7 @@ class Fanout:
                     await self._released.wait()
 
     def publish(self, author: Receiver | None, block: bytes, lines: int = 1, *, can_wait: bool = False) -> None:
-        """Send whole lines, that many, to everyone but their author, by the end of this turn; those that can wait, with what comes next or NOTICE_DELAY later."""
+        """Send whole lines, that many, to everyone but their author, at the end of this turn; those that can wait, with what comes next or NOTICE_DELAY later."""
         if self._closed:
             return
         if self._open.size + len(block) > BATCH_SIZE:
@@ -216,12 +210,8 @@ class Fanout:
             if not self._notices_due:
                 self._notices_due = asyncio.get_running_loop().call_later(NOTICE_DELAY, self._flush)
         elif not self._flush_due:
-            loop = asyncio.get_running_loop()
-            if len(block) <= QUIET_SIZE and loop.time() > self._flushed_at + QUIET_TIME:
-                self._flush()
-            else:
-                self._flush_due = True
-                loop.call_soon(self._flush_at_end_of_turn)
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush_at_end_of_turn)
 
     def _flush_at_end_of_turn(self) -> None:
         self._flush_due = False
@@ -248,7 +238,6 @@ class Fanout:
         for receiver in behind + with_parts:
             self._settle(receiver)
         self._hold_or_release()
-        self._flushed_at = asyncio.get_running_loop().time()
 
     # --- those who lag ---
 

@@ -10,7 +10,7 @@ from conftest import Connect, MakeServer, Peer
 
 from broadcast import BroadcastServer
 from broadcast.clock import ServingClock
-from broadcast.fanout import BATCH_SIZE, BATCH_WEIGHT, QUIET_SIZE, QUIET_TIME, TURN, Batch, Fanout, Receiver
+from broadcast.fanout import BATCH_SIZE, BATCH_WEIGHT, TURN, Batch, Fanout, Receiver
 from broadcast.protocol import BLOCK_LIMIT
 from broadcast.streams import Connection
 
@@ -98,25 +98,11 @@ async def test_what_is_published_in_one_turn_goes_out_together(server: Broadcast
     a, b = await connect(server, "a"), await connect(server, "b")
     assert server._room
     fanout = server._room.fanout
-    fanout.publish(None, b"0\r\n")  # a moment after another nothing goes out by itself
     before = fanout._open.number
-    for number in range(1, 100):
+    for number in range(100):
         fanout.publish(None, b"%d\r\n" % number)
-    assert fanout._open.number == before
     assert await a.lines(100) == await b.lines(100) == [str(number) for number in range(100)]
     assert fanout._open.number == before + 1
-
-
-@pytest.mark.parametrize(("size", "batches"), [(QUIET_SIZE, 1), (QUIET_SIZE + 1, 0)])
-async def test_a_little_in_a_quiet_room_goes_out_at_once(server: BroadcastServer, connect: Connect, size: int, batches: int) -> None:
-    a = await connect(server, "a")
-    assert server._room
-    fanout = server._room.fanout
-    await asyncio.sleep(2 * QUIET_TIME)
-    before = fanout._open.number
-    fanout.publish(None, b"x" * (size - 2) + b"\r\n")
-    assert fanout._open.number == before + batches
-    assert await a.line() == "x" * (size - 2)
 
 
 async def test_a_leaver_gets_what_was_published_before_in_the_same_turn_and_nothing_after(
