@@ -184,9 +184,10 @@ class Fanout:
         return self.held or self._turnstile.locked()
 
     async def until_released(self) -> None:
-        """Wait while the room is held, in the order of coming: to be called before each block.
+        """Wait while the room is held, those who wait in the order of coming: to be called before each block.
 
-        Were all let in at once when it is released, the first few would fill it again each time, and the others never get in.
+        Were all let in at once when it is released, the first few would fill it again each time, and the others never get in. Who comes between
+        two of them goes before the second: made to queue up too, all would go on in step, a block a turn, for as long as there are some.
         """
         if self.is_awaited:
             async with self._turnstile:

@@ -26,7 +26,7 @@ class Log:
     """The log of a program on stderr, from `level` (one of LEVELS) up, a line an event, with the time in front; `close` it at the end.
 
     A thread of its own writes it, so a stderr that takes nothing, or is not there, delays and stops nobody; what does not fit a bounded
-    queue is dropped and counted in `lost`.
+    queue is dropped and counted in `lost`. asyncio's errors go the same way; its warnings, of writes to peers that are gone, tell nobody anything.
     """
 
     def __init__(self, level: str) -> None:
@@ -39,9 +39,10 @@ class Log:
         writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         self._listener = logging.handlers.QueueListener(self._queue, writer)
         self._listener.start()
-        LOGGER.handlers[:] = [front]
-        LOGGER.setLevel(level)
-        LOGGER.propagate = False
+        for source, lowest in ((LOGGER, level), (logging.getLogger("asyncio"), logging.ERROR)):
+            source.handlers[:] = [front]
+            source.setLevel(lowest)
+            source.propagate = False
 
     def close(self) -> None:
         """Have the last lines written, within CLOSING_TIME."""
