@@ -7,7 +7,7 @@ import enum
 import hmac
 import math
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 
 from . import commands, protocol
@@ -229,8 +229,7 @@ class Session:
             if self._room.max_rate:
                 run = await self._slow_down(run, self._room.max_rate)
             count, items = protocol.parse(run, self._prefix)
-            self._lines += count
-            self._room.traffic.lines += count
+            self._count(count)
             for item in items:
                 await fanout.until_released()
                 if isinstance(item, Block):
@@ -252,23 +251,23 @@ class Session:
         """
         if len(chunk) > min(SHORT, self._room.line_limit) or not self._is_in or not self._cutter.is_between_lines:
             return False
-        if chunk in protocol.HEARTBEATS:
-            self._count(chunk, 1)
-            return True
-        if b"\\" in chunk or not chunk.endswith(b"\n") or self._room.fanout.is_awaited:
-            return False
-        count, blocks = protocol.parse(chunk, self._prefix)
-        self._count(chunk, count)
+        count = 1
+        blocks: Iterable[Block | str] = ()
+        if chunk not in protocol.HEARTBEATS:
+            if b"\\" in chunk or not chunk.endswith(b"\n") or self._room.fanout.is_awaited:
+                return False
+            count, blocks = protocol.parse(chunk, self._prefix)
+        self._room.traffic.octets += len(chunk)
+        self._count(count)
+        self._heard_at = self._room.clock.reading()
         for block in blocks:
             assert isinstance(block, Block)  # a command would have a backslash
             self._room.fanout.publish(self._receiver, block.data, block.lines)
         return True
 
-    def _count(self, chunk: bytes, lines: int) -> None:
-        self._room.traffic.octets += len(chunk)
-        self._room.traffic.lines += lines
+    def _count(self, lines: int) -> None:
         self._lines += lines
-        self._heard_at = self._room.clock.reading()
+        self._room.traffic.lines += lines
 
     async def _next_run(self) -> bytes | TooLong | None:
         """Return the next of what the client sent, None at the end."""

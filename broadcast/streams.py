@@ -137,7 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         self.take_in(self._buffer[:nbytes])
 
     def take_in(self, data: memoryview) -> None:
-        """Keep what arrived until it is read, and have no more come meanwhile."""
+        """Offer what arrived to `on_chunk`, or keep it until it is read and have no more come meanwhile."""
         if self._chunks:
             self._reading_paused = True
             self.transport.pause_reading()
