@@ -6,9 +6,9 @@
 __version__ = "1.0.0"
 
 from .client import BroadcastClient, RefusedError
+from .dial import ConnectError, ConnectionLostError
 from .protocol import BroadcastError, HandshakeError, Incoming, Message, Notice, ServerError, UsernameError
 from .server import BroadcastServer, ListenError
-from .streams import ConnectError, ConnectionLostError
 
 __all__ = [
     "BroadcastClient",

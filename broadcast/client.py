@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from . import protocol
-from .addresses import show_address
+from .address import format_address
+from .connection import Connection
+from .dial import ConnectError, ConnectionLostError, connect
 from .protocol import BroadcastError, Connect, Incoming, LineCutter, TooLong
-from .streams import ConnectError, Connection, ConnectionLostError, connect
 
 DEFAULT_HEARTBEAT = 30.0
 """Seconds: a tenth of the time after which our server gives up a silent client, and seldom enough to cost it nothing."""
@@ -58,7 +59,7 @@ class BroadcastClient:
         token: str | None = None,
     ) -> None:
         self.user = protocol.check_username(user)  # as asked for; as given, once the first line after SUCCESS has been received
-        self.address = show_address((host, port))
+        self.address = format_address((host, port))
         self._host = host
         self._port = port
         self._heartbeat = heartbeat
@@ -100,7 +101,7 @@ class BroadcastClient:
             self._heart = asyncio.create_task(self.keep_alive(self._heartbeat))
 
     async def _shake_hands(self, connection: Connection) -> None:
-        connection.write(Connect(self.user, self._token).encode())
+        connection.send(Connect(self.user, self._token).encode())
         while not self._lines:
             if not await self._read():
                 hint = "" if self._tls else "; does it want --tls?"
@@ -132,7 +133,7 @@ class BroadcastClient:
     async def send_lines(self, lines: bytes) -> None:
         """Send whole lines, as they are on the wire, each ended by LF; otherwise as `send`."""
         connection = self._connected()
-        connection.write(lines)
+        connection.send(lines)
         await connection.drain()
         if connection.is_closing:
             raise self._lost()
@@ -178,7 +179,7 @@ class BroadcastClient:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    connection.write(protocol.encode("\\exit"))
+                    connection.send(protocol.encode("\\exit"))
                     await connection.drain()
                     async with self._turn:  # somebody may be receiving still, and is given what arrives
                         while await connection.read_chunk():

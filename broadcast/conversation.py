@@ -10,8 +10,8 @@ from typing import Protocol
 
 from . import commands, protocol
 from .client import LEAVE_TIME, BroadcastClient
+from .dial import ConnectError, ConnectionLostError
 from .protocol import BroadcastError, Incoming
-from .streams import ConnectError, ConnectionLostError
 
 SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between two tries to connect; they double from one to the other, and are cut by up to half at random, so that the clients of a

@@ -23,8 +23,8 @@ from collections import deque
 from collections.abc import Callable
 
 from .clock import ServingClock, passed
+from .connection import Connection, send_to_all
 from .protocol import BLOCK_LIMIT
-from .streams import Connection, send_to_all
 
 BATCH_SIZE = 2 * BLOCK_LIMIT
 """Bytes in a batch, but for a single longer block: what is published beyond that in one turn goes into another. One block in each cost 6 to
@@ -244,12 +244,12 @@ class Fanout:
 
     def _settle(self, receiver: Receiver) -> None:
         """Sort a client in that has had every batch, or can't have more: lagging with something under way, served for good, or ready."""
-        if receiver.connection.is_under_way:
+        if receiver.connection.write_pending:
             self._ready.pop(receiver.connection, None)
             self._lagging[receiver] = None
             receiver.cursor = self._open.number
             self._open.waiting += 1
-            receiver.connection.on_taken = lambda: self._feed(receiver)
+            receiver.connection.on_drained = lambda: self._feed(receiver)
         elif receiver.served and (receiver.until <= self._open.number or receiver.connection.is_closing):
             self._ready.pop(receiver.connection, None)
             if not receiver.served.done():  # its session may have given up waiting in this very turn
@@ -273,7 +273,7 @@ class Fanout:
 
     def _go_on_feeding(self, receiver: Receiver) -> None:
         # In the meantime it may have been dropped, or sent an answer, at the end of which it is fed again.
-        if receiver in self._lagging and not receiver.connection.is_under_way:
+        if receiver in self._lagging and not receiver.connection.write_pending:
             self._feed(receiver)
 
     def _at(self, number: int) -> Batch:
@@ -288,7 +288,7 @@ class Fanout:
     def _stop_lagging(self, receiver: Receiver) -> None:
         if receiver in self._lagging:
             del self._lagging[receiver]
-            receiver.connection.on_taken = None
+            receiver.connection.on_drained = None
             self._at(receiver.cursor).waiting -= 1
             self._trim()
 

@@ -37,6 +37,10 @@ BLOCK_LIMIT = 64_000
 """Bytes in a block of messages as sent, but for a single longer message: a little under what TCP hands on in one piece (65,483 over loopback,
 65,160 over Ethernet). A little over it cost the server 20 % more a delivery."""
 
+HANDSHAKE_LIMIT = 1_024
+"""Bytes that a client may send until the end of its CONNECT, blank lines included; a name has 128
+at most, which leaves a token plenty."""
+
 SHOWN_COMMAND_LIMIT = 64
 """Characters of an unknown command that are repeated to who typed it."""
 
@@ -132,6 +136,11 @@ class LineCutter:
     def is_between_lines(self) -> bool:
         """Whether what comes next begins a line."""
         return not self._partial and not self._skipping
+
+    @property
+    def partial_size(self) -> int:
+        """Bytes of the line that has begun."""
+        return len(self._partial)
 
     def finish(self) -> list[bytes | TooLong]:
         """Return the last line, had it no ending when the stream ended."""

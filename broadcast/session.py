@@ -1,29 +1,61 @@
-"""One client's stay at the server: handshake, reading, its timeout task, its leaving."""
+"""Serve one client, from its connection to its disconnection."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
-import hmac
-import math
-import ssl
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from . import commands, protocol
+from . import commands, handshake, protocol
 from .clock import ServingClock, passed
-from .fanout import Fanout, Receiver
+from .connection import TIME_SLICE, Connection
+from .handshake import Admission
 from .logger import LOGGER
 from .protocol import Block, HandshakeError, LineCutter, TooLong
-from .registry import Registry
-from .streams import Connection
+from .rate import RateLimiter
+from .room import Member, Room
+from .scope import Scope
+from .strangers import Strangers
 
-SHORT = 1024
-"""Bytes of a chunk that is handled in the turn in which it came: less than 1 ms, and one batch at most, however long the name before its lines.
-A longer one gets a turn of its own."""
+FAST_PATH_LIMIT = 1024
+"""Bytes of a chunk that is handled in the callback that brings it: less than 1 ms, and less than a
+batch, however long the name before its lines. A longer one gets a time slice of its own."""
 
-TURN_TIME = 0.002
-"""Seconds that one client may keep the others waiting before they get their turn."""
+
+class State(enum.Enum):
+    """Where a session is in its life; changed in `Session._enter` alone, always to a later one."""
+
+    HANDSHAKE = enum.auto()
+    REFUSED = enum.auto()
+    JOINED = enum.auto()
+    LEAVING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class LeaveReason(enum.Enum):
+    """Why a client goes; the value is what the others and the log are told."""
+
+    LEFT = ""
+    LOST = "connection lost"
+    TIMED_OUT = "timed out"
+    TOO_SLOW = "too slow"
+    SHUTDOWN = protocol.SHUTTING_DOWN
+    DISPLACED = "too many connections that have not joined"
+    CUT_OFF = "did not read in time at the shutdown"
+
+
+INTERRUPTIONS: dict[State, frozenset[LeaveReason]] = {
+    State.HANDSHAKE: frozenset(
+        {LeaveReason.TIMED_OUT, LeaveReason.DISPLACED, LeaveReason.SHUTDOWN, LeaveReason.CUT_OFF}
+    ),
+    State.REFUSED: frozenset({LeaveReason.DISPLACED, LeaveReason.CUT_OFF}),
+    State.JOINED: frozenset({LeaveReason.TIMED_OUT, LeaveReason.TOO_SLOW, LeaveReason.SHUTDOWN}),
+    # A shutdown has had its effect, or takes effect when the client has gone.
+    State.LEAVING: frozenset({LeaveReason.TIMED_OUT, LeaveReason.TOO_SLOW, LeaveReason.CUT_OFF}),
+    State.CLOSED: frozenset(),
+}
+"""Which reasons interrupt a session in which state; others have no effect."""
 
 
 @dataclass(slots=True)
@@ -31,328 +63,346 @@ class Traffic:
     """What came in since the beginning."""
 
     lines: int = 0
-    octets: int = 0
+    bytes_in: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What the sessions of one server share, and the limits they keep."""
+class Limits:
+    """What every session of a server keeps to."""
 
-    registry: Registry
-    fanout: Fanout
-    clock: ServingClock
     timeout: float  # seconds of silence after which a client is gone
-    handshake_timeout: float  # seconds for the first line
+    handshake_timeout: float  # seconds until a client has to have joined
+    close_timeout: float  # seconds that a client has to read the last of what it is sent
     line_limit: int  # bytes
-    max_rate: float | None  # lines a second from one client
-    notices: bool  # whether joining and leaving is told
-    tls: ssl.SSLContext | None
-    token: bytes | None  # what a client has to know
+    rate: RateLimiter | None  # of lines from one client
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a session needs of its server."""
+
+    room: Room
+    strangers: Strangers
+    admission: Admission
+    limits: Limits
+    clock: ServingClock
     traffic: Traffic
 
 
-class End(enum.Enum):
-    """Why a stay ends; the value is the reason that the others are told."""
-
-    LEFT = ""
-    LOST = "connection lost"
-    TIMED_OUT = "timed out"
-    TOO_SLOW = "too slow"
-    SHUTDOWN = protocol.SHUTTING_DOWN
-
-
 class Session:
-    """One client, from its connection to its end; `run` it once."""
+    """One client, from its connection to its disconnection; `run` it once.
+
+    Its life is HANDSHAKE -> JOINED -> LEAVING -> CLOSED, or HANDSHAKE -> REFUSED -> CLOSED. Each
+    phase has a fresh scope, which `interrupt` ends early, and a timeout task of its own.
+    """
 
     __slots__ = (
         "__weakref__",
-        "_began",
+        "_around",
+        "_chunks",
         "_connection",
-        "_cutter",
-        "_heard_at",
         "_input_ended",
-        "_interruption",
-        "_is_in",
+        "_joined_at",
+        "_last_activity",
         "_lines",
-        "_may_send_at",
-        "_may_speak",
-        "_name",
-        "_owed",
-        "_patience",
-        "_phase",
+        "_member",
         "_prefix",
-        "_receiver",
-        "_room",
-        "_runs",
-        "_watching",
+        "_rate_used_until",
+        "_scope",
+        "_splitter",
+        "_state",
+        "_unread",
     )  # there may be ten thousand
 
-    def __init__(self, connection: Connection, room: Room) -> None:
+    def __init__(self, connection: Connection, around: Surroundings) -> None:
         self._connection = connection
-        self._room = room
-        self._cutter = LineCutter(room.line_limit)
-        self._runs: list[bytes | TooLong] = []  # received and not handled yet; few, with the usual limit of a line
-        self._input_ended = False  # once the client's last line is in _runs
-        self._heard_at = room.clock.reading()  # the last sign of life; blank lines in place of a CONNECT are none
-        self._patience = room.handshake_timeout  # from its SUCCESS on: room.timeout
-        self._owed = (0, 0)  # while it leaves: the batch it gets next, bytes of the one before; as of the last look
-        self._may_speak = room.tls is None  # whether what we write would be understood
-        self._may_send_at = -math.inf  # with a maximum rate: until when its lines have used that up, in the time awake
-        self._name = ""  # set at its SUCCESS
-        self._prefix = b""  # likewise: what stands before each of its messages
-        self._is_in = False  # from its SUCCESS until its stay ends: the name is its own
-        self._receiver: Receiver | None = None  # from its SUCCESS on
-        self._began = room.clock.awake()
-        self._lines = 0  # received since its SUCCESS
-        self._watching: asyncio.Task[None] | None = None  # while it runs: the timeout task, of the handshake and then of the stay
-        self._phase: asyncio.Timeout | None = None  # while something runs that `interrupt` may cut short
-        self._interruption: End | None = None  # set by `interrupt`; a shutdown's is taken back once the leaving begins
+        self._around = around
+        self._state = State.HANDSHAKE
+        self._scope: Scope[LeaveReason] = Scope()  # of the phase that the state names
+        self._last_activity = around.clock.reading()  # when something was heard, in reading time
+        self._unread = (0, 0)  # of a leaving client: its cursor and unsent bytes at the last look
+        self._splitter = LineCutter(around.limits.line_limit)
+        self._chunks: list[bytes | TooLong] = []  # whole lines, read and not handled yet
+        self._input_ended = False  # once the client's last line is among them
+        self._rate_used_until = 0.0  # with a maximum rate: its state there
+        # From its joining on.
+        self._member: Member | None = None
+        self._prefix = b""  # in front of each of its messages
+        self._joined_at = 0.0  # in running time
+        self._lines = 0  # received
+        around.strangers.add(self)
 
     async def run(self) -> None:
-        """Serve the client to its end. What it had, its name, its place in the fan-out, its connection, is free when this returns."""
-        self._replace_watch(asyncio.create_task(self._watch()))
+        """Serve the client. All that it had is free when this returns."""
         try:
-            end = await self._unless_interrupted(self._stay())
-            end = self._interruption or end  # it may have come in the very turn in which the stay ended by itself
-            if self._receiver is None:
-                raise HandshakeError(protocol.HANDSHAKE_TIMED_OUT if end is End.TIMED_OUT else end.value)
-            await self._leave(self._receiver, end)
-        except HandshakeError as problem:
-            LOGGER.info("%s refused: %s", self._connection.peer, problem)
-            if self._may_speak:
-                self._complain(str(problem))
-                await self._connection.end_in_order()
+            member = await self._run_handshake()
+            if member:
+                reason = await self._run_joined(member)
+                await self._run_leaving(member, reason)
         finally:
-            self._replace_watch(None)
+            self._enter(State.CLOSED)
+            self._around.strangers.discard(self)
             self._connection.on_chunk = None
-            if self._receiver:
-                self._room.fanout.drop(self._receiver)
-                self._receiver = None
-            self._free_name()
-            self._connection.reset()  # without effect after an end in order
+            if self._member:
+                self._around.room.forget(self._member)
+                self._member = None  # its subscription refers to this session: a cycle
+                if rate := self._around.limits.rate:
+                    now = self._around.clock.awake()
+                    rate.leave(self._connection.host, self._rate_used_until, now)
+            self._connection.reset()  # without effect after it was closed gracefully
 
-    def interrupt(self, why: End) -> None:
-        """Cut the stay short, or a leaving that waits for the client to read; the first call counts. A shutdown cuts no leaving short."""
-        is_leaving = self._receiver is not None and not self._is_in
-        if self._interruption is None and not (is_leaving and why is End.SHUTDOWN):
-            self._interruption = why
-            if self._phase:
-                self._phase.reschedule(asyncio.get_running_loop().time())
+    def interrupt(self, reason: LeaveReason) -> None:
+        """End the current phase early, if the reason interrupts it; the first one counts."""
+        if reason in INTERRUPTIONS[self._state]:
+            self._scope.interrupt(reason)
 
-    def _be_too_slow(self) -> None:
-        self.interrupt(End.TOO_SLOW)
+    def displace(self) -> None:
+        """Make room for a newcomer that has not joined either."""
+        self.interrupt(LeaveReason.DISPLACED)
 
-    async def _unless_interrupted(self, phase: Awaitable[End]) -> End:
-        """Return how `phase` ended: by itself, or by `interrupt`, which cancels it."""
+    def _enter(self, state: State) -> None:
+        self._state = state
+        self._scope = Scope()
+
+    async def _phase(
+        self, body: Awaitable[LeaveReason | None], timeout: float, deadline: Callable[[], float]
+    ) -> LeaveReason | None:
+        """Run a phase until it ends or is interrupted, and return why."""
+        scope, reason = self._scope, None
+        watchdog = asyncio.create_task(self._watch(scope, timeout, deadline))
         try:
-            async with asyncio.timeout(None if self._interruption is None else 0) as self._phase:
-                return await phase
-        except TimeoutError:
-            if self._interruption is None:
-                raise
-            return self._interruption
+            async with scope:
+                reason = await body
         finally:
-            self._phase = None
+            watchdog.cancel()
+        return scope.reason or reason
 
-    def _replace_watch(self, watch: asyncio.Task[None] | None) -> None:
-        if self._watching:
-            self._watching.cancel()
-        self._watching = watch
+    async def _watch(
+        self, scope: Scope[LeaveReason], timeout: float, deadline: Callable[[], float]
+    ) -> None:
+        """The timeout task of one phase."""
+        await passed(deadline, self._around.clock.reading, timeout)
+        scope.interrupt(LeaveReason.TIMED_OUT)
 
-    async def _watch(self) -> None:
-        """The timeout task."""
-        await passed(self._deadline, self._room.clock.reading, self._room.timeout)
-        self.interrupt(End.TIMED_OUT)
+    # --- HANDSHAKE and REFUSED ---
 
-    def _deadline(self) -> float:
-        """When its silence will have been too long. Once it leaves no line is due: then its taking of what it is owed is the sign of life."""
-        if self._receiver and not self._is_in:
-            owed = (self._receiver.cursor, self._connection.unsent)
-            if owed != self._owed:
-                self._owed = owed
-                self._heard_at = self._room.clock.reading()
-        return self._heard_at + self._patience
+    async def _run_handshake(self) -> Member | None:
+        """Let the client in, or tell it why not."""
+        limit = self._around.limits.handshake_timeout
+        deadline = self._last_activity + limit
+        try:
+            reason = await self._phase(self._join(), limit, lambda: deadline)
+        except HandshakeError as error:
+            await self._refuse(str(error))
+        else:
+            if self._member is None and reason is LeaveReason.DISPLACED:
+                self._turn_away()
+            elif self._member is None and reason:
+                timed_out = reason is LeaveReason.TIMED_OUT
+                await self._refuse(protocol.HANDSHAKE_TIMED_OUT if timed_out else reason.value)
+        return self._member
 
-    # --- the stay ---
+    async def _join(self) -> None:
+        around, connection = self._around, self._connection
+        connection.limit_next_read(handshake.READ_SIZE)
+        if around.admission.tls is None:
+            around.room.check_space()
+        connect, rest = await handshake.shake_hands(connection, around.admission)
+        self._member = await around.room.join(connect.username, connection, self._on_evicted)
+        self._enter(State.JOINED)
+        around.strangers.discard(self)
+        self._prefix = f"{self._member.name}: ".encode()
+        self._joined_at = around.clock.awake()
+        self._last_activity = around.clock.reading()
+        if rest:
+            self._split(rest)
+        connection.limit_read_ahead(self._splitter.partial_size)
+        if around.limits.rate:
+            self._rate_used_until = around.limits.rate.enter(connection.host)
+        else:
+            connection.on_chunk = self._try_fast_path
+        LOGGER.info("%s in from %s", self._member.name, connection.peer)
 
-    async def _stay(self) -> End:
-        if self._room.tls:
-            try:
-                await self._connection.start_tls(self._room.tls, 2 * self._room.handshake_timeout)  # `_watch` comes first
-            except OSError as problem:
-                raise HandshakeError(f"TLS failed: {problem.strerror or problem}") from None
-            self._may_speak = True
-        connect = protocol.parse_connect(await self._first_line())
-        if self._room.token is not None and not hmac.compare_digest(self._room.token, (connect.token or "").encode()):
-            raise HandshakeError(protocol.NOT_AUTHORISED)
-        await self._room.fanout.until_released()
-        if self._interruption:  # it came in this very turn: the fan-out may be closed by now
-            return self._interruption
-        self._join(connect.username)
-        return await self._converse()
+    async def _refuse(self, why: str) -> None:
+        LOGGER.info("%s refused: %s", self._connection.peer, why)
+        self._enter(State.REFUSED)
+        if self._is_understood:
+            self._send_error(why)
+        async with self._scope:
+            await self._connection.close_gracefully(self._around.limits.close_timeout)
 
-    async def _first_line(self) -> str:
-        while (run := await self._next_run()) is not None and run is not TooLong.LINE:
-            line, _, rest = run.partition(b"\n")
-            if rest:
-                self._runs.insert(0, rest)
-            if text := protocol.clean(line.removesuffix(b"\r")):
-                return text
-        raise HandshakeError(End.LOST.value if self._connection.lost else protocol.EXPECTED_CONNECT)
+    def _turn_away(self) -> None:
+        """Close at once, for a newcomer's sake: there may be thousands of these."""
+        if self._is_understood:
+            self._send_error(protocol.FULL)
+        self._connection.close()
 
-    def _join(self, asked: str) -> None:
-        name = self._name = self._room.registry.claim(asked)
-        self._prefix = f"{name}: ".encode()
-        self._is_in = True
-        self._connection.write(protocol.encode(protocol.SUCCESS))
-        if name != asked:
-            self._connection.write(protocol.encode(protocol.taken(asked, name)))
-        self._receiver = self._room.fanout.join(self._connection, self._be_too_slow)
-        if self._room.max_rate is None:
-            self._connection.on_chunk = self._handle_at_once
-        self._patience = self._room.timeout
-        # One that first looked when the handshake would have timed out woke ten thousand quiet clients once more: a quarter of their CPU then.
-        self._replace_watch(asyncio.create_task(self._watch()))
-        self._heard_at = self._room.clock.reading()
-        self._tell_others(f"{name} joined")
-        LOGGER.info("%s in from %s", name, self._connection.peer)
+    @property
+    def _is_understood(self) -> bool:
+        """Whether the client would understand what we send: not before TLS is set up."""
+        return self._around.admission.tls is None or self._connection.is_encrypted
 
-    async def _converse(self) -> End:
-        """Handle what the client sends, in order, until it leaves."""
-        fanout = self._room.fanout
+    def _send_error(self, text: str) -> None:
+        self._connection.send(protocol.encode(protocol.error(text)))
+
+    # --- JOINED ---
+
+    async def _run_joined(self, member: Member) -> LeaveReason:
+        timeout = self._around.limits.timeout
+        body = self._message_loop(member)
+        reason = await self._phase(body, timeout, lambda: self._last_activity + timeout)
+        return reason or LeaveReason.LEFT
+
+    def _on_evicted(self) -> None:
+        self.interrupt(LeaveReason.TOO_SLOW)
+
+    async def _message_loop(self, member: Member) -> LeaveReason:
+        """Handle what the client sends, in order, until it leaves.
+
+        While something has to wait, all that is kept of the input is the bytes that were read.
+        """
         loop = asyncio.get_running_loop()
-        while (run := await self._next_run()) is not None:
-            began = loop.time()
-            if isinstance(run, TooLong):
-                await self._answer((protocol.line_too_long(self._room.line_limit),))
+        slice_ends = loop.time() + TIME_SLICE
+        while (chunk := await self._next_chunk()) is not None:
+            if isinstance(chunk, TooLong):
+                await self._answer((protocol.line_too_long(self._around.limits.line_limit),))
                 continue
-            if self._room.max_rate:
-                run = await self._slow_down(run, self._room.max_rate)
-            count, items = protocol.parse(run, self._prefix)
+            if self._around.limits.rate:
+                chunk = await self._limit_rate(chunk, self._around.limits.rate)
+            await self._around.room.wait_to_publish()
+            count, items = protocol.parse(chunk, self._prefix)
             self._count(count)
             for item in items:
-                await fanout.until_released()
                 if isinstance(item, Block):
-                    fanout.publish(self._receiver, item.data, item.lines)
-                else:
-                    answer = commands.answer(item, self._name, self._room.registry.roster)
-                    if answer.leave:
-                        return End.LEFT
-                    await self._answer(answer.lines)
-                if loop.time() - began > TURN_TIME:
+                    self._around.room.publish(member, item)
+                elif await self._execute(member, item):
+                    return LeaveReason.LEFT
+                if loop.time() > slice_ends:
                     await asyncio.sleep(0)
-                    began = loop.time()
-        return End.LOST if self._connection.lost else End.LEFT
+                    slice_ends = loop.time() + TIME_SLICE
+                await self._around.room.wait_to_publish()  # the next item is made after this
+        return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
 
-    def _handle_at_once(self, chunk: bytes) -> bool:
-        """Handle a short chunk of messages, or a heartbeat, in the turn in which it came; return False where something has to wait.
+    async def _next_chunk(self) -> bytes | TooLong | None:
+        """Return the next whole lines that the client has sent, None at the end."""
+        while not self._chunks:
+            if self._input_ended:
+                return None
+            self._split(await self._connection.read_chunk())
+        return self._chunks.pop(0)
 
-        To wake the session's task for it would cost a quiet room a tenth more CPU, and a message to one receiver a quarter, to ten 6 %.
+    def _split(self, data: bytes) -> None:
+        """Split what was read into whole lines; no data is the end of the input."""
+        self._around.traffic.bytes_in += len(data)
+        self._input_ended = not data
+        if data:
+            self._chunks += self._splitter.feed(data)
+        elif not self._connection.lost:  # a line that a reset cut off is not whole
+            self._chunks += self._splitter.finish()
+        self._connection.limit_read_ahead(self._splitter.partial_size)
+        if self._chunks:
+            self._last_activity = self._around.clock.reading()
+
+    def _try_fast_path(self, data: bytes) -> bool:
+        """Handle a short chunk of messages, or a heartbeat, in the callback that brings it.
+
+        Returns False where something has to wait. Waking the session's task would cost more.
         """
-        if len(chunk) > min(SHORT, self._room.line_limit) or not self._is_in or not self._cutter.is_between_lines:
+        member, room = self._member, self._around.room
+        if member is None or self._state is not State.JOINED:
+            return False
+        limit = min(FAST_PATH_LIMIT, self._around.limits.line_limit)
+        if len(data) > limit or not self._splitter.is_between_lines:
             return False
         count = 1
         blocks: Iterable[Block | str] = ()
-        if chunk not in protocol.HEARTBEATS:
-            if b"\\" in chunk or not chunk.endswith(b"\n") or self._room.fanout.is_awaited:
+        if data not in protocol.HEARTBEATS:
+            if b"\\" in data or not data.endswith(b"\n") or room.must_wait_to_publish:
                 return False
-            count, blocks = protocol.parse(chunk, self._prefix)
-        self._room.traffic.octets += len(chunk)
+            count, blocks = protocol.parse(data, self._prefix)
+        self._around.traffic.bytes_in += len(data)
         self._count(count)
-        self._heard_at = self._room.clock.reading()
+        self._last_activity = self._around.clock.reading()
         for block in blocks:
             assert isinstance(block, Block)  # a command would have a backslash
-            self._room.fanout.publish(self._receiver, block.data, block.lines)
+            room.publish(member, block)
         return True
 
     def _count(self, lines: int) -> None:
         self._lines += lines
-        self._room.traffic.lines += lines
+        self._around.traffic.lines += lines
 
-    async def _next_run(self) -> bytes | TooLong | None:
-        """Return the next of what the client sent, None at the end."""
-        while not self._runs:
-            if self._input_ended:
-                return None
-            chunk = await self._connection.read_chunk()
-            self._room.traffic.octets += len(chunk)
-            if not self._is_in and self._cutter.is_between_lines and chunk.startswith(protocol.TLS_FIRST_BYTE):
-                raise HandshakeError(protocol.NO_TLS_HERE)
-            self._input_ended = not chunk
-            if chunk:
-                self._runs.extend(self._cutter.feed(chunk))
-            elif not self._connection.lost:  # a line that a reset cut off is not whole
-                self._runs.extend(self._cutter.finish())
-            if self._runs and self._is_in:
-                self._heard_at = self._room.clock.reading()
-        return self._runs.pop(0)
+    async def _limit_rate(self, chunk: bytes, rate: RateLimiter) -> bytes:
+        """Return the first lines of a chunk, a second's worth at most, when they may be handled.
 
-    async def _slow_down(self, run: bytes, rate: float) -> bytes:
-        """Return the beginning of a run, a second's worth at most, when its lines may go on; its client feels it as backpressure."""
-        lines = run.split(b"\n", min(math.ceil(rate), len(run)))
+        The client feels it as backpressure. If its connection breaks meanwhile, nothing of what it
+        has sent is left, or whoever connects, sends and resets would get around the limit.
+        """
+        clock = self._around.clock
+        lines = chunk.split(b"\n", min(rate.most_lines, len(chunk)))
         if rest := lines.pop():
-            self._runs.insert(0, rest)
-        now = self._room.clock.awake()
-        self._may_send_at = max(self._may_send_at, now - 1) + len(lines) / rate
-        while (left := self._may_send_at - self._room.clock.awake()) > 0 and not self._connection.is_closing:
-            self._heard_at = self._room.clock.reading()  # it is not silent, we do not listen
-            await asyncio.sleep(min(left, self._patience / 2))
+            self._chunks.insert(0, rest)
+        self._rate_used_until = rate.use(self._rate_used_until, len(lines), clock.awake())
+        while (left := self._rate_used_until - clock.awake()) > 0:
+            if self._connection.is_closing:
+                self._chunks.clear()
+                self._input_ended = True
+                return b""
+            self._last_activity = clock.reading()  # it is not silent, we do not listen
+            await asyncio.sleep(min(left, self._around.limits.timeout / 2))
         return b"\n".join([*lines, b""])
 
+    async def _execute(self, member: Member, line: str) -> bool:
+        """Execute a command; return whether the client leaves by it."""
+        answer = commands.answer(line, member.name, await self._around.room.roster())
+        if not answer.leave:
+            await self._answer(answer.lines)
+        return answer.leave
+
     async def _answer(self, lines: tuple[str, ...]) -> None:
-        """Answer and wait until it is taken: a client that asks and never reads stops only itself."""
-        if lines and self._interruption is None:
-            self._connection.write(protocol.encode(*lines))
+        """Answer, and wait until it is sent, so a client that never reads only blocks itself."""
+        if lines and self._scope.reason is None:
+            self._connection.send(protocol.encode(*lines))
             await self._connection.drain()
             await asyncio.sleep(0)  # one that does read delays nobody
 
-    def _tell_others(self, text: str) -> None:
-        if self._room.notices:
-            self._room.fanout.publish(self._receiver, protocol.encode(protocol.notice(text)), can_wait=True)
+    # --- LEAVING ---
 
-    # --- the end ---
-
-    async def _leave(self, receiver: Receiver, end: End) -> None:
-        """Free the name, tell the others, and end the connection so that the client has all it is owed or knows that it has not."""
-        self._free_name()
-        if end in (End.LEFT, End.SHUTDOWN):
-            served = self._room.fanout.leave(receiver)
-            self._tell_of_leaving(end)
-            outcome = await self._until_served(served, end)
+    async def _run_leaving(self, member: Member, reason: LeaveReason) -> None:
+        """Free the name, tell the others, and close so that the client knows what it got."""
+        self._enter(State.LEAVING)
+        outcome = reason
+        if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
+            told = None if reason is LeaveReason.SHUTDOWN else reason.value
+            delivered = self._around.room.leave(member, told)
+            timeout = self._around.limits.timeout
+            body = self._deliver_rest(delivered)
+            outcome = await self._phase(body, timeout, self._reading_deadline) or reason
         else:
-            self._room.fanout.drop(receiver)
-            self._tell_of_leaving(end)
-            outcome = end
-            if end is End.TIMED_OUT:
-                self._complain(f"{protocol.TIMED_OUT} {self._room.timeout:g} s")
-            elif end is End.TOO_SLOW:
-                self._complain(protocol.TOO_SLOW)
-        stayed = self._room.clock.awake() - self._began
-        LOGGER.info("%s out: %s, after %.1f s, %d lines", self._name, outcome.value or "left", stayed, self._lines)
-        if outcome is end and end is not End.LOST:
-            await self._connection.end_in_order()
+            self._around.room.evict(member, reason.value)
+            if reason is LeaveReason.TIMED_OUT:
+                self._send_error(f"{protocol.TIMED_OUT} {self._around.limits.timeout:g} s")
+            elif reason is LeaveReason.TOO_SLOW:
+                self._send_error(protocol.TOO_SLOW)
+        stayed = self._around.clock.awake() - self._joined_at
+        why = outcome.value or "left"
+        LOGGER.info("%s out: %s, after %.1f s, %d lines", member.name, why, stayed, self._lines)
+        if outcome is reason and reason is not LeaveReason.LOST:
+            await self._connection.close_gracefully(self._around.limits.close_timeout)
         else:
             self._connection.reset()
 
-    async def _until_served(self, served: asyncio.Future[None], end: End) -> End:
-        """Return `end` when a leaver's connection has taken all it is owed, or why it never will."""
+    async def _deliver_rest(self, delivered: asyncio.Future[None]) -> LeaveReason | None:
+        """Return when a leaving client has been sent everything, or why it never will be."""
+        await delivered
+        await self._connection.drain()
+        return LeaveReason.LOST if self._connection.lost else None
 
-        async def wait() -> End:
-            await served
-            await self._connection.until_sent()
-            return End.LOST if self._connection.lost else end
-
-        self._interruption = None  # a shutdown has had its effect; what comes now, too slow or silent too long, cuts the leaving short
-        return await self._unless_interrupted(wait())
-
-    def _free_name(self) -> None:
-        if self._is_in:
-            self._room.registry.release(self._name)
-            self._is_in = False
-
-    def _tell_of_leaving(self, end: End) -> None:
-        if end is not End.SHUTDOWN:
-            self._tell_others(f"{self._name} left ({end.value})" if end.value else f"{self._name} left")
-
-    def _complain(self, text: str) -> None:
-        self._connection.write(protocol.encode(protocol.error(text)))
+    def _reading_deadline(self) -> float:
+        """Return when a leaving client has read nothing for too long."""
+        assert self._member
+        unread = (self._member.subscription.cursor, self._connection.unsent)
+        if unread != self._unread:
+            self._unread = unread
+            self._last_activity = self._around.clock.reading()
+        return self._last_activity + self._around.limits.timeout

@@ -17,6 +17,7 @@ from typing import Any, cast
 import pytest
 
 from broadcast import BroadcastServer
+from broadcast.fanout import Fanout
 
 TOP = Path(__file__).parent.parent
 PATIENCE = 10.0
@@ -118,11 +119,10 @@ async def connect() -> AsyncIterator[Connect]:
     await asyncio.sleep(0)
 
 
-@pytest.fixture
-def short_farewell(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds that a peer now has to take what it is owed and to end its side."""
-    monkeypatch.setattr("broadcast.streams.FAREWELL_TIME", 0.2)
-    return 0.2
+def fanout_of(server: BroadcastServer) -> Fanout:
+    """The fan-out of a server that listens."""
+    assert server._around
+    return server._around.room._fanout
 
 
 class Program:

@@ -6,13 +6,13 @@ import asyncio
 import time
 
 import pytest
-from conftest import Connect, MakeServer, Peer
+from conftest import Connect, MakeServer, Peer, fanout_of
 
 from broadcast import BroadcastServer
 from broadcast.clock import ServingClock
+from broadcast.connection import Connection
 from broadcast.fanout import BATCH_SIZE, BATCH_WEIGHT, TURN, Batch, Fanout, Receiver
 from broadcast.protocol import BLOCK_LIMIT
-from broadcast.streams import Connection
 
 MESSAGE = "x" * 100
 SMALL = 4096
@@ -41,8 +41,7 @@ def numbers(lines: list[str], sender: str) -> list[int]:
 
 
 def backlog(server: BroadcastServer) -> int:
-    assert server._room
-    return server._room.fanout._backlog_weight
+    return int(server.statistics()["backlog bytes"])
 
 
 async def test_a_hundred_receivers_get_everything_once_and_in_order(server: BroadcastServer, connect: Connect) -> None:
@@ -96,8 +95,7 @@ async def test_everybody_sending_to_everybody(server: BroadcastServer, connect: 
 
 async def test_what_is_published_in_one_turn_goes_out_together(server: BroadcastServer, connect: Connect) -> None:
     a, b = await connect(server, "a"), await connect(server, "b")
-    assert server._room
-    fanout = server._room.fanout
+    fanout = fanout_of(server)
     before = fanout._open.number
     for number in range(100):
         fanout.publish(None, b"%d\r\n" % number)
@@ -109,9 +107,8 @@ async def test_a_leaver_gets_what_was_published_before_in_the_same_turn_and_noth
     server: BroadcastServer, connect: Connect
 ) -> None:
     stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
-    assert server._room
-    fanout = server._room.fanout
-    (receiver,) = [session._receiver for session in server._sessions.values() if session._name == "leaves"]
+    fanout = fanout_of(server)
+    (receiver,) = [session._member.subscription for session in server._sessions.values() if session._member and session._member.name == "leaves"]
     assert receiver
     fanout.publish(None, b"before\r\n")
     served = fanout.leave(receiver)
@@ -147,7 +144,7 @@ class TestStalledReader:
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
         stalled.stop_reading()
         flooding = asyncio.create_task(flood(sender, 30_000))
-        while len(server._room.registry if server._room else ()) > 1:
+        while server.statistics()["clients"] > 1:
             await asyncio.sleep(0.01)
         stalled.go_on_reading()
         lines = await stalled.rest()
@@ -189,7 +186,7 @@ class TestStalledReader:
             lines.append(await slow.line())
             if len(lines) % 1500 == 0:
                 await asyncio.sleep(0.05)
-            held = held or bool(server._room and server._room.fanout.held)
+            held = held or fanout_of(server).held
         assert held
         assert numbers(lines, "s") == list(range(15_000))
         await flooding
@@ -199,10 +196,10 @@ class TestStalledReader:
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
         stalled.stop_reading()
         flooding = asyncio.create_task(flood(sender, 50_000))
-        while not (server._room and server._room.fanout.held):
+        while not fanout_of(server).held:
             await asyncio.sleep(0.01)
         stalled.send("\\exit\n")
-        while len(server._room.registry) > 1:
+        while server.statistics()["clients"] > 1:
             await asyncio.sleep(0.01)
         stalled.go_on_reading()
         assert (await stalled.rest())[-1] == "ERROR too slow: did not read what it was sent in time"
@@ -233,7 +230,7 @@ async def test_one_letter_lines_under_a_long_name_obey_the_bound(make_server: Ma
     stalled.stop_reading()
     sender.send("a\n" * 100_000)
     largest = 0
-    while len(server._room.registry if server._room else ()) > 1:
+    while server.statistics()["clients"] > 1:
         largest = max(largest, backlog(server))
         await asyncio.sleep(0)
     assert 500_000 < largest <= 500_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_WEIGHT
@@ -263,8 +260,7 @@ async def test_nobody_is_kept_out_of_a_room_that_is_held_again_and_again(make_se
     """Ten publishers that never run out of blocks, and one reader that is the slower: each has its turn."""
     server = await make_server(backlog=200_000, grace=20, notices=False)
     reader = await connect(server, "reader", buffer=200_000)
-    assert server._room
-    fanout = server._room.fanout
+    fanout = fanout_of(server)
     turns = [0] * 10
 
     async def publish(number: int) -> None:
@@ -299,20 +295,20 @@ class TakesAll(Connection):
     """Has something under way from the beginning, and takes everything at once when that is over."""
 
     is_closing = False
+    write_pending = True
 
     def __init__(self) -> None:
-        super().__init__(memoryview(b""))
-        self.is_under_way = True
+        super().__init__()
         self.sent = 0
 
-    def _send_on(self, data: bytes | memoryview, sent: int) -> bool:
+    def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
         self.sent += 1
-        return not self.is_under_way
+        return not self.write_pending
 
     def tell(self) -> None:
-        assert self.on_taken
-        self.is_under_way = False
-        self.on_taken()
+        assert self.on_drained
+        self.write_pending = False
+        self.on_drained()
 
 
 class TestTurns:
@@ -342,7 +338,7 @@ class TestTurns:
 
     async def test_an_answer_in_between_is_taken_first(self) -> None:
         _, connection, _ = await self.lag()
-        connection.is_under_way = True
+        connection.write_pending = True
         await asyncio.sleep(0)
         assert connection.sent == 1 + TURN
         connection.tell()

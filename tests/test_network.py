@@ -14,8 +14,8 @@ import pytest
 from conftest import PATIENCE, TOP
 
 QUICK_WATCH = """
-import sys, broadcast.streams as streams
-streams.KEEPALIVE_IDLE, streams.KEEPALIVE_INTERVAL, streams.UNACKNOWLEDGED_LIMIT = 1, 1, 2000
+import sys, broadcast.dial as dial
+dial.KEEPALIVE_IDLE, dial.KEEPALIVE_INTERVAL, dial.UNACKNOWLEDGED_LIMIT = 1, 1, 2000
 from broadcast.cli import main_client
 sys.exit(main_client())
 """

@@ -15,10 +15,10 @@ import weakref
 from typing import Any
 
 import pytest
-from conftest import Connect, MakeServer, descriptors
+from conftest import Connect, MakeServer, descriptors, fanout_of
 
 from broadcast import BroadcastServer, ListenError
-from broadcast.server import SHUTDOWN_TIME
+from broadcast.server import SHUTDOWN_TIMEOUT
 from broadcast.session import Session
 
 LAST = "* server is shutting down"
@@ -95,9 +95,8 @@ class TestShuttingDown:
         lines, _ = await asyncio.gather(peer.rest(), server.close())
         assert lines in (["ERROR server is shutting down"], ["SUCCESS", LAST])
 
-    @pytest.mark.usefixtures("short_farewell")
     async def test_with_traffic_in_flight_all_end_with_the_same_message(self, make_server: MakeServer, connect: Connect) -> None:
-        server = await make_server(notices=False, backlog=1_000_000)
+        server = await make_server(notices=False, backlog=1_000_000, close_timeout=0.2)
         receivers = [await connect(server, "r", buffer=20_000) for _ in range(10)]
         sender = await connect(server, "s")
         sender.stop_reading()
@@ -126,8 +125,7 @@ class TestShuttingDown:
     async def test_who_does_not_read_delays_it_for_a_bounded_time_and_is_reset(
         self, make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("broadcast.server.SHUTDOWN_TIME", 0.3)
-        server = await make_server(notices=False)
+        server = await make_server(notices=False, shutdown_timeout=0.3)
         stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
         stalled.stop_reading()
         sender.send(("x" * 1000 + "\n") * 5000)
@@ -137,7 +135,7 @@ class TestShuttingDown:
         sender.writer.close()
         began = time.monotonic()
         await closing
-        assert time.monotonic() - began < SHUTDOWN_TIME
+        assert time.monotonic() - began < SHUTDOWN_TIMEOUT
         stalled.go_on_reading()
         with pytest.raises(ConnectionResetError):
             await stalled.rest()
@@ -190,8 +188,8 @@ async def test_nothing_is_left_of_clients_that_came_and_went(server: BroadcastSe
             await asyncio.sleep(0.01)
     stay.send("\\clients\n")
     assert (await stay.synchronise())[-2:] == ["* 1 client", "* stay (you)"]
-    fanout = server._room.fanout if server._room else None
-    assert fanout and len(fanout._ready) == 1 and not fanout._lagging and not fanout._backlog
+    fanout = fanout_of(server)
+    assert len(fanout._ready) == 1 and not fanout._lagging and not fanout._backlog
     await asyncio.sleep(0.01)
     gc.collect()
     assert gone and [ref() for ref in gone if ref()] == []
@@ -209,7 +207,7 @@ async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(serv
         stay.send(("x" * 999 + "\n") * 4000)
         await stay.synchronise()
         assert server.statistics()["lagging"] == 1
-    (session,) = [session for session in server._sessions.values() if session._name == "go"]
+    (session,) = [session for session in server._sessions.values() if session._member and session._member.name == "go"]
     left: list[weakref.ref[Any]] = [
         weakref.ref(session),
         weakref.ref(session._connection.transport),
@@ -257,7 +255,7 @@ async def test_nothing_warns_when_a_server_is_used_and_dropped() -> None:
 class TestLimits:
     async def test_a_full_server_says_so_and_has_room_again(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(max_clients=2, notices=False)
-        first, second = await connect(server, "first"), await connect(server)
+        first, second = await connect(server, "first"), await connect(server, "second")
         third = await connect(server)
         third.send("CONNECT third\n")
         assert await third.rest() == ["ERROR server is full"]

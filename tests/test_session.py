@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping
 
 import pytest
-from conftest import Connect, MakeServer, Peer
+from conftest import Connect, MakeServer, Peer, fanout_of
 
 from broadcast import BroadcastServer, commands
+from broadcast.connection import READ_AHEAD_LIMIT
 from broadcast.fanout import BATCH_SIZE
 from broadcast.protocol import LINE_LIMIT, NAME_BYTES, Block, parse
-from broadcast.session import SHORT
-from broadcast.streams import CHUNK_SIZE
+from broadcast.session import FAST_PATH_LIMIT
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
 
@@ -183,7 +183,7 @@ class TestShortChunks:
 
     async def test_not_the_long_one_that_was_read_with_it(self, server: BroadcastServer, connect: Connect) -> None:
         a, b = await connect(server, "a"), await connect(server, "b")
-        texts = [f"{number:07}" for number in range(CHUNK_SIZE // 8 + 10)]
+        texts = [f"{number:07}" for number in range(READ_AHEAD_LIMIT // 8 + 10)]
         a.send("\n".join(texts) + "\n")
         assert await b.lines(len(texts)) == [f"a: {text}" for text in texts]
 
@@ -200,7 +200,7 @@ class TestShortChunks:
         stalled, sender, other = await connect(server, "stalled", buffer=4096), await connect(server, "s"), await connect(server, "o")
         stalled.stop_reading()
         sender.send(f"{'x' * 100}\n" * 40_000)
-        while not (server._room and server._room.fanout.held):
+        while not fanout_of(server).held:
             await asyncio.sleep(0)
         before = server.statistics()
         other.send("waits\n")
@@ -210,7 +210,7 @@ class TestShortChunks:
             await asyncio.sleep(0)
         assert server.statistics()["deliveries"] == before["deliveries"]
 
-    @pytest.mark.parametrize("texts", [b"x\n" * (SHORT // 2), b"\xff\n" * (SHORT // 2), b"\xff" * (SHORT - 1) + b"\n"])
+    @pytest.mark.parametrize("texts", [b"x\n" * (FAST_PATH_LIMIT // 2), b"\xff\n" * (FAST_PATH_LIMIT // 2), b"\xff" * (FAST_PATH_LIMIT - 1) + b"\n"])
     def test_not_the_bound_of_the_backlog(self, texts: bytes) -> None:
         """Nobody looks whether the room is held between two blocks of one."""
         _, blocks = parse(texts, b"n" * NAME_BYTES)

@@ -11,13 +11,14 @@ import struct
 import termios
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from conftest import descriptors
 
 from broadcast import ConnectError
-from broadcast.streams import CHUNK_SIZE, READ_SIZE, Connection, connect
+from broadcast.connection import READ_AHEAD_LIMIT, Connection
+from broadcast.dial import connect
 
 
 @contextlib.asynccontextmanager
@@ -30,7 +31,7 @@ async def pair(buffer: int | None = None) -> AsyncIterator[tuple[Connection, soc
         theirs.connect(listening.getsockname())
         ours, _ = listening.accept()
     with theirs:
-        _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(memoryview(bytearray(READ_SIZE))), sock=ours)
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, sock=ours)
         yield connection, theirs
         connection.reset()
         await asyncio.sleep(0)
@@ -84,29 +85,11 @@ class TestReading:
                     sent += theirs.send(data[sent:])
                 for _ in range(5):
                     await asyncio.sleep(0)
-                    assert sum(map(len, connection._chunks)) <= 2 * READ_SIZE
+                    assert len(connection._received) <= READ_AHEAD_LIMIT
                 chunk = await connection.read_chunk()
-                assert 0 < len(chunk) <= CHUNK_SIZE
+                assert 0 < len(chunk) <= READ_AHEAD_LIMIT
                 read += chunk
             assert read == data
-
-    async def test_what_arrived_before_tls_closed_is_read_after_it(self) -> None:
-        class Closed(asyncio.Transport):
-            def is_closing(self) -> bool:
-                return True
-
-            def pause_reading(self) -> None:
-                pass
-
-            def resume_reading(self) -> None:
-                raise AttributeError("as TLS's does when it was closed twice")
-
-        connection = Connection(memoryview(b""))
-        connection.transport = Closed()
-        connection.take_in(memoryview(b"first"))
-        connection.take_in(memoryview(b"second"))
-        connection.eof_received()
-        assert await read_all(connection) == b"firstsecond"
 
     async def test_a_reset_hides_nothing_that_was_read_by_the_loop(self) -> None:
         async with pair() as (connection, theirs):
@@ -117,10 +100,7 @@ class TestReading:
             assert await read_all(connection) == b"x" * 5000
             assert isinstance(connection.lost, ConnectionResetError)
 
-    @pytest.mark.parametrize("write", [Connection.write, Connection.send])
-    async def test_a_reset_that_a_write_runs_into_hides_nothing_that_is_still_in_the_kernel(
-        self, write: Callable[[Connection, bytes], object]
-    ) -> None:
+    async def test_a_reset_that_a_write_runs_into_hides_nothing_that_is_still_in_the_kernel(self) -> None:
         before = descriptors()
         async with pair() as (connection, theirs):
             data = bytes(range(256)) * 200
@@ -132,7 +112,7 @@ class TestReading:
             assert queued(connection._socket, termios.FIONREAD) == len(data)
             reset(theirs)
             for _ in range(3):
-                write(connection, b"y")
+                connection.send(b"y")
                 await asyncio.sleep(0.01)
             assert connection.is_closing
             assert await read_all(connection) == data
@@ -160,7 +140,7 @@ class TestSending:
             assert tracemalloc.get_traced_memory()[1] < 50_000
             tracemalloc.stop()
             assert connection.unsent > 1_000_000
-            connection.write(b"!")
+            connection.send(b"!")
             receiving = asyncio.create_task(receive(theirs))
             await connection.drain()
             connection.transport.write_eof()
@@ -170,27 +150,26 @@ class TestSending:
         for end in (receive, reset):
             async with pair(buffer=4096) as (connection, theirs):
                 told = asyncio.Event()
-                connection.on_taken = told.set
+                connection.on_drained = told.set
                 connection.send(bytes(8_000_000))
                 connection.send(b"!")
-                assert connection.is_under_way
+                assert connection.write_pending
                 await asyncio.sleep(0.05)
                 assert not told.is_set()
                 ending = end(theirs)
                 receiving = asyncio.create_task(ending) if ending else None
                 async with asyncio.timeout(5):
                     await told.wait()
-                assert not connection.is_under_way
+                assert not connection.write_pending
                 assert connection.unsent == 0
                 if receiving:
                     connection.transport.write_eof()
                     assert len(await receiving) == 8_000_001
 
-    @pytest.mark.parametrize("write", [Connection.write, Connection.send])
-    async def test_nothing_overtakes_what_is_under_way(self, write: Callable[[Connection, bytes], object]) -> None:
+    async def test_nothing_overtakes_what_is_pending(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             data = b"a" * 8_000_000
-            write(connection, data)
+            connection.send(data)
             received = bytearray()
             theirs.setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -218,12 +197,12 @@ class TestSending:
             write = os.write
 
             def reset_before_write(descriptor: int, data: bytes) -> int:
-                if descriptor == connection._descriptor and theirs.fileno() >= 0:
+                if descriptor == connection._direct_fd and theirs.fileno() >= 0:
                     theirs.send(b"last words")
                     reset(theirs)
                 return write(descriptor, data)
 
-            monkeypatch.setattr("broadcast.streams.os.write", reset_before_write)
+            monkeypatch.setattr("broadcast.connection.os.write", reset_before_write)
             async with asyncio.timeout(5):
                 while theirs.fileno() >= 0:
                     with contextlib.suppress(BlockingIOError):
@@ -240,38 +219,37 @@ class TestEnding:
         async with pair() as (connection, theirs):
             owed = b"x" * 3_000_000
             theirs.sendall(b"unread" * 10_000)
-            connection.write(owed)
+            connection.send(owed)
             receiving = asyncio.create_task(receive(theirs))
-            ending = asyncio.create_task(connection.end_in_order())
+            ending = asyncio.create_task(connection.close_gracefully())
             assert await receiving == owed
             theirs.close()
             await ending
 
-    async def test_a_peer_that_does_not_end_is_waited_for_a_bounded_time(self, short_farewell: float) -> None:
+    async def test_a_peer_that_does_not_end_is_waited_for_a_bounded_time(self) -> None:
         async with pair() as (connection, _):
             began = time.monotonic()
-            await connection.end_in_order()
-            assert short_farewell * 0.9 < time.monotonic() - began < short_farewell + 0.5
+            await connection.close_gracefully(timeout=0.2)
+            assert 0.18 < time.monotonic() - began < 0.7
 
-    @pytest.mark.usefixtures("short_farewell")
     async def test_a_peer_that_does_not_take_what_it_is_owed_is_reset(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
-            connection.write(b"x" * 8_000_000)
-            await connection.end_in_order()
+            connection.send(b"x" * 8_000_000)
+            await connection.close_gracefully(timeout=0.2)
             with pytest.raises(ConnectionResetError):
                 await receive(theirs)
 
     async def test_a_reset_after_an_end_in_order_changes_nothing(self) -> None:
         async with pair() as (connection, theirs):
-            connection.write(b"owed")
+            connection.send(b"owed")
             theirs.shutdown(socket.SHUT_WR)
-            await connection.end_in_order()
+            await connection.close_gracefully()
             connection.reset()
             assert await receive(theirs) == b"owed"
 
     async def test_drain_returns_when_nothing_is_left_to_send_and_not_before(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
-            connection.write(b"x" * 8_000_000)
+            connection.send(b"x" * 8_000_000)
             draining = asyncio.create_task(connection.drain())
             await asyncio.sleep(0.05)
             assert not draining.done()
@@ -283,14 +261,14 @@ class TestEnding:
 
     async def test_drain_returns_when_the_connection_is_lost(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
-            connection.write(b"x" * 8_000_000)
+            connection.send(b"x" * 8_000_000)
             draining = asyncio.create_task(connection.drain())
             await asyncio.sleep(0.05)
             reset(theirs)
             async with asyncio.timeout(5):
                 await draining
             assert connection.is_closing
-            connection.write(b"more")
+            connection.send(b"more")
 
 
 class TestConnecting:

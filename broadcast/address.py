@@ -45,14 +45,14 @@ async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
     return await answer
 
 
-def reason(problem: OSError) -> str:
+def describe_os_error(problem: OSError) -> str:
     """Return what went wrong, for people: in the system's words, which asyncio wraps in its own, where it named an errno of the system."""
     if problem.errno and not isinstance(problem, socket.gaierror):
         return os.strerror(problem.errno)
     return problem.strerror or str(problem)
 
 
-def show_address(address: Address | None) -> str:
+def format_address(address: Address | None) -> str:
     """Return a socket's address as host:port, IPv6 hosts in brackets."""
     if not address:
         return "an unknown address"

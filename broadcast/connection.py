@@ -1,0 +1,537 @@
+"""One connection, for either side: chunks in, bytes out, closed gracefully or reset."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Iterable
+from copy import copy
+
+from .address import format_address
+from .tls import PIECE_SIZE, RECORD_SIZE, Phase, TLSLayer
+
+READ_AHEAD_LIMIT = 106_496
+"""Bytes of input held for one client: the line that it has begun, and what was read after it. It
+is two blocks of messages, for a batch; with what surrounds them they stay below 128 KB."""
+
+TLS_READ_AHEAD_LIMIT = 73_728
+"""The same under TLS, whose own buffers for one client are the difference."""
+
+SMALLEST_READ = 4_096
+"""Bytes read at once at least, however long the line is that has begun."""
+
+PARTIAL_WRITE_SIZE = 4_096
+"""Bytes handed to asyncio when the system took only a part of a write, so that asyncio tells when
+there is room for the rest. The rest need not be copied: on 3.11, asyncio copies what it keeps."""
+
+NO_DIRECT_FD = -1
+"""In place of a file descriptor: writing to it fails as writing to a closed one does."""
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds that the peer has to read what it is still sent, and to end its side, when a connection
+is closed gracefully; after that it is reset."""
+
+TLS_REPLY_LIMIT = 16_384
+"""Bytes of TLS's own replies, such as to key updates, that may wait for the peer to read them;
+with more than that, nothing is read from it."""
+
+TIME_SLICE = 0.002
+"""Seconds for which one connection may keep the others waiting in an iteration of the event loop."""
+
+
+CUT_OFF = "the connection was cut off"
+
+
+class _Writing(enum.Enum):
+    """What a write does; changed in `_set_writing` alone."""
+
+    DIRECT = enum.auto()
+    """Nothing is pending, and it is plain TCP: it goes to the file descriptor."""
+    TRANSPORT = enum.auto()
+    """Nothing is pending, and it goes through asyncio's transport."""
+    BLOCKED = enum.auto()
+    """Something is pending: it queues up behind that."""
+    CLOSED = enum.auto()
+    """It has no effect."""
+
+
+class _Reading(enum.Enum):
+    """What the transport does; changed in `_set_reading` alone."""
+
+    FLOWING = enum.auto()
+    PAUSED = enum.auto()
+    """Nothing more is read until what has arrived is taken."""
+    ENDED = enum.auto()
+    """Nothing more will arrive."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, plain or TLS: chunks in, bytes out, closed gracefully or reset.
+
+    It is asyncio's protocol for its transport: a StreamReader raises a reset's exception before it
+    hands out what had arrived.
+
+    `lost` is the exception that broke the connection; None while it is intact, or has ended
+    gracefully. `write_pending` is whether the system has not taken everything written yet; when it
+    has, or never will, `on_drained` is called. While somebody waits in `read_chunk`, what arrives
+    is offered to `on_chunk` first: if that returns True, it is dealt with, and the wait goes on.
+
+    Memory is bounded: nothing is read from the socket while a chunk has not been taken, and a chunk
+    has at most READ_AHEAD_LIMIT bytes (under TLS, TLS_READ_AHEAD_LIMIT).
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_ciphertext",
+        "_close_notify_sent",
+        "_closed_gracefully",
+        "_direct_fd",
+        "_drained",
+        "_handshake",
+        "_post_reset_socket",
+        "_reader",
+        "_reading",
+        "_received",
+        "_reply_bytes",
+        "_socket",
+        "_tls",
+        "_unsent",
+        "_writing",
+        "host",
+        "lost",
+        "on_chunk",
+        "on_drained",
+        "peer",
+        "transport",
+    )  # there may be ten thousand of them
+
+    transport: asyncio.Transport  # set in `connection_made`, as is the socket
+    _socket: socket.socket
+
+    def __init__(self) -> None:
+        self.peer = ""  # its address and port, for people; set in `connection_made`
+        self.host = ""  # its address alone; likewise
+        self.lost: Exception | None = None
+        self.on_chunk: Callable[[bytes], bool] | None = None
+        self.on_drained: Callable[[], None] | None = None
+        # Reading.
+        self._reading = _Reading.FLOWING
+        self._received = b""  # the chunk that has arrived and was not taken yet
+        self._reader: asyncio.Future[None] | None = None  # while somebody waits for a chunk
+        self._post_reset_socket: socket.socket | None = None  # after a reset: what had arrived
+        # Writing.
+        self._writing = _Writing.TRANSPORT
+        self._direct_fd = NO_DIRECT_FD  # the descriptor while _writing is DIRECT
+        self._unsent: list[bytes | memoryview] = []  # follows what the transport holds
+        self._drained: asyncio.Event | None = None  # while somebody waits for it
+        self._closed_gracefully = False
+        # TLS, from `start_tls` on.
+        self._tls: TLSLayer | None = None
+        self._handshake: asyncio.Future[None] | None = None  # while it is under way
+        self._ciphertext = memoryview(b"")  # arrived and not decrypted yet
+        self._reply_bytes = 0  # of TLS's own in what the transport holds, at most
+        self._close_notify_sent = False
+        self._accepted: asyncio.StreamWriter | None = None  # what `accept` took the transport from
+
+    @classmethod
+    def accept(cls, writer: asyncio.StreamWriter) -> Connection:
+        """Take over the transport that `asyncio.start_server` has made; nothing was read from it."""
+        connection = cls()
+        connection._accepted = writer  # it would close the transport if it were collected before
+        replaced = writer.transport.get_protocol()
+        writer.transport.set_protocol(connection)
+        replaced.connection_lost(None)  # it would wait for this for ever, in a cycle with the writer
+        connection.connection_made(writer.transport)
+        return connection
+
+    # --- called by asyncio: input ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._socket = transport.get_extra_info("socket")
+        address = transport.get_extra_info("peername")
+        self.peer, self.host = format_address(address), str(address[0]) if address else ""
+        transport.set_write_buffer_limits(high=0)  # "paused" means that anything at all is pending
+        self.limit_read_ahead(0)
+        self._set_writing(_Writing.DIRECT)
+
+    def data_received(self, data: bytes) -> None:
+        if self._reading is _Reading.ENDED:
+            return  # after a close_notify, or our own close: it only has to be read
+        if self._tls is None:
+            self._deliver(data)
+        else:
+            self._ciphertext = memoryview(data)
+            self._decrypt(self._tls)
+
+    def eof_received(self) -> bool:
+        if self._tls and self._tls.phase is not Phase.ENDED:
+            self._on_tls_cut_off(self._tls)
+        self._set_reading(_Reading.ENDED)
+        return True  # keep the other direction open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc:
+            self.lost = exc.with_traceback(None)  # its frames hold the transport, a cycle
+            # A reset met by a write leaves what had arrived before in the kernel, and asyncio
+            # closes the socket next.
+            if self._reading is not _Reading.ENDED:
+                with contextlib.suppress(OSError):
+                    self._post_reset_socket = self._socket.dup()
+        self._fail_handshake(exc)
+        self._set_writing(_Writing.CLOSED)
+        self._set_reading(_Reading.ENDED)
+        self._notify_drained()
+
+    def _deliver(self, data: bytes) -> None:
+        """Offer what arrived to `on_chunk`, or keep it until it is read, and read no more until then."""
+        waiting = self._reader is not None and not self._reader.done()
+        if self._received or not (waiting and self.on_chunk and self.on_chunk(data)):
+            self._received = self._received + data if self._received else data
+            self._set_reading(_Reading.PAUSED)
+            self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _set_reading(self, state: _Reading) -> None:
+        """Change it: FLOWING and PAUSED follow each other until ENDED, which is final."""
+        if self._reading is _Reading.ENDED or state is self._reading:
+            return
+        self._reading = state
+        if state is _Reading.PAUSED:
+            self.transport.pause_reading()
+        elif state is _Reading.FLOWING:
+            self.transport.resume_reading()
+        else:
+            self._wake_reader()
+
+    # --- called by asyncio: output ---
+
+    def pause_writing(self) -> None:
+        self._set_writing(_Writing.BLOCKED)
+
+    def resume_writing(self) -> None:
+        # Not at once: asyncio is in the middle of a write, and one of ours that met a reset there
+        # would make it call `connection_lost` twice.
+        asyncio.get_running_loop().call_soon(self._resume_sending)
+
+    def _resume_sending(self) -> None:
+        if self.is_closing or self.transport.get_write_buffer_size():
+            return  # `connection_lost` follows, or did, or `resume_writing` again
+        self._set_writing(_Writing.DIRECT)
+        self._reply_bytes = 0
+        unsent, self._unsent = self._unsent, []
+        for place, data in enumerate(unsent):
+            if not self.send(data):
+                self._unsent += unsent[place + 1 :]
+                break
+        if not self.write_pending:
+            self._notify_drained()
+        self._continue_decrypting()
+
+    def _set_writing(self, state: _Writing) -> None:
+        """Change it: DIRECT or TRANSPORT alternate with BLOCKED until CLOSED, which is final.
+
+        The descriptor is written to only while nothing is pending, and is forgotten before the
+        socket can be closed.
+        """
+        if self._writing is _Writing.CLOSED:
+            return
+        if state is _Writing.DIRECT and (self._tls or os.name != "posix"):
+            state = _Writing.TRANSPORT  # ciphertext has to be made first; elsewhere no socket is a file
+        self._writing = state
+        self._direct_fd = self._socket.fileno() if state is _Writing.DIRECT else NO_DIRECT_FD
+        if state is _Writing.CLOSED:
+            self._unsent.clear()
+
+    def _notify_drained(self) -> None:
+        if self._drained:
+            self._drained.set()
+            self._drained = None
+        if self.on_drained:
+            self.on_drained()
+
+    # --- TLS ---
+
+    async def start_tls(self, context: ssl.SSLContext, hostname: str | None = None) -> None:
+        """Shake hands, and encrypt from then on; a client gives the server's `hostname`.
+
+        Raises OSError, of which ssl.SSLError is one, when that fails. There is no timeout in it.
+        """
+        tls = self._tls = TLSLayer(context, hostname)
+        self._set_writing(_Writing.TRANSPORT)
+        self._handshake = asyncio.get_running_loop().create_future()
+        if hostname is not None:
+            tls.start()
+            self.transport.write(tls.take_output())
+        arrived, self._received = self._received, b""
+        self._ciphertext = memoryview(arrived)
+        self._decrypt(tls)
+        try:
+            await self._handshake
+        finally:
+            if self._handshake.done() and not self._handshake.cancelled():
+                self._handshake.exception()  # it is known, even if a cancellation came first
+            self._handshake = None
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether what is sent now is encrypted."""
+        return self._tls is not None and self._tls.phase is Phase.OPEN
+
+    def _decrypt(self, tls: TLSLayer) -> None:
+        """Decrypt what has arrived, for one time slice, and reply as TLS demands.
+
+        Nothing is decrypted while a chunk is waiting to be read, nor while the peer does not read
+        our replies.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + TIME_SLICE
+        plaintext: list[bytes] = []
+        while self._ciphertext and self._reply_bytes <= TLS_REPLY_LIMIT:
+            plaintext += tls.decrypt(self._ciphertext[:PIECE_SIZE])
+            self._ciphertext = self._ciphertext[PIECE_SIZE:]
+            reply = tls.take_output()
+            if reply and not self.is_closing and not self._close_notify_sent:
+                self.transport.write(reply)
+                self._reply_bytes += len(reply) if self.write_pending else 0
+            if tls.phase is Phase.ENDED:
+                self._ciphertext = memoryview(b"")
+            if loop.time() > deadline:
+                break
+        if plaintext:
+            self._deliver(b"".join(plaintext))
+        self._follow_tls(tls)
+
+    def _follow_tls(self, tls: TLSLayer) -> None:
+        """Do what the TLS session's state demands of the connection."""
+        if tls.phase is Phase.OPEN and self._handshake and not self._handshake.done():
+            self._handshake.set_result(None)
+        if tls.phase is Phase.ENDED:
+            self.lost = self.lost or tls.error
+            self._fail_handshake(tls.error)
+            self._set_reading(_Reading.ENDED)
+        elif self._received:
+            pass  # `read_chunk` goes on with it
+        elif self._ciphertext:
+            self._set_reading(_Reading.PAUSED)
+            if self._reply_bytes <= TLS_REPLY_LIMIT:  # otherwise `_resume_sending` goes on with it
+                asyncio.get_running_loop().call_soon(self._continue_decrypting)
+        else:
+            self._set_reading(_Reading.FLOWING)
+
+    def _continue_decrypting(self) -> None:
+        if self._tls and self._ciphertext and not self._received:
+            self._decrypt(self._tls)
+
+    def _on_tls_cut_off(self, tls: TLSLayer) -> None:
+        """Deal with an end of the input without a close_notify.
+
+        From a server it means that something may be missing, since ours always sends one; clients
+        that just close their socket are common.
+        """
+        self._fail_handshake(None)
+        if not tls.is_server:
+            self.lost = self.lost or ssl.SSLEOFError(ssl.SSL_ERROR_EOF, CUT_OFF)
+
+    def _fail_handshake(self, error: Exception | None) -> None:
+        if self._handshake and not self._handshake.done():
+            # A copy: raised, the error itself would hold the frames that hold this connection.
+            self._handshake.set_exception(copy(error) or ConnectionResetError(CUT_OFF))
+
+    # --- reading ---
+
+    def limit_read_ahead(self, held: int) -> None:
+        """Bound the next reads, `held` being what the reader still holds of the last ones."""
+        limit = TLS_READ_AHEAD_LIMIT if self._tls else READ_AHEAD_LIMIT
+        self.limit_next_read(max(limit - held, SMALLEST_READ))
+
+    def limit_next_read(self, size: int) -> None:
+        """Bound the next reads to `size` bytes each."""
+        # What asyncio's selector transports pass to `recv`; others have no such bound.
+        setattr(self.transport, "max_size", size)  # noqa: B010 (unknown to mypy)
+
+    async def read_chunk(self) -> bytes:
+        """Return what has arrived; nothing at the end, when `lost` tells a reset from a graceful end.
+
+        All that arrived before a reset is returned before the end is.
+        """
+        while not self._received:
+            if self._ciphertext and self._tls:
+                self._decrypt(self._tls)
+                if self._received:
+                    break
+            if self._reading is _Reading.ENDED:
+                if not self._read_post_reset():
+                    return b""
+                continue
+            if not self._ciphertext:
+                self._set_reading(_Reading.FLOWING)
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        chunk, self._received = self._received, b""
+        return chunk
+
+    def _read_post_reset(self) -> bool:
+        """Take what had arrived before a reset that a write met; return whether there was any."""
+        data = b""
+        if self._post_reset_socket:
+            with contextlib.suppress(OSError):  # the reset itself, once there is nothing left
+                data = self._post_reset_socket.recv(READ_AHEAD_LIMIT)
+        if data and self._tls is None:
+            self._received = data
+        elif data:
+            self._ciphertext = memoryview(data)
+        return bool(data)
+
+    # --- writing ---
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self.transport.is_closing()
+
+    @property
+    def write_pending(self) -> bool:
+        """Whether the system has not taken everything written yet."""
+        return self._writing is _Writing.BLOCKED
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the system has not taken yet: of what was written, or as ciphertext."""
+        return self.transport.get_write_buffer_size() + sum(map(len, self._unsent))
+
+    def send(self, data: bytes | memoryview) -> bool:
+        """Write after what was written before; return whether the system has taken everything.
+
+        `data` is kept until it has, not copied. Without effect once the connection is closing.
+        """
+        return not send_to_all((self,), data)
+
+    def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
+        """Write what the direct write of `send_to_all` did not; return what `send` does."""
+        rest = memoryview(data)[sent:]
+        if self.is_closing:
+            pass
+        elif self._writing is _Writing.BLOCKED:
+            self._unsent.append(rest)
+        elif self._tls:
+            self._send_encrypted(self._tls, rest)
+        else:
+            self.transport.write(rest[:PARTIAL_WRITE_SIZE])
+            if self.write_pending:
+                self._unsent.append(rest[PARTIAL_WRITE_SIZE:])
+            else:  # there is room by now, or the connection is closing
+                self.transport.write(rest[PARTIAL_WRITE_SIZE:])
+        return not self.write_pending
+
+    def _send_encrypted(self, tls: TLSLayer, plaintext: memoryview) -> None:
+        while plaintext and not self.is_closing:
+            if self.write_pending:
+                self._unsent.append(plaintext)
+                return
+            self.transport.write(tls.encrypt(plaintext[:RECORD_SIZE]))
+            plaintext = plaintext[RECORD_SIZE:]
+
+    def limit_send_buffer(self, size: int) -> None:
+        """Bound the bytes that the system may hold for the peer."""
+        with contextlib.suppress(OSError):  # the peer has gone again: the next read tells
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+    async def drain(self) -> None:
+        """Return when the system has taken everything written, or the connection is gone."""
+        if self.write_pending:
+            self._drained = self._drained or asyncio.Event()
+            await self._drained.wait()
+
+    # --- closing ---
+
+    async def close_gracefully(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Close so that the peer gets everything: drain, end the output, read until it ends its side.
+
+        A close with input unread would make the system send a reset, which destroys what the peer
+        has not read yet. A peer that does not read what it is sent within `timeout` seconds is reset,
+        so that its stream does not end as if complete.
+        """
+        complete = False
+        try:
+            async with asyncio.timeout(timeout):
+                await self.drain()
+                if not self.is_closing:
+                    self._end_output()
+                    await self.drain()
+                    complete = not self.is_closing
+                while await self.read_chunk():
+                    pass
+        except (TimeoutError, OSError):
+            pass  # then it is as complete as it gets
+        finally:
+            self._closed_gracefully = complete and not self.transport.get_write_buffer_size()
+            if not self._closed_gracefully:
+                self.reset()
+            self.close()
+
+    def _end_output(self) -> None:
+        if self._tls and not self._close_notify_sent:
+            self._close_notify_sent = True
+            self.transport.write(self._tls.close())
+        self.transport.write_eof()
+
+    def reset(self) -> None:
+        """Close at once, in a way that the peer cannot take for a graceful end.
+
+        Without effect on a connection that has ended.
+        """
+        if not self._closed_gracefully and not self.is_closing:
+            with contextlib.suppress(OSError):
+                # struct linger {on, seconds}: with 0 seconds, a close sends a reset.
+                linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.transport.abort()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection; without effect on one that has ended."""
+        if self.write_pending and self._unsent:
+            self.transport.abort()
+        elif self._tls and not self._close_notify_sent and not self.is_closing:
+            self._close_notify_sent = True
+            self.transport.write(self._tls.close())
+        self._set_writing(_Writing.CLOSED)
+        self._set_reading(_Reading.ENDED)
+        self.transport.close()
+        # A cycle of asyncio's: a transport must not wait for the garbage collector.
+        if hasattr(self.transport, "_read_ready_cb"):
+            setattr(self.transport, "_read_ready_cb", None)  # noqa: B010 (unknown to mypy)
+        if self._post_reset_socket:
+            self._post_reset_socket.close()
+            self._post_reset_socket = None
+
+
+def send_to_all(connections: Iterable[Connection], data: bytes | memoryview) -> list[Connection]:
+    """Send the same bytes to each; return those whose system has not taken everything.
+
+    They are written to the file descriptors from here while nothing is pending:
+    `transport.write`, or a method called for each connection, would cost more per delivery.
+    """
+    behind = []
+    write, size = os.write, len(data)
+    for connection in connections:
+        try:
+            sent = write(connection._direct_fd, data)
+        except OSError:
+            sent = 0
+        if sent != size and not connection._send_remainder(data, sent):
+            behind.append(connection)
+    return behind

@@ -1,0 +1,96 @@
+"""Reach a server: look it up, try each of its addresses, and shake hands over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+from .address import Address, describe_os_error, format_address, resolve
+from .connection import Connection
+from .protocol import BroadcastError
+
+KEEPALIVE_IDLE = 5
+KEEPALIVE_INTERVAL = 5
+UNACKNOWLEDGED_LIMIT = 20_000
+"""Seconds, seconds, milliseconds: a peer whose cable was pulled is noticed after 25 s, whether
+something is being sent to it (by TCP_USER_TIMEOUT) or nothing is (by keepalive). The former also
+ends a connection to a peer that reads nothing for that long; our server's grace time is below it."""
+
+
+class ConnectError(BroadcastError):
+    """The server could not be reached."""
+
+
+class ConnectionLostError(BroadcastError):
+    """The connection broke: what was being sent in either direction may be lost."""
+
+
+async def connect(
+    host: str, port: int, seconds: float, tls: ssl.SSLContext | None = None
+) -> Connection:
+    """Reach a server, trying each address of `host` in turn; TLS has `seconds` of its own.
+
+    Raises ConnectError with the reason.
+    """
+    where = format_address((host, port))
+    try:
+        async with asyncio.timeout(seconds):
+            connection = await _connect_to_any(await resolve(host, port))
+    except TimeoutError:
+        raise ConnectError(f"can't reach {where}: no answer within {seconds:g} s") from None
+    except OSError as error:
+        raise ConnectError(f"can't reach {where}: {describe_os_error(error)}") from None
+    _enable_keepalive(connection.transport.get_extra_info("socket"))
+    if tls:
+        try:
+            async with asyncio.timeout(seconds):
+                await connection.start_tls(tls, host)
+        except BaseException as error:
+            connection.close()
+            await asyncio.sleep(0)  # asyncio closes the socket in the next iteration
+            if not isinstance(error, OSError):
+                raise
+            why = _describe_tls_error(error, seconds)
+            raise ConnectError(f"can't reach {where} by TLS: {why}") from None
+        connection.limit_read_ahead(0)
+    return connection
+
+
+def _describe_tls_error(error: OSError, seconds: float) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        why = (error.reason or str(error)).replace("_", " ").lower()
+    elif isinstance(error, TimeoutError) and not error.errno:
+        why = f"no answer within {seconds:g} s"
+    else:
+        why = describe_os_error(error)
+    return f"{why}; does the server use TLS?"
+
+
+async def _connect_to_any(addresses: list[Address]) -> Connection:
+    problem = OSError("it has no address")
+    for host, port, *_ in addresses:
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                Connection, host, port
+            )
+            return connection
+        except OSError as current:
+            problem = current
+    raise problem
+
+
+def _enable_keepalive(connected: socket.socket) -> None:
+    """Enable TCP keepalive so that a vanished peer is detected, as far as the system can."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_LIMIT),
+    ):
+        if hasattr(socket, option):
+            with contextlib.suppress(OSError):  # ended already: whoever reads is told
+                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -1,0 +1,80 @@
+"""Who may come in: TLS, the first line, the token, the name."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ssl
+from dataclasses import dataclass
+
+from . import protocol
+from .connection import Connection
+from .protocol import Connect, HandshakeError
+
+WRONG_TOKEN_DELAY = 1.0
+"""Seconds until a wrong token is answered: guessing takes as many connections as guesses a second,
+and those count as strangers."""
+
+READ_SIZE = 4_096
+"""Bytes read at once from a stranger: the handshake, and little of what comes after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What it takes to come in."""
+
+    tls: ssl.SSLContext | None  # None for plain TCP
+    token: bytes | None  # None where none is asked for
+    wrong_token_delay: float  # seconds
+
+
+async def shake_hands(connection: Connection, admission: Admission) -> tuple[Connect, bytes]:
+    """Return what a client asks for, once it may come in, and what it has sent after that.
+
+    Raises HandshakeError with the reason why it may not. It has no timeout of its own.
+    """
+    if admission.tls:
+        try:
+            await connection.start_tls(admission.tls)
+        except OSError as error:
+            raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
+    line, rest = await _first_line(connection, expects_tls=admission.tls is not None)
+    connect = protocol.parse_connect(line)
+    if admission.token is not None:
+        offered = (connect.token or "").encode()
+        if not hmac.compare_digest(admission.token, offered):
+            await asyncio.sleep(admission.wrong_token_delay)
+            raise HandshakeError(protocol.NOT_AUTHORISED)
+    return connect, rest
+
+
+async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, bytes]:
+    """Return the first line that is not blank, and what follows it.
+
+    All that comes before its end has HANDSHAKE_LIMIT bytes at most.
+    """
+    data = b""
+    while True:
+        chunk = await connection.read_chunk()
+        if not (data or expects_tls) and chunk.startswith(protocol.TLS_FIRST_BYTE):
+            raise HandshakeError(protocol.NO_TLS_HERE)
+        data += chunk
+        start = 0
+        while (end := data.find(b"\n", start, protocol.HANDSHAKE_LIMIT)) >= 0:
+            if line := protocol.clean(data[start:end].removesuffix(b"\r")):
+                return line, data[end + 1 :]
+            start = end + 1
+        if len(data) >= protocol.HANDSHAKE_LIMIT:
+            raise HandshakeError(protocol.EXPECTED_CONNECT)
+        if not chunk:
+            if connection.lost:
+                raise HandshakeError("connection lost")
+            if line := protocol.clean(data[start:]):
+                return line, b""
+            raise HandshakeError(protocol.EXPECTED_CONNECT)
+
+
+def _describe_tls_error(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return error.strerror or str(error) or type(error).__name__

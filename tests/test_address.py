@@ -1,0 +1,24 @@
+"""Addresses: each given once, shown as people write them, failures in the system's words."""
+
+from __future__ import annotations
+
+import socket
+
+from broadcast.address import describe_os_error, format_address, resolve
+
+
+async def test_an_address_is_given_once() -> None:
+    addresses = await resolve("localhost", 80)
+    assert len(addresses) == len(set(addresses)) > 0
+
+
+def test_shows_addresses() -> None:
+    assert format_address(("127.0.0.1", 80)) == "127.0.0.1:80"
+    assert format_address(("::1", 80, 0, 0)) == "[::1]:80"
+    assert format_address(None) == "an unknown address"
+
+
+def test_gives_reasons_in_the_systems_words() -> None:
+    assert describe_os_error(OSError(111, "Connect call failed ('127.0.0.1', 1)")) == "Connection refused"
+    assert describe_os_error(socket.gaierror(8, "nodename nor servname provided")) == "nodename nor servname provided"
+    assert describe_os_error(OSError("could not bind")) == "could not bind"
