@@ -333,14 +333,15 @@ class Connection(asyncio.Protocol):
             self._decrypt(self._tls)
 
     def _on_tls_cut_off(self, tls: TLSLayer) -> None:
-        """Deal with an end of the input without a close_notify.
+        """Deal with an end of the input without a close_notify: the peer has closed its socket.
 
         From a server it means that something may be missing, since ours always sends one; clients
-        that just close their socket are common.
+        that just close are common.
         """
         self._fail_handshake(None)
         if not tls.is_server:
             self.lost = self.lost or ssl.SSLEOFError(ssl.SSL_ERROR_EOF, CUT_OFF)
+        self.transport.abort()
 
     def _fail_handshake(self, error: Exception | None) -> None:
         if self._handshake and not self._handshake.done():

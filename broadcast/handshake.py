@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from . import protocol
@@ -28,17 +29,20 @@ class Admission:
     wrong_token_delay: float  # seconds
 
 
-async def shake_hands(connection: Connection, admission: Admission) -> tuple[Connect, bytes]:
+async def shake_hands(
+    connection: Connection, read: Callable[[], Awaitable[bytes]], admission: Admission
+) -> tuple[Connect, bytes]:
     """Return what a client asks for, once it may come in, and what it has sent after that.
 
-    Raises HandshakeError with the reason why it may not. It has no timeout of its own.
+    `read` is its `read_chunk`, which the session may count. Raises HandshakeError with the reason
+    why it may not. There is no timeout in it.
     """
     if admission.tls:
         try:
             await connection.start_tls(admission.tls)
         except OSError as error:
             raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
-    line, rest = await _first_line(connection, expects_tls=admission.tls is not None)
+    line, rest = await _first_line(connection, read, expects_tls=admission.tls is not None)
     connect = protocol.parse_connect(line)
     if admission.token is not None:
         offered = (connect.token or "").encode()
@@ -48,14 +52,16 @@ async def shake_hands(connection: Connection, admission: Admission) -> tuple[Con
     return connect, rest
 
 
-async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, bytes]:
+async def _first_line(
+    connection: Connection, read: Callable[[], Awaitable[bytes]], expects_tls: bool
+) -> tuple[str, bytes]:
     """Return the first line that is not blank, and what follows it.
 
     All that comes before its end has HANDSHAKE_LIMIT bytes at most.
     """
     data = b""
     while True:
-        chunk = await connection.read_chunk()
+        chunk = await read()
         if not (data or expects_tls) and chunk.startswith(protocol.TLS_FIRST_BYTE):
             raise HandshakeError(protocol.NO_TLS_HERE)
         data += chunk

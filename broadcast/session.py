@@ -207,7 +207,7 @@ class Session:
         connection.limit_next_read(handshake.READ_SIZE)
         if around.admission.tls is None:
             around.room.check_space()
-        connect, rest = await handshake.shake_hands(connection, around.admission)
+        connect, rest = await handshake.shake_hands(connection, self._read, around.admission)
         self._member = await around.room.join(connect.username, connection, self._on_evicted)
         self._enter(State.JOINED)
         around.strangers.discard(self)
@@ -288,12 +288,16 @@ class Session:
         while not self._chunks:
             if self._input_ended:
                 return None
-            self._split(await self._connection.read_chunk())
+            self._split(await self._read())
         return self._chunks.pop(0)
+
+    async def _read(self) -> bytes:
+        data = await self._connection.read_chunk()
+        self._around.traffic.bytes_in += len(data)
+        return data
 
     def _split(self, data: bytes) -> None:
         """Split what was read into whole lines; no data is the end of the input."""
-        self._around.traffic.bytes_in += len(data)
         self._input_ended = not data
         if data:
             self._chunks += self._splitter.feed(data)
