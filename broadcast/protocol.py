@@ -253,8 +253,8 @@ class Connect:
 
 def parse_connect(text: str) -> Connect:
     """Read a client's first line, cleaned; raise HandshakeError where it is anything but `CONNECT [username [token]]`."""
-    keyword, *words = text.split(" ")
-    words = list(filter(None, words))
+    keyword, _, rest = text.partition(" ")
+    words = list(filter(None, rest.split(" ")))
     if keyword != "CONNECT" or len(words) > 2:
         raise HandshakeError(EXPECTED_CONNECT)
     username, token = (*words, None, None)[:2]
@@ -266,28 +266,42 @@ def check_username(name: str) -> str:
 
     The rules keep a line of the server's own, which begins with `*` or `ERROR `, and another's message from being forged.
     """
-    for form in (name, unicodedata.normalize("NFKC", name)):
-        if not form:
-            raise UsernameError("it is empty")
-        if len(form) > NAME_LIMIT:
-            raise UsernameError(f"longer than {NAME_LIMIT} characters")
-        if any(map(str.isspace, form)):
-            raise UsernameError("it has white space in it")
-        if not form.isprintable() or REPLACEMENT in form or not _BLANK.isdisjoint(form):
-            raise UsernameError("it has characters in it that can't be shown")
-        if all(unicodedata.category(character).startswith("M") for character in form.translate(_UNSEEN)):
-            raise UsernameError("it has nothing in it but combining marks")
-        if ":" in form:
-            raise UsernameError("it has a colon in it")
-        if form[0] in "*\\":
-            raise UsernameError(f"it begins with {form[0]}")
+    if name.isascii() and name.isalnum() and len(name) <= NAME_LIMIT:
+        return name  # no rule applies
+    _check_form(name)
+    # NFKC takes quadratic time for combining marks: at this point the name is known to be short.
+    _check_form(unicodedata.normalize("NFKC", name))
     return name
 
 
+def _check_form(form: str) -> None:
+    if not form:
+        raise UsernameError("it is empty")
+    if len(form) > NAME_LIMIT:
+        raise UsernameError(f"longer than {NAME_LIMIT} characters")
+    if any(map(str.isspace, form)):
+        raise UsernameError("it has white space in it")
+    if not form.isprintable() or REPLACEMENT in form or not _BLANK.isdisjoint(form):
+        raise UsernameError("it has characters in it that can't be shown")
+    visible = form.translate(_UNSEEN)
+    if all(unicodedata.category(character).startswith("M") for character in visible):
+        raise UsernameError("it has nothing in it but combining marks")
+    if ":" in form:
+        raise UsernameError("it has a colon in it")
+    if form[0] in "*\\":
+        raise UsernameError(f"it begins with {form[0]}")
+
+
 def fold(name: str) -> str:
-    """Return what two spellings of one name have in common: names are unique by this. What is never seen, such as variation selectors,
-    makes no difference."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.translate(_UNSEEN)).casefold())
+    """Return what all spellings of one name have in common: names are unique by this.
+
+    Characters that are never seen, such as variation selectors, make no difference. Only for text
+    as short as a name: NFKC takes quadratic time for combining marks.
+    """
+    if name.isascii():
+        return name.lower()
+    visible = unicodedata.normalize("NFKC", name.translate(_UNSEEN))
+    return unicodedata.normalize("NFKC", visible.casefold())
 
 
 # --- lines out ---

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import unicodedata
+from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
 from broadcast import Message, Notice, ServerError, UsernameError
 from broadcast.protocol import (
     BLOCK_LIMIT,
+    NAME_LIMIT,
     Block,
     Connect,
     HandshakeError,
@@ -223,6 +227,33 @@ class TestUsername:
     def test_bad(self, name: str, why: str) -> None:
         with pytest.raises(UsernameError, match=f"^bad username: .*{why}"):
             check_username(name)
+
+    @pytest.mark.parametrize("count", [NAME_LIMIT + 1, 32_000])
+    def test_only_a_short_name_is_normalised(
+        self, count: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It takes seconds for 32,000 combining marks, before anybody is asked for a token."""
+        normalised = []
+
+        def normalize(form: Literal["NFKC"], text: str) -> str:
+            normalised.append(len(text))
+            return unicodedata.normalize(form, text)
+
+        recorder = SimpleNamespace(normalize=normalize, category=unicodedata.category)
+        monkeypatch.setattr("broadcast.protocol.unicodedata", recorder)
+        marks = "a" + "".join(random.Random(3).choices("\u0301\u0323\u0327\u0345", k=count - 1))
+        with pytest.raises(UsernameError, match="^bad username: longer than 32 characters$"):
+            parse_connect(f"CONNECT {marks}")
+        assert check_username(marks[:NAME_LIMIT]) == marks[:NAME_LIMIT]
+        fold(marks[:NAME_LIMIT])
+        assert max(normalised) <= NAME_LIMIT
+
+    def test_ascii_names_are_not_normalised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in map(chr, range(128)):
+            assert fold(name) == unicodedata.normalize("NFKC", name).casefold()
+        monkeypatch.setattr("broadcast.protocol.unicodedata", None)
+        assert check_username("Attila7") == "Attila7"
+        assert fold("Attila-7_x") == "attila-7_x"
 
     def test_spellings_of_one_name_fold_alike(self) -> None:
         assert fold("Attila") == fold("ATTILA") == fold("\uff21ttila")
