@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
+import tracemalloc
 import unicodedata
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Literal
 
@@ -12,6 +15,9 @@ import pytest
 from broadcast import Message, Notice, ServerError, UsernameError
 from broadcast.protocol import (
     BLOCK_LIMIT,
+    BLOCK_LINES,
+    BLOCK_TOLERANCE,
+    LINE_LIMIT,
     NAME_LIMIT,
     Block,
     Connect,
@@ -53,6 +59,20 @@ def sent(data: bytes, prefix: bytes = b"a: ") -> list[bytes | str]:
     return items
 
 
+def seconds(action: Callable[[], object]) -> float:
+    """How long an action takes, the best of three."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+CHUNK = 57_344
+"""Bytes: as much as a client sends at once."""
+
+
 class TestLineCutter:
     def test_cuts_the_same_lines_wherever_the_packets_end(self) -> None:
         stream = b"one\ntwo\r\n\n" + b"x" * 20 + b"\n" + b"y" * 21 + b"\r\n" + b"z" * 20 + b"\r\nlast"
@@ -81,6 +101,26 @@ class TestLineCutter:
             cutter.feed(b"x" * 1000)
         assert len(cutter._partial) <= 1001
 
+    def test_short_lines_after_a_long_one_are_cut_without_a_list_of_them(self) -> None:
+        """It would take twenty times the memory of the lines."""
+        cutter = LineCutter()
+        assert cutter.feed(b"x" * LINE_LIMIT) == []
+        chunk, lines = b"y\n" + b"ab\n" * 20_000, b"ab\n" * 20_000
+        tracemalloc.start()
+        try:
+            assert cutter.feed(chunk) == [TooLong.LINE, lines]
+            assert tracemalloc.get_traced_memory()[1] < 400_000
+        finally:
+            tracemalloc.stop()
+
+    def test_a_line_that_arrives_byte_by_byte_takes_linear_time(self) -> None:
+        def feed(count: int) -> None:
+            cutter = LineCutter()
+            for _ in range(count):
+                cutter.feed(b"x")
+
+        assert seconds(lambda: feed(60_000)) < 30 * seconds(lambda: feed(6_000))
+
     def test_random_streams_in_random_pieces(self) -> None:
         chance = random.Random(7)
         for _ in range(300):
@@ -96,17 +136,19 @@ class TestLineCutter:
 
 
 class TestCleaning:
-    def test_each_control_and_bidirectional_character_becomes_a_replacement(self) -> None:
+    def test_each_control_separator_and_bidirectional_character_becomes_a_replacement(self) -> None:
         controls = [*range(0x20), 0x7F, *range(0x80, 0xA0)]
         bidirectional = [0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-        for code in controls + bidirectional:
+        for code in [*controls, 0x2028, 0x2029, *bidirectional]:
             expected = "a\tb" if code == 9 else "a\ufffdb"
             assert clean(f"a{chr(code)}b".encode()) == expected, hex(code)
 
     def test_nothing_else_changes(self) -> None:
         text = "".join(chr(code) for code in range(0x20, 0x30000) if not 0xD800 <= code < 0xE000)
         changed = [char for char, kept in zip(text, clean(f"{text}.".encode()), strict=False) if char != kept]
-        assert len(changed) == 1 + 32 + 1 + 2 + 5 + 4
+        assert len(changed) == 1 + 32 + 1 + 2 + 2 + 5 + 4
+        assert len(f"a{text}".splitlines()) > 1
+        assert len(clean(f"a{text}".encode()).splitlines()) == 1
 
     @pytest.mark.parametrize(
         ("data", "text"),
@@ -115,7 +157,9 @@ class TestCleaning:
             (b"a\xc3", "a\ufffd"),
             (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
             (b"\xc0\x80", "\ufffd\ufffd"),
-            ("a\u2028b\u2029c".encode(), "a\u2028b\u2029c"),
+            ("a\u2028b\u2029c\u2028".encode(), "a\ufffdb\ufffdc\ufffd"),
+            (b"\xc3\x01\xa9", "\ufffd\ufffd\ufffd"),
+            (b"\xe2\x80\x7f\x8e", "\ufffd\ufffd\ufffd"),
             (b"  lead \t ", "  lead"),
             ("wide\u3000".encode(), "wide"),
             (b"\x0b", "\ufffd"),
@@ -151,6 +195,67 @@ class TestParse:
         blocks = [item.data for item in parse(f"{letter}\n".encode() * 20_000, prefix)[1] if isinstance(item, Block)]
         assert max(map(len, blocks)) <= BLOCK_LIMIT + 200
         assert b"".join(blocks) == (prefix + letter.encode() + b"\r\n") * 20_000
+
+    @pytest.mark.parametrize(
+        "unit",
+        [
+            b"x" * 99 + b"\n",
+            b"ab\n",
+            b"\n",
+            "é\n".encode(),
+            b"\xff" * 99 + b"\n",
+            b"a\n" * 500 + b"x" * 500 + b"\n",
+            b"a\n" * 500 + b"\x01" * 500 + b"\n",
+        ],
+        ids=["ordinary", "short", "blank", "not ASCII", "not UTF-8", "uneven", "uneven controls"],
+    )
+    def test_a_block_has_a_bounded_number_of_lines_and_bytes(self, unit: bytes) -> None:
+        run = unit * (CHUNK // len(unit))
+        for prefix in (b"a: ", ("\U0001f600" * 32 + ": ").encode()):
+            blocks = [item for item in parse(run, prefix)[1] if isinstance(item, Block)]
+            assert sum(block.lines for block in blocks) == sum(map(bool, run.split(b"\n")))
+            assert all(block.lines <= BLOCK_LINES for block in blocks)
+            assert all(len(block.data) <= BLOCK_LIMIT + BLOCK_TOLERANCE for block in blocks)
+
+    def test_an_ordinary_chunk_makes_as_few_blocks_as_possible_of_equal_size(self) -> None:
+        run = (b"x" * 99 + b"\n") * (CHUNK // 100)
+        for prefix, count in ((b"bob: ", 1), (b"b" * 30 + b": ", 2), (b"b" * 128 + b": ", 3)):
+            sizes = [len(item.data) for item in parse(run, prefix)[1] if isinstance(item, Block)]
+            assert len(sizes) == count
+            assert max(sizes) - min(sizes) < 1_000
+
+    @pytest.mark.parametrize(
+        "line",
+        [b"ab\n", b"\\a\n", "é\n".encode(), b"a\n\\b\n"],
+        ids=["plain", "commands", "not ASCII", "both"],
+    )
+    def test_no_list_of_lines_is_kept_between_two_items(self, line: bytes) -> None:
+        """A waiting sender would otherwise hold twenty times what it sent."""
+        run = line * (CHUNK // len(line))
+        prefix = b"x" * 128 + b": "
+        list(parse(run, prefix)[1])
+        tracemalloc.start()
+        try:
+            _, items = parse(run, prefix)
+            for _ in range(3):
+                next(items)
+                assert tracemalloc.get_traced_memory()[0] < BLOCK_LIMIT + 10_000, "one block"
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        "line",
+        [b"\xff\n", "é\n".encode(), b"\x01\n", b"\r\r\n"],
+        ids=["not UTF-8", "not ASCII", "controls", "CR"],
+    )
+    def test_hard_lines_cost_a_few_times_as_much_as_plain_ones(self, line: bytes) -> None:
+        plain, hard = (unit * (CHUNK // len(unit)) for unit in (b"abc\n"[-len(line) :], line))
+        cost = seconds(lambda: list(parse(hard, b"bob: ")[1]))
+        assert cost < 6 * seconds(lambda: list(parse(plain, b"bob: ")[1]))
+
+    def test_blank_lines_cost_less_than_others(self) -> None:
+        cost = seconds(lambda: list(parse(b"\n" * CHUNK, b"bob: ")[1]))
+        assert cost < seconds(lambda: list(parse(b"a\n" * (CHUNK // 2), b"bob: ")[1]))
 
     def test_random_lines_on_both_ways_agree_with_the_definition(self) -> None:
         chance = random.Random(11)
