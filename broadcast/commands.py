@@ -2,26 +2,28 @@ r"""\exit \clients \ping \help: a table of commands. Takes values, returns an an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .protocol import SHOWN_COMMAND_LIMIT, error, notice
+from .protocol import ENDING, SHOWN_COMMAND_LIMIT, encode, error, notice
+from .registry import Roster
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command comes to: lines for who gave it, and whether it leaves."""
+    """The result of a command: encoded lines for the client that gave it, and whether it leaves."""
 
-    lines: tuple[str, ...] = ()
+    data: bytes = b""
     leave: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    r"""A row of the table: what `\help` says, and what answers, given who asks and the roster (folded name -> name)."""
+    r"""A row of the table: what `\help` says, and the function that answers, given the name of the
+    client and the roster."""
 
     help: str
-    answer: Callable[[str, Mapping[str, str]], Answer]
+    answer: Callable[[str, Roster], Answer]
 
 
 def is_exit(line: str) -> bool:
@@ -34,41 +36,40 @@ def is_help(line: str) -> bool:
     return line.startswith("\\") and _word(line) == "help"
 
 
-def answer(line: str, name: str, roster: Mapping[str, str]) -> Answer:
+def answer(line: str, name: str, roster: Roster) -> Answer:
     """Carry out a line that begins with a backslash, given by the client called `name`. Only its first word counts, in any case; one doubled
     backslash is the same as a single one."""
     command = COMMANDS.get(_word(line))
     if command:
         return command.answer(name, roster)
     typed = line.split(maxsplit=1)[0][:SHOWN_COMMAND_LIMIT]
-    return Answer((error(f"unknown command {typed}: try \\help, or begin the line with a space to send it as text"),))
+    hint = "try \\help, or begin the line with a space to send it as text"
+    return Answer(encode(error(f"unknown command {typed}: {hint}")))
 
 
 def _word(line: str) -> str:
     return line.split(maxsplit=1)[0].removeprefix("\\").removeprefix("\\").lower()
 
 
-def _exit(name: str, roster: Mapping[str, str]) -> Answer:
+def _exit(name: str, roster: Roster) -> Answer:
     return Answer(leave=True)
 
 
-def _clients(name: str, roster: Mapping[str, str]) -> Answer:
+def _clients(name: str, roster: Roster) -> Answer:
     count = len(roster)
-    names = (roster[folded] for folded in sorted(roster))
-    return Answer(
-        (
-            notice(f"{count} client" if count == 1 else f"{count} clients"),
-            *(notice(f"{other} (you)" if other == name else other) for other in names),
-        )
-    )
+    header = encode(notice(f"{count} client" if count == 1 else f"{count} clients"))
+    # A name has no line end in it, and only one client has it: its line occurs once.
+    line, marked = ENDING + encode(notice(name)), ENDING + encode(notice(f"{name} (you)"))
+    return Answer((header + roster.listing).replace(line, marked, 1))
 
 
-def _ping(name: str, roster: Mapping[str, str]) -> Answer:
+def _ping(name: str, roster: Roster) -> Answer:
     return Answer()
 
 
-def _help(name: str, roster: Mapping[str, str]) -> Answer:
-    return Answer(tuple(notice(f"\\{word}: {command.help}") for word, command in COMMANDS.items()))
+def _help(name: str, roster: Roster) -> Answer:
+    lines = (notice(f"\\{word}: {command.help}") for word, command in COMMANDS.items())
+    return Answer(encode(*lines))
 
 
 COMMANDS = {

@@ -3,43 +3,80 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from types import MappingProxyType
 
-from .protocol import fold
+from .protocol import encode, fold, notice
 
 FIRST_SUFFIX = 2
 """The second Attila is Attila-2."""
+
+
+class Roster:
+    """The names in use, in the order of their folded forms."""
+
+    def __init__(self) -> None:
+        self._keys: set[str] = set()  # the folded names
+        # Kept sorted and encoded: to sort and encode 8,000 names takes 3 ms an answer.
+        self._sorted_keys: list[str] = []
+        self._lines: list[bytes] = []  # the name of each key, as a notice
+        self._listing: bytes | None = b""  # all lines; None from a change until it is asked for
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def add(self, key: str, name: str) -> None:
+        """Add a name by its folded form, which is not in use."""
+        at = bisect_left(self._sorted_keys, key)
+        self._keys.add(key)
+        self._sorted_keys.insert(at, key)
+        self._lines.insert(at, encode(notice(name)))
+        self._listing = None
+
+    def remove(self, key: str) -> None:
+        """Remove the name with this folded form, which is in use."""
+        at = bisect_left(self._sorted_keys, key)
+        self._keys.remove(key)
+        del self._sorted_keys[at], self._lines[at]
+        self._listing = None
+
+    @property
+    def listing(self) -> bytes:
+        """All names as they are sent, each as a notice on a line of its own."""
+        if self._listing is None:
+            self._listing = b"".join(self._lines)
+        return self._listing
 
 
 class Registry:
     """The names in use, unique by what `fold` makes of them."""
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}  # folded name -> name, while its client is connected
         self._suffixes: dict[str, _Suffixes] = {}  # folded name without its number -> which numbers are taken
-        self.roster: Mapping[str, str] = MappingProxyType(self._names)
-        """A live view: folded name -> name."""
+        self.roster = Roster()
+        """For others to read only."""
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.roster)
 
     def claim(self, name: str) -> str:
         """Return `name`, or where it is taken the same with the lowest free number from 2 on; it is in use from now on."""
         key = fold(name)
-        if key in self._names:
+        if key in self.roster:
             suffixes = self._suffixes.setdefault(key, _Suffixes())
-            while (numbered := f"{key}-{suffixes.take()}") in self._names:
+            while (numbered := f"{key}-{suffixes.take()}") in self.roster:
                 pass  # somebody came with that very name
             name, key = f"{name}-{numbered.rpartition('-')[2]}", numbered
-        self._names[key] = name
+        self.roster.add(key, name)
         return name
 
     def release(self, name: str) -> None:
         """Let others have the name, which `claim` returned; without effect on one that is free."""
         key = fold(name)
-        if self._names.pop(key, None) is None:
+        if key not in self.roster:
             return
+        self.roster.remove(key)
         base, _, number = key.rpartition("-")
         suffixes = self._suffixes.get(base)
         if suffixes and number.isascii() and number.isdigit() and str(int(number)) == number:

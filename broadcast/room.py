@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import protocol
@@ -11,7 +11,7 @@ from .clock import ServingClock
 from .connection import Connection
 from .fanout import Fanout, Receiver
 from .protocol import Block, HandshakeError
-from .registry import Registry
+from .registry import Registry, Roster
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,8 +113,8 @@ class Room:
         """Send messages to everyone but their author, after all that was published before."""
         self._fanout.publish(member.subscription, block.data, block.lines)
 
-    async def roster(self) -> Mapping[str, str]:
-        """Return who is here: folded name -> name. It is a live view."""
+    async def roster(self) -> Roster:
+        """Return who is here: a live view."""
         return self._registry.roster
 
     # --- the whole room ---

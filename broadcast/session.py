@@ -265,7 +265,8 @@ class Session:
         slice_ends = loop.time() + TIME_SLICE
         while (chunk := await self._next_chunk()) is not None:
             if isinstance(chunk, TooLong):
-                await self._answer((protocol.line_too_long(self._around.limits.line_limit),))
+                too_long = protocol.line_too_long(self._around.limits.line_limit)
+                await self._answer(protocol.encode(too_long))
                 continue
             if self._around.limits.rate:
                 chunk = await self._limit_rate(chunk, self._around.limits.rate)
@@ -360,13 +361,13 @@ class Session:
         """Execute a command; return whether the client leaves by it."""
         answer = commands.answer(line, member.name, await self._around.room.roster())
         if not answer.leave:
-            await self._answer(answer.lines)
+            await self._answer(answer.data)
         return answer.leave
 
-    async def _answer(self, lines: tuple[str, ...]) -> None:
+    async def _answer(self, data: bytes) -> None:
         """Answer, and wait until it is sent, so a client that never reads only blocks itself."""
-        if lines and self._scope.reason is None:
-            self._connection.send(protocol.encode(*lines))
+        if data and self._scope.reason is None:
+            self._connection.send(data)
             await self._connection.drain()
             await asyncio.sleep(0)  # one that does read delays nobody
 

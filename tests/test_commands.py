@@ -5,8 +5,24 @@ from __future__ import annotations
 import pytest
 
 from broadcast.commands import COMMANDS, Answer, answer, is_exit
+from broadcast.registry import Roster
 
-ROSTER = {"bob": "bob", "anna": "Anna", "attila": "Attila"}
+
+def roster(*names: str) -> Roster:
+    made = Roster()
+    for name in names:
+        made.add(name.lower(), name)
+    return made
+
+
+def lines(result: Answer) -> list[str]:
+    """The lines of an answer, each of which has to end in CR LF."""
+    *whole, rest = result.data.decode().split("\r\n")
+    assert not rest
+    return whole
+
+
+ROSTER = roster("bob", "Anna", "Attila")
 
 
 @pytest.mark.parametrize("line", ["\\exit", "\\\\exit", "\\EXIT", "\\Exit now please", "\\exit\tx"])
@@ -25,14 +41,23 @@ def test_ping_is_silent() -> None:
 
 
 def test_clients_are_listed_by_folded_name() -> None:
-    assert answer("\\clients", "Attila", ROSTER).lines == ("* 3 clients", "* Anna", "* Attila (you)", "* bob")
-    assert answer("\\clients", "a", {"a": "a"}).lines == ("* 1 client", "* a (you)")
+    attila = answer("\\clients", "Attila", ROSTER)
+    assert lines(attila) == ["* 3 clients", "* Anna", "* Attila (you)", "* bob"]
+    assert lines(answer("\\clients", "a", roster("a"))) == ["* 1 client", "* a (you)"]
+
+
+@pytest.mark.parametrize("name", ["a", "ab", "b", "(you)", "clients", "3"])
+def test_only_the_client_that_asks_is_marked(name: str) -> None:
+    others = {"a", "ab", "b", "(you)", "clients", "3", "a-2"}
+    listed = lines(answer("\\clients", name, roster(*others)))
+    assert listed[0] == "* 7 clients"
+    assert set(listed[1:]) == {f"* {other}" for other in others - {name}} | {f"* {name} (you)"}
 
 
 def test_help_has_a_notice_a_command() -> None:
-    lines = answer("\\help", "bob", ROSTER).lines
-    assert len(lines) == len(COMMANDS)
-    assert all(line.startswith(f"* \\{word}") for line, word in zip(lines, COMMANDS, strict=True))
+    helps = lines(answer("\\help", "bob", ROSTER))
+    assert len(helps) == len(COMMANDS)
+    assert all(line.startswith(f"* \\{word}") for line, word in zip(helps, COMMANDS, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -41,4 +66,4 @@ def test_help_has_a_notice_a_command() -> None:
 )
 def test_an_unknown_command_is_shown_as_typed_and_cut(line: str, shown: str) -> None:
     hint = "try \\help, or begin the line with a space to send it as text"
-    assert answer(line, "bob", ROSTER).lines == (f"ERROR unknown command {shown}: {hint}",)
+    assert lines(answer(line, "bob", ROSTER)) == [f"ERROR unknown command {shown}: {hint}"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 
+from broadcast.protocol import fold
 from broadcast.registry import Registry
 
 
@@ -41,12 +43,41 @@ def test_a_number_may_exceed_the_length_of_a_name() -> None:
     assert registry.claim("x" * 32) == "x" * 32 + "-2"
 
 
-def test_the_roster_is_by_folded_name() -> None:
+def test_the_roster_lists_names_by_their_folded_forms() -> None:
     registry = Registry()
-    registry.claim("Bob")
+    assert registry.roster.listing == b""
+    for name in ("Bob", "anna", "bob", "Zoë", "carl"):
+        registry.claim(name)
+    assert len(registry) == len(registry.roster) == 5
+    listing = "* anna\r\n* Bob\r\n* bob-2\r\n* carl\r\n* Zoë\r\n"
+    assert registry.roster.listing == listing.encode()
+    registry.release("BOB")
+    registry.release("Zoë")
+    assert registry.roster.listing == b"* anna\r\n* bob-2\r\n* carl\r\n"
+
+
+def test_the_roster_is_encoded_once_until_it_changes() -> None:
+    registry = Registry()
     registry.claim("anna")
-    assert dict(registry.roster) == {"bob": "Bob", "anna": "anna"}
-    assert len(registry) == 2
+    listing = registry.roster.listing
+    assert registry.roster.listing is listing
+    registry.claim("bob")
+    assert registry.roster.listing == b"* anna\r\n* bob\r\n"
+
+
+def test_random_rosters_are_in_order() -> None:
+    chance = random.Random(5)
+    registry, present = Registry(), set[str]()
+    for _ in range(2_000):
+        if present and chance.random() < 0.4:
+            name = chance.choice(sorted(present))
+            registry.release(name)
+            present.remove(name)
+        else:
+            present.add(registry.claim("".join(chance.choices("abAB-2é", k=3))))
+        expected = [f"* {name}\r\n" for name in sorted(present, key=fold)]
+        assert registry.roster.listing == "".join(expected).encode()
+        assert len(registry.roster) == len(present)
 
 
 def test_nothing_is_left_behind() -> None:
@@ -56,7 +87,7 @@ def test_nothing_is_left_behind() -> None:
         for name in names:
             registry.release(name)
             registry.release(name)
-    assert not registry.roster
+    assert len(registry.roster) == 0 and registry.roster.listing == b""
     assert not registry._suffixes
 
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
 
 import pytest
 from conftest import Connect, MakeServer, Peer, fanout_of
@@ -15,6 +14,7 @@ from broadcast import BroadcastServer, commands
 from broadcast.connection import READ_AHEAD_LIMIT
 from broadcast.fanout import BATCH_SIZE
 from broadcast.protocol import LINE_LIMIT, NAME_BYTES, Block, parse
+from broadcast.registry import Roster
 from broadcast.session import FAST_PATH_LIMIT
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
@@ -235,6 +235,23 @@ class TestCommands:
         assert await a.synchronise() == ["* 2 clients", "* a (you)", "* B"] * 2
         assert await b.synchronise() == []
 
+    async def test_clients_are_listed_as_they_come_and_go(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
+        a, b = await connect(server, "a"), await connect(server, "b")
+
+        async def listed(peer: Peer) -> list[str]:
+            peer.send("\\clients\n")
+            return await peer.synchronise()
+
+        assert await listed(a) == ["* 2 clients", "* a (you)", "* b"]
+        assert await listed(b) == ["* 2 clients", "* a", "* b (you)"]
+        c = await connect(server, "Aa")
+        assert await listed(a) == ["* 3 clients", "* a (you)", "* Aa", "* b"]
+        c.send("\\exit\n")
+        await c.rest()
+        assert await listed(b) == ["* 2 clients", "* a", "* b (you)"]
+
     async def test_unknown(self, server: BroadcastServer, connect: Connect) -> None:
         a = await connect(server, "a")
         a.send("\\\\Foo bar\n")
@@ -265,7 +282,7 @@ class TestCommands:
         answered = 0
         answer = commands.answer
 
-        def count(line: str, name: str, roster: Mapping[str, str]) -> commands.Answer:
+        def count(line: str, name: str, roster: Roster) -> commands.Answer:
             nonlocal answered
             answered += 1
             return answer(line, name, roster)
