@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import logging.handlers
 import os
@@ -31,7 +30,7 @@ class Log:
 
     def __init__(self, level: str) -> None:
         self.lost = 0
-        self._queue: queue.Queue[logging.LogRecord] = queue.Queue(QUEUE_LIMIT)
+        self._queue: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         front = _Front(self._queue)
         front.log = self
         writer = _Writer()
@@ -46,23 +45,34 @@ class Log:
 
     def close(self) -> None:
         """Have the last lines written, within CLOSING_TIME."""
-
-        def stop() -> None:
-            with contextlib.suppress(queue.Full):
-                self._listener.stop()
-
-        stopping = threading.Thread(target=stop, daemon=True)  # it waits for the writer, which may be stuck for good
+        # It waits for the writer, which may be stuck for good.
+        stopping = threading.Thread(target=self._listener.stop, daemon=True)
         stopping.start()
         stopping.join(CLOSING_TIME)
 
 
 class _Front(logging.handlers.QueueHandler):
     log: Log
+    queue: queue.SimpleQueue[logging.LogRecord]
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Leave it to the writing thread to format a record that holds only strings and numbers.
+
+        Anything else could have changed by then, and an exception would keep the frames of its
+        traceback alive.
+        """
+        arguments = record.args or ()
+        if record.exc_info or record.stack_info or not isinstance(arguments, tuple):
+            return super().prepare(record)  # type: ignore[no-any-return]
+        if not all(isinstance(argument, (str, int, float)) for argument in arguments):
+            return super().prepare(record)  # type: ignore[no-any-return]
+        return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
+        """Append a record without ever waiting; count it as lost when too many are pending."""
+        if self.queue.qsize() < QUEUE_LIMIT:
+            self.queue.put(record)
+        else:
             self.log.lost += 1
 
 

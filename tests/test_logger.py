@@ -1,0 +1,125 @@
+"""The log: written by a thread of its own, bounded, and never waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from broadcast import logger
+from broadcast.logger import LOGGER, Log
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """A log that is in use during the test, which has to close it."""
+    loggers = (LOGGER, logging.getLogger("asyncio"))
+    before = [(used.handlers[:], used.level, used.propagate) for used in loggers]
+    yield Log("INFO")
+    for used, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        used.handlers[:] = handlers
+        used.setLevel(level)
+        used.propagate = propagate
+
+
+class Argument(str):
+    """A string that tells which thread formats it."""
+
+    formatted_by: threading.Thread | None = None
+
+    def __str__(self) -> str:
+        self.formatted_by = threading.current_thread()
+        return "argument"
+
+
+def test_a_record_is_formatted_by_the_thread_that_writes_it(
+    log: Log, capfd: pytest.CaptureFixture[str]
+) -> None:
+    argument = Argument()
+    LOGGER.info("%s %d %.1f", argument, 1, 2.5)
+    log.close()
+    assert capfd.readouterr().err.endswith(" INFO    argument 1 2.5\n")
+    assert argument.formatted_by not in (None, threading.current_thread())
+
+
+@pytest.mark.parametrize("arguments", [([1],), ({"a": 1},), (ValueError([1]),)])
+def test_an_argument_that_may_change_is_formatted_at_once(
+    log: Log, capfd: pytest.CaptureFixture[str], arguments: tuple[Any]
+) -> None:
+    message = "%s"
+    log._listener.stop()  # so that it is not written yet
+    LOGGER.info(message, *arguments)
+    (value,) = arguments
+    expected = str(value)
+    if isinstance(value, list):
+        value.append(2)
+    elif isinstance(value, dict):
+        value["a"] = 2
+    else:
+        value.args = (2,)
+    log._listener.start()
+    log.close()
+    assert capfd.readouterr().err.endswith(f" INFO    {expected}\n")
+
+
+def test_a_traceback_is_written_and_its_frames_are_not_kept(
+    log: Log, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Local:
+        pass
+
+    def fail() -> None:
+        local = Local()
+        raise ValueError(f"no good: {type(local).__name__}")
+
+    log._listener.stop()
+    try:
+        fail()
+    except ValueError:
+        LOGGER.exception("it failed")
+    record = log._queue.get()
+    assert record.exc_info is None
+    log._queue.put(record)
+    log._listener.start()
+    log.close()
+    written = capfd.readouterr().err
+    assert " ERROR   it failed\nTraceback (most recent call last):\n" in written
+    assert written.endswith("ValueError: no good: Local\n")
+
+
+def test_what_a_stuck_log_cannot_take_is_counted_and_delays_nobody(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger, "QUEUE_LIMIT", 100)
+    monkeypatch.setattr(logger, "CLOSING_TIME", 0.05)
+    reading, writing = os.pipe()
+    saved = os.dup(2)
+    os.dup2(writing, 2)  # nobody reads it
+    try:
+        for _ in range(1_000):
+            LOGGER.info("%s", "x" * 1_000)
+        deadline = time.monotonic() + 10
+        while log._queue.qsize() < 100 and time.monotonic() < deadline:
+            LOGGER.info("%s", "x" * 1_000)
+        lost = log.lost
+        for _ in range(1_000):
+            LOGGER.info("one too many")
+        assert log.lost - lost == 1_000
+        assert log._queue.qsize() == 100
+        began = time.monotonic()
+        log.close()
+        assert time.monotonic() - began < 1
+    finally:
+        while log._listener._thread:  # what is left is written by now
+            os.set_blocking(reading, False)
+            with contextlib.suppress(BlockingIOError):
+                os.read(reading, 65_536)
+        os.dup2(saved, 2)
+        for descriptor in (saved, writing, reading):
+            os.close(descriptor)
