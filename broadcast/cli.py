@@ -37,6 +37,9 @@ GC_THRESHOLDS = (5_000, 10, 200)
 RESERVED_DESCRIPTORS = 128
 """Open files kept for all that is not a client: listening, the log, and those who are being told that the server is full."""
 
+FEW_CLIENTS = 100
+"""A limit on open files that leaves room for fewer clients is logged as a warning."""
+
 UNLIMITED_DESCRIPTORS = 1_048_576
 """What to ask for where there is no limit: more than one process can serve, and no kernel refuses it."""
 
@@ -147,13 +150,19 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     options = parser.parse_args(arguments)
     tls = _server_context(parser, options)
     token = _token(parser, options)
-    allowed = _descriptors_allowed()
+    open_files = _raise_open_file_limit()
+    allowed = max(1, open_files - RESERVED_DESCRIPTORS)
+    few = options.max_clients is None and allowed < FEW_CLIENTS
     if options.max_clients is None:
         options.max_clients = min(server.DEFAULT_MAX_CLIENTS, allowed)
     elif options.max_clients > allowed:
         parser.error(f"argument --max-clients: the system's limit on open files allows {allowed}, not {options.max_clients}")
     gc.set_threshold(*GC_THRESHOLDS)
     log = logger.Log(options.log_level)
+    if few:
+        clients = "1 client" if allowed == 1 else f"{allowed} clients"
+        message = "this system allows %d open files: at most %s; raise `ulimit -n`"
+        LOGGER.warning(message, open_files, clients)
     try:
         return asyncio.run(_serve(options, log, tls, token))
     finally:
@@ -229,17 +238,17 @@ def _token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str 
     return token
 
 
-def _descriptors_allowed() -> int:
-    """Raise the limit on open files to what the system allows; return how many connections fit in."""
+def _raise_open_file_limit() -> int:
+    """Raise the limit on open files to what the system allows; return the limit."""
     if resource is None:
-        return server.DEFAULT_MAX_CLIENTS
+        return server.DEFAULT_MAX_CLIENTS + RESERVED_DESCRIPTORS
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         most = UNLIMITED_DESCRIPTORS
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, int(now) - RESERVED_DESCRIPTORS)
+    return int(now)
 
 
 async def _serve(options: argparse.Namespace, log: logger.Log, tls: ssl.SSLContext | None, token: str | None) -> int:

@@ -25,7 +25,7 @@ import pytest
 from conftest import PATIENCE, TOP, Program, StartProgram
 
 from broadcast import __version__
-from broadcast.cli import main_client, main_server
+from broadcast.cli import FEW_CLIENTS, RESERVED_DESCRIPTORS, main_client, main_server
 from broadcast.client import LEAVE_TIME
 
 HALF_A_SECOND = 0.5
@@ -37,6 +37,12 @@ def port() -> Iterator[int]:
     server = Program("main_server.py", "--port", "0", "--no-notices")
     yield server.port
     server.clean_up()
+
+
+def limited(open_files: int) -> str:
+    """The server under a limit on open files."""
+    limits = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({open_files}, {open_files}))"
+    return f"import resource, sys, broadcast.cli; {limits}; sys.exit(broadcast.cli.main_server())"
 
 
 CLIENT = "import sys, broadcast.cli, broadcast.conversation as c; c.{} = {}; sys.exit(broadcast.cli.main_client())"
@@ -278,6 +284,34 @@ class TestServer:
         server = program("main_server.py", "--max-clients", "100000000")
         assert server.end() == 2
         assert "--max-clients: the system's limit on open files allows" in server.errors()
+
+    @pytest.mark.parametrize(
+        ("open_files", "clients"), [(100, "1 client"), (129, "1 client"), (130, "2 clients")]
+    )
+    def test_a_low_limit_on_open_files_is_told_at_the_start(
+        self, program: StartProgram, open_files: int, clients: str
+    ) -> None:
+        server = program(limited(open_files), "--port", "0")
+        line = server.error_line()
+        told = f"this system allows {open_files} open files: at most {clients}; raise `ulimit -n`"
+        assert line.endswith(f" WARNING {told}")
+        raws = [Raw(server.port, f"client{number}") for number in range(int(clients.split()[0]))]
+        with socket.create_connection(("127.0.0.1", server.port)) as refused:
+            assert refused.makefile("rb").readline() == b"ERROR server is full\r\n"
+        for raw in raws:
+            raw.file.close()
+            raw.socket.close()
+        server.process.terminate()
+        assert server.end() == 0
+
+    @pytest.mark.parametrize(
+        ("open_files", "arguments"),
+        [(RESERVED_DESCRIPTORS + FEW_CLIENTS, []), (100, ["--max-clients", "1"])],
+    )
+    def test_an_ordinary_limit_or_one_asked_for_is_not(
+        self, program: StartProgram, open_files: int, arguments: list[str]
+    ) -> None:
+        assert program(limited(open_files), "--port", "0", *arguments).port
 
     def test_token_and_tls(self, program: StartProgram, tmp_path: Path) -> None:
         certificate, secret, wrong = str(TOP / "tests/certificate.pem"), tmp_path / "token", tmp_path / "wrong"

@@ -116,7 +116,8 @@ def test_what_a_stuck_log_cannot_take_is_counted_and_delays_nobody(
         log.close()
         assert time.monotonic() - began < 1
     finally:
-        while log._listener._thread:  # what is left is written by now
+        deadline = time.monotonic() + 10
+        while log._listener._thread and time.monotonic() < deadline:  # until all is written
             os.set_blocking(reading, False)
             with contextlib.suppress(BlockingIOError):
                 os.read(reading, 65_536)
