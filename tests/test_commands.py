@@ -36,6 +36,16 @@ def test_other_lines_do_not_leave(line: str) -> None:
     assert not is_exit(line)
 
 
+def test_a_long_word_is_not_put_into_lower_case() -> None:
+    class Line(str):
+        def split(self, *arguments: object, **options: object) -> list[str]:
+            raise AssertionError("the whole line is looked at")
+
+    line = Line("\\" + "\u0130" * 30_000)
+    assert not is_exit(line)
+    assert lines(answer(line, "bob", ROSTER))[0].startswith("ERROR unknown command")
+
+
 def test_ping_is_silent() -> None:
     assert answer("\\ping", "bob", ROSTER) == answer("\\\\PING x", "bob", ROSTER) == Answer()
 
@@ -62,7 +72,15 @@ def test_help_has_a_notice_a_command() -> None:
 
 @pytest.mark.parametrize(
     ("line", "shown"),
-    [("\\foo", "\\foo"), ("\\\\Foo bar", "\\\\Foo"), ("\\", "\\"), ("\\ exit", "\\"), ("\\" + "x" * 100, "\\" + "x" * 63)],
+    [
+        ("\\foo", "\\foo"),
+        ("\\\\Foo bar", "\\\\Foo"),
+        ("\\", "\\"),
+        ("\\ exit", "\\"),
+        ("\\" + "x" * 100, "\\" + "x" * 63),
+        ("\\exit" + "x" * 100, "\\exit" + "x" * 59),
+        ("\\" + "x" * 62 + " y", "\\" + "x" * 62),
+    ],
 )
 def test_an_unknown_command_is_shown_as_typed_and_cut(line: str, shown: str) -> None:
     hint = "try \\help, or begin the line with a space to send it as text"
