@@ -227,7 +227,8 @@ def _token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str 
         token = os.environ.get("BROADCAST_TOKEN")
     else:
         try:
-            token = Path(options.token_file).read_text(encoding="utf-8").strip()
+            # Some editors begin a file with a byte order mark, which is no part of the token.
+            token = Path(options.token_file).read_text(encoding="utf-8-sig").strip()
             mode = Path(options.token_file).stat().st_mode
         except (OSError, UnicodeError) as problem:
             parser.error(f"argument --token-file: can't read {options.token_file}: {getattr(problem, 'strerror', None) or problem}")

@@ -315,7 +315,7 @@ class TestServer:
 
     def test_token_and_tls(self, program: StartProgram, tmp_path: Path) -> None:
         certificate, secret, wrong = str(TOP / "tests/certificate.pem"), tmp_path / "token", tmp_path / "wrong"
-        secret.write_text("geheim\n")
+        secret.write_text("\ufeffgeheim\n")  # some editors begin a file with this mark
         secret.chmod(0o600)
         wrong.write_text("falsch\n")
         server = program("main_server.py", "--port", "0", "--tls-cert", certificate, "--token-file", str(secret))
@@ -333,6 +333,17 @@ class TestServer:
         plain = program("main_client.py", "--port", str(server.port))
         assert plain.end() == 1
         assert "--tls?" in plain.errors()
+
+    @pytest.mark.parametrize("content", ["", "\n", "\ufeff\n", "two words"])
+    def test_a_token_file_without_one_word_is_refused(
+        self, program: StartProgram, tmp_path: Path, content: str
+    ) -> None:
+        file = tmp_path / "token"
+        file.write_text(content)
+        file.chmod(0o600)
+        server = program("main_server.py", "--port", "0", "--token-file", str(file))
+        assert server.end() == 2
+        assert "the token has to be one word" in server.errors()
 
     @pytest.mark.parametrize(
         ("main", "arguments"),
