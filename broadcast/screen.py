@@ -10,6 +10,7 @@ character: a cursor that waits behind a full row is taken along differently by e
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 import zlib
@@ -25,6 +26,11 @@ _NAME_COLOURS = [*range(31, 37), *range(91, 97)]
 """All that have a name but black and white: they can be read on a dark and on a light ground alike, mostly."""
 
 _DIM, _RED, _STANDING_OUT, _PLAIN = "2", "31", "1;7", "\x1b[0m"
+
+_PIECE = re.compile(r".{1,64}(?=\s|\Z)|.{1,64}(?=\w)|.{1,64}", re.DOTALL)
+"""A piece of a message that is folded at once: normalization takes time quadratic in the length of
+a run of combining marks. It ends before white space, or else before a letter or digit; nearly
+always the folded pieces together are the folded message, and a word of 64 characters stays whole."""
 
 
 def width(text: str) -> int:
@@ -143,5 +149,17 @@ def _without_tabs(text: str) -> str:
 
 def _names(text: str, name: str) -> bool:
     """Tell whether the name stands in the text as a word, in any case; `Al` is neither in `also` nor in `Al-2`, who is another."""
-    text, name = fold(text), fold(name)
-    return bool(name) and name in text and bool(re.search(rf"(?<!\w)(?<!\w-){re.escape(name)}(?!\w|-\w)", text))
+    text, (name, pattern) = _fold(text), _mention(name)
+    return bool(name) and name in text and bool(pattern.search(text))
+
+
+def _fold(text: str) -> str:
+    """Return the text in the form in which names are compared, in time linear in its length."""
+    return text.lower() if text.isascii() else "".join(map(fold, _PIECE.findall(text)))
+
+
+@functools.lru_cache(maxsize=1)
+def _mention(name: str) -> tuple[str, re.Pattern[str]]:
+    """Return the folded name, and the pattern that finds it in a folded text."""
+    name = fold(name)
+    return name, re.compile(rf"(?<!\w)(?<!\w-){re.escape(name)}(?!\w|-\w)")
