@@ -206,7 +206,9 @@ class BroadcastClient:
 
     def _interpret(self, line: str) -> Incoming:
         if self._name_may_follow:
-            self.user = protocol.name_given(line) or self.user
+            given = protocol.name_given(line)
+            if given and len(given) <= protocol.SENDER_LIMIT:  # no server of ours gives a longer one
+                self.user = given
             self._name_may_follow = False
         return protocol.parse_incoming(line)
 

@@ -30,6 +30,9 @@ NAME_LIMIT = 32
 NAME_BYTES = 4 * NAME_LIMIT + len("-1000000000: ")
 """The most bytes that a name, its number and the colon take up in front of a text."""
 
+SENDER_LIMIT = NAME_LIMIT + len("-1000000000")
+"""The most characters in a username as given: the limit on what is asked for, and a number."""
+
 REPLACEMENT_GROWTH = 3
 """A byte that is no UTF-8 leaves as U+FFFD, which is three: a line can leave that many times longer than it came."""
 
@@ -468,11 +471,12 @@ Incoming = Message | Notice | ServerError
 
 def parse_incoming(line: str) -> Incoming:
     """Tell what a line from the server is. No client can forge a notice or an error: no username begins with `*` or has a `:` or white
-    space in it. A line of neither form, which our server never sends, counts as a notice."""
+    space in it. A line of neither form, which our server never sends, counts as a notice; so does
+    one with a sender of more than SENDER_LIMIT characters, who is nobody our server lets in."""
     if line.startswith(_ERROR):
         return ServerError(line.removeprefix(_ERROR))
     sender, colon, text = line.partition(": ")
-    if line.startswith(_NOTICE) or not colon:
+    if line.startswith(_NOTICE) or not colon or len(sender) > SENDER_LIMIT:
         return Notice(line.removeprefix(_NOTICE))
     return Message(sender, text)
 

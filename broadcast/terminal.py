@@ -145,7 +145,10 @@ class Terminal:
             await self._console.write(text.encode(errors="replace"))
 
     def _saw(self, person: str) -> None:
-        self._people.pop(person, None)
+        if person in self._people:
+            del self._people[person]
+        elif not _can_be_name(person):
+            return
         self._people[person] = None
         if len(self._people) > PEOPLE_LIMIT:
             del self._people[next(iter(self._people))]
@@ -153,5 +156,16 @@ class Terminal:
     def _completions(self, word: str) -> list[str]:
         if word.startswith("\\"):
             return [f"\\{command}" for command in commands.COMMANDS if command.startswith(word[1:].lower())]
+        if not 0 < len(word) <= protocol.SENDER_LIMIT:  # no name is longer, and folding takes quadratic time
+            return []
         folded = protocol.fold(word)
-        return sorted(person for person in self._people if word and protocol.fold(person).startswith(folded))
+        return sorted(person for person in self._people if protocol.fold(person).startswith(folded))
+
+
+def _can_be_name(person: str) -> bool:
+    """Tell whether a server of ours may have given that name; it bounds what 10,000 of them cost.
+
+    A single character may become eighteen when it is folded; those of a name at most three.
+    """
+    limit = protocol.SENDER_LIMIT
+    return len(person) <= limit and (person.isascii() or len(protocol.fold(person)) <= 3 * limit)

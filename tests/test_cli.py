@@ -664,6 +664,41 @@ class Terminal:
         os.close(self.master)
 
 
+class Impostor:
+    """A server of the test's own that one client is in."""
+
+    def __init__(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = str(self.listening.getsockname()[1])
+
+    def let_in(self) -> None:
+        self.listening.settimeout(PATIENCE)
+        self.connection, _ = self.listening.accept()
+        self.connection.settimeout(PATIENCE)
+        self.file = self.connection.makefile("rb")
+        assert self.line().startswith("CONNECT ")
+        self.send("SUCCESS")
+
+    def send(self, *lines: str) -> None:
+        self.connection.sendall("".join(f"{line}\r\n" for line in lines).encode())
+
+    def line(self) -> str:
+        return self.file.readline().decode().rstrip("\r\n")
+
+    def close(self) -> None:
+        if hasattr(self, "connection"):
+            self.file.close()
+            self.connection.close()
+        self.listening.close()
+
+
+@pytest.fixture
+def impostor() -> Iterator[Impostor]:
+    impostor = Impostor()
+    yield impostor
+    impostor.close()
+
+
 class TestClientInATerminal:
     @pytest.fixture
     def terminal(self, program: StartProgram, port: int, watcher: Raw) -> Iterator[Terminal]:
@@ -754,6 +789,29 @@ class TestClientInATerminal:
         terminal.type("\\he\t\r")
         terminal.see("Ctrl-Z suspends")
         terminal.see("\\clients: who is here")
+
+    @pytest.mark.parametrize("line", ["{}: hello", "* {} joined"])
+    def test_tab_remembers_no_name_that_is_too_long(self, program: StartProgram, impostor: Impostor, line: str) -> None:
+        terminal = Terminal(program, "--port", impostor.port)
+        impostor.let_in()
+        names = ["a" * 43, "b" * 44, "c" * 100_000, "d" + "\ufdfa" * 42]
+        impostor.send(*map(line.format, names), "eve: done")
+        terminal.see("eve\x1b[0m: done")
+        terminal.type("aaa\t\rbbb\t\rccc\t\rd\t\r")
+        assert [impostor.line() for _ in names] == [names[0], "bbb", "ccc", "d"]
+        terminal.close()
+
+    def test_long_text_of_combining_marks_holds_up_no_key(self, program: StartProgram, impostor: Impostor) -> None:
+        marks = "\u0315\u0301\u0323" * 10_000
+        terminal = Terminal(program, "--port", impostor.port)
+        impostor.let_in()
+        terminal.see("anonymous> ")
+        impostor.send(*[f"eve: {marks}"] * 5)
+        began = time.monotonic()
+        terminal.type("\x03")
+        assert terminal.client.end() == 130
+        assert time.monotonic() - began < 2 * HALF_A_SECOND
+        terminal.close()
 
     def test_lines_entered_while_the_server_is_away_are_sent_after(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")

@@ -81,6 +81,15 @@ async def test_knows_the_name_it_was_given(server: BroadcastServer) -> None:
         assert (first.user, second.user) == ("Attila", "Attila-2")
 
 
+async def test_name_that_no_server_of_ours_gives_is_not_taken_on() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SUCCESS\r\n* Attila is taken: you are " + b"x" * 100_000 + b"\r\n")
+
+    async with pretending(serve) as port, BroadcastClient(port=port, user="Attila") as client:
+        assert isinstance(await next_of(client), Notice)
+        assert client.user == "Attila"
+
+
 @pytest.mark.parametrize("text", ["a\n", "a\nb", "\r", "a\r\nb"])
 async def test_a_line_ending_in_a_text_is_an_error(server: BroadcastServer, text: str) -> None:
     async with client_of(server) as client:

@@ -384,6 +384,11 @@ class TestIncoming:
         assert parse_incoming(line) == incoming
         assert str(incoming) == line
 
+    def test_line_of_a_sender_with_an_impossibly_long_name_is_a_notice(self) -> None:
+        longest = "\U0001f600" * NAME_LIMIT + "-1000000000"
+        assert parse_incoming(f"{longest}: hello") == Message(longest, "hello")
+        assert parse_incoming(f"x{longest}: hello") == Notice(f"x{longest}: hello")
+
     def test_a_name_given_is_found_in_no_other_line(self) -> None:
         assert name_given(taken("Attila", "Attila-2")) == "Attila-2"
         assert name_given("* Attila joined") is None
