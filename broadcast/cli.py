@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from . import __version__, client, logger, protocol, server
 from .client import BroadcastClient
-from .console import Console, OutputClosedError
+from .console import Console, OutputClosedError, complain
 from .conversation import keep_talking
 from .logger import LOGGER
 from .pipeline import Pipeline
@@ -321,12 +321,13 @@ async def _talk(options: argparse.Namespace, tls: ssl.SSLContext | None, token: 
             def connect() -> BroadcastClient:
                 return BroadcastClient(options.host, options.port, options.user, heartbeat=None, tls=tls, token=token)
 
-            await _show_and_talk(options, console, connect, lambda: on_signal(INTERRUPTED))
-    except OutputClosedError:
-        pass
-    except BroadcastError as problem:
-        complain(str(problem))
-        status = FAILED
+            try:
+                await _show_and_talk(options, console, connect, lambda: on_signal(INTERRUPTED))
+            except OutputClosedError:
+                pass
+            except BroadcastError as problem:
+                status = status or FAILED  # a signal may have come at the same time
+                await console.report(str(problem))
     except asyncio.CancelledError:
         if status == OK:
             raise
@@ -339,7 +340,7 @@ async def _show_and_talk(
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
     view: Pipeline | Terminal
     if is_dumb or options.json or options.listen or not console.can_be_raw:
-        view = Pipeline(console, complain, as_json=options.json, as_text=options.text, listen=options.listen)
+        view = Pipeline(console, as_json=options.json, as_text=options.text, listen=options.listen)
     else:
         coloured = not os.environ.get("NO_COLOR")
         view = Terminal(console, options.user, coloured=coloured, bell=not options.quiet, interrupt=interrupt)
@@ -362,10 +363,3 @@ def _on_signal(number: int, act: Callable[..., None], *arguments: Any) -> None:
         loop.add_signal_handler(number, act, *arguments)
     except NotImplementedError:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(act, *arguments))
-
-
-def complain(text: str) -> None:
-    """Say a line on stderr, where there is one."""
-    if sys.stderr:
-        with contextlib.suppress(OSError):
-            print(f"broadcast: {text}", file=sys.stderr, flush=True)

@@ -1,8 +1,11 @@
-"""The person at the terminal or the pipeline: stdin and stdout via an executor, nothing else.
+"""The person at the terminal or the pipeline: stdin, stdout and stderr via executors, nothing else.
 
 Neither may block the event loop, nor keep the program from ending: `readline` in an executor hangs the exit until Enter, and `print` into a
 full pipe hangs it for ever. So the executor's threads wait in `poll` for the stream or for a wake pipe that `close` writes to, and only
 then read or write once. (Not epoll, which takes no files; and never O_NONBLOCK, which whoever shares the terminal would get too.)
+
+Where somebody else fills a pipe between the poll and the write, the write blocks its thread, which
+nobody waits for at the end.
 """
 
 from __future__ import annotations
@@ -10,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import queue
 import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -30,7 +35,15 @@ READ_SIZE = 65_536
 """Bytes read from stdin at once."""
 
 WRITE_SIZE = 4_096
-"""Bytes written to stdout at once: a pipe that polls as writable takes that many (PIPE_BUF) without blocking."""
+"""Bytes written at once: a pipe that polls as writable takes that many (PIPE_BUF) without blocking."""
+
+ERROR_TIMEOUT = 1.0
+"""Seconds that `report` waits for a stderr that nobody reads: what the client has to say of itself
+is worth no longer a wait, and an error must not keep the program from ending."""
+
+JOIN_TIMEOUT = 0.1
+"""Seconds for a thread to end once it has been woken: it does in microseconds, unless a write of
+its blocks."""
 
 T = TypeVar("T")
 
@@ -39,54 +52,79 @@ class OutputClosedError(BroadcastError):
     """Whoever read our stdout has gone."""
 
 
-class _Unjoined(Executor):
-    """A thread for each call, which the interpreter does not wait for when it ends."""
+class DaemonThreadExecutor(Executor):
+    """Executes calls one after the other in a thread that the interpreter does not wait for when it ends."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None  # from the first call on
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
         future: Future[T] = Future()
 
-        def run() -> None:
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(work(*arguments, **named))
             except (OSError, BroadcastError) as problem:
                 future.set_exception(problem)
 
-        threading.Thread(target=run, daemon=True).start()
+        self._calls.put(call)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
         return future
+
+    def end(self, deadline: float) -> bool:
+        """Have the thread end after the calls submitted; return whether it has, by that time of the monotonic clock."""
+        self._calls.put(None)
+        if self._thread:
+            self._thread.join(max(0, deadline - time.monotonic()))
+        return self._thread is None or not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            call()
 
 
 class Console:
-    """stdin and stdout of this process, within `with Console() as console:`. One that was closed from the start has nothing to
+    """stdin, stdout and stderr of this process, within `with Console() as console:`. One that was closed from the start has nothing to
     read, or takes everything and shows it to nobody."""
 
     def __init__(self) -> None:
-        # When 0 or 1 is closed, the next file that is opened takes that number; sys tells what was there at the start.
+        # When 0, 1 or 2 is closed, the next file that is opened takes that number; sys tells what was there at the start.
         self._stdin = sys.stdin.fileno() if sys.stdin else None
         self._stdout = sys.stdout.fileno() if sys.stdout else None
+        self._stderr = sys.stderr.fileno() if sys.stderr else None
         self.reads_a_terminal = self._stdin is not None and os.isatty(self._stdin)
         self.writes_to_a_terminal = self._stdout is not None and os.isatty(self._stdout)
         self._reading: asyncio.Future[bytes] | None = None
         self._watching: asyncio.Future[bool] | None = None
         self._wake, self._waker = os.pipe()
-        # One thread reads, one writes: a read, or a watch, that goes on when nobody waits for it any more is kept for the next call.
-        self._executor = ThreadPoolExecutor(2, "console") if hasattr(select, "poll") else _Unjoined()
+        # A thread each. A read, or a watch, that goes on when nobody waits for it any more is kept for the next call.
+        self._reader, self._writer, self._error_writer = (DaemonThreadExecutor() for _ in range(3))
         self._before: list[Any] | None = None  # while raw: how the terminal was
         self._enter: Callable[[], None] | None = None  # while raw: makes it so again
         self._opened: int | None = None  # a second way to the terminal that stdout is
-        if self.writes_to_a_terminal and self._stdout is not None:
-            with contextlib.suppress(OSError, AttributeError):
-                # A write to a terminal that is nearly full blocks though it polls as writable; this description is ours to make non-blocking.
-                self._opened = self._stdout = os.open(os.ttyname(self._stdout), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        self._opened_for_errors: int | None = None  # likewise for stderr
+        # A write to a terminal that is nearly full blocks though it polls as writable; this description is ours to make non-blocking.
+        if self.writes_to_a_terminal and (opened := _open_terminal(self._stdout)) is not None:
+            self._opened = self._stdout = opened
+        if (opened := _open_terminal(self._stderr)) is not None:
+            self._opened_for_errors = self._stderr = opened
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None) -> None:
         os.close(self._waker)  # wakes whoever polls the other end
-        self._executor.shutdown()
-        os.close(self._wake)
-        if self._opened is not None:
-            os.close(self._opened)
+        deadline = time.monotonic() + (JOIN_TIMEOUT if hasattr(select, "poll") else 0)  # without it nothing wakes them
+        ended = [executor.end(deadline) for executor in (self._reader, self._writer, self._error_writer)]
+        if all(ended):  # otherwise a thread uses them still: they are closed with the process
+            for descriptor in (self._wake, self._opened, self._opened_for_errors):
+                if descriptor is not None:
+                    os.close(descriptor)
 
     async def read(self) -> bytes:
         """Return what can be read from stdin next, nothing at its end. Raises OutputClosedError as soon as nobody reads stdout.
@@ -96,7 +134,7 @@ class Console:
         if self._stdin is None:
             return b""
         if self._reading is None:
-            self._reading = self._run(self._read_blocking)
+            self._reading = self._run(self._reader, self._read_blocking)
         try:
             data = await asyncio.shield(self._reading)
         except BroadcastError:
@@ -108,14 +146,26 @@ class Console:
     async def until_output_closed(self) -> None:
         """Read nothing; raise OutputClosedError as soon as nobody reads stdout."""
         if self._watching is None:
-            self._watching = self._run(lambda: self._poll(None, 0))
+            self._watching = self._run(self._reader, lambda: self._poll(None, 0))
         await asyncio.shield(self._watching)
         await asyncio.Event().wait()  # it cannot be watched here
 
     async def write(self, data: bytes) -> None:
         """Write all of it to stdout. Raises OutputClosedError where nobody reads that any more, BroadcastError where it can't be written."""
         if self._stdout is not None and data:
-            await self._run(lambda: self._write_blocking(data))
+            await self._run(self._writer, lambda: self._write_blocking(data))
+
+    async def write_errors(self, *lines: str) -> None:
+        """Write lines to stderr, each with `broadcast: ` in front; they are lost where nobody can read them any more."""
+        if self._stderr is not None and lines:
+            data = _error_lines(lines)
+            await self._run(self._error_writer, lambda: self._write_errors_blocking(data))
+
+    async def report(self, text: str) -> None:
+        """Write a line to stderr as `write_errors` does, and give up after ERROR_TIMEOUT."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ERROR_TIMEOUT):
+                await self.write_errors(text)
 
     def write_at_once(self, data: bytes) -> None:
         """Write to a terminal what it takes without waiting: the last thing, when nothing can be waited for."""
@@ -168,8 +218,8 @@ class Console:
             os.kill(os.getpid(), signal.SIGTSTP)
             self._enter()  # where nobody could continue us, as under `ssh host command`, the signal is ignored
 
-    def _run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._executor, work)
+    def _run(self, executor: Executor, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(executor, work)
 
     def _read_blocking(self) -> bytes:
         if self._stdin is not None and self._poll(self._stdin, select.POLLIN):
@@ -189,19 +239,58 @@ class Console:
             except OSError as problem:
                 raise BroadcastError(f"can't write what arrives: {problem.strerror}") from None
 
-    def _poll(self, stream: int | None, events: int) -> bool:
-        """Wait until a stream is ready; return False where the console is being closed. Raises OutputClosedError."""
+    def _write_errors_blocking(self, data: bytes) -> None:
+        rest = memoryview(data)
+        with contextlib.suppress(OSError):
+            while rest and self._stderr is not None and self._poll(self._stderr, select.POLLOUT, watch_stdout=False):
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[os.write(self._stderr, rest[:WRITE_SIZE]) :]
+
+    def _poll(self, stream: int | None, events: int, watch_stdout: bool = True) -> bool:
+        """Wait until a stream is ready; return False where the console is being closed. Raises OutputClosedError, if stdout is watched."""
         if not hasattr(select, "poll"):  # Windows: what blocks, blocks a thread that nobody joins
             return stream is not None
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        if self._stdout is not None:
+        if watch_stdout and self._stdout is not None:
             poll.register(self._stdout, 0)  # errors are reported all the same
         if stream is not None:
             poll.register(stream, events)
         ready = dict(poll.poll())
         if self._wake in ready:
             return False
-        if self._stdout is not None and ready.get(self._stdout, 0) & (select.POLLERR | select.POLLHUP):
+        if watch_stdout and self._stdout is not None and ready.get(self._stdout, 0) & (select.POLLERR | select.POLLHUP):
             raise OutputClosedError
         return True
+
+
+def complain(text: str) -> None:
+    """Write a line to stderr where there is no console; give up after ERROR_TIMEOUT."""
+    if sys.stderr is None:
+        return
+    deadline = time.monotonic() + ERROR_TIMEOUT
+    with contextlib.suppress(OSError):
+        stream, rest = sys.stderr.fileno(), memoryview(_error_lines([text]))
+        while rest and _is_writable(stream, max(0, deadline - time.monotonic())):
+            rest = rest[os.write(stream, rest[:WRITE_SIZE]) :]
+
+
+def _error_lines(texts: Iterable[str]) -> bytes:
+    return "".join(f"broadcast: {text}\n" for text in texts).encode(errors="backslashreplace")
+
+
+def _is_writable(stream: int, seconds: float) -> bool:
+    """Tell whether a write of WRITE_SIZE bytes does not block, or fails at once, within that time."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return bool(poll.poll(1000 * seconds))
+
+
+def _open_terminal(stream: int | None) -> int | None:
+    """Open the terminal that a stream is once more, without blocking; return None where it is none, or can't be opened."""
+    with contextlib.suppress(OSError, AttributeError):
+        if stream is not None and os.isatty(stream):
+            return os.open(os.ttyname(stream), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    return None

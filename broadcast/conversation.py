@@ -29,7 +29,7 @@ class View(Protocol):
 
     async def show(self, arrived: Sequence[Incoming], name: str) -> None: ...
 
-    def tell(self, trouble: str | None) -> None: ...
+    async def tell(self, trouble: str | None) -> None: ...
 
 
 async def keep_talking(connect: Callable[[], BroadcastClient], view: View, heartbeat: float, reconnect: bool) -> None:
@@ -47,7 +47,7 @@ async def keep_talking(connect: Callable[[], BroadcastClient], view: View, heart
                 delay = SHORTEST_DELAY
                 if in_trouble:
                     in_trouble = False
-                    view.tell(None)
+                    await view.tell(None)
                 conversation = Conversation(client, view, heartbeat)
                 await conversation.run()
                 return
@@ -56,7 +56,7 @@ async def keep_talking(connect: Callable[[], BroadcastClient], view: View, heart
                 raise
             if not in_trouble:
                 in_trouble = True
-                view.tell(str(problem))
+                await view.tell(str(problem))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))):
                 await view.given_up.wait()

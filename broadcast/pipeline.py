@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from . import protocol
 from .console import Console
@@ -18,15 +18,12 @@ class Pipeline:
     """Lines in, lines out.
 
     `as_json`: print an object for whatever arrives. Otherwise messages go to stdout, and all else to stderr unless both are one terminal's.
-    `as_text`: no line of the input is a command. `listen`: leave the input alone. `complain`: says a line on stderr.
+    `as_text`: no line of the input is a command. `listen`: leave the input alone.
     """
 
-    def __init__(
-        self, console: Console, complain: Callable[[str], None], *, as_json: bool = False, as_text: bool = False, listen: bool = False
-    ) -> None:
+    def __init__(self, console: Console, *, as_json: bool = False, as_text: bool = False, listen: bool = False) -> None:
         self.given_up = asyncio.Event()  # never set: nobody is there who could
         self._console = console
-        self._complain = complain
         self._as_json = as_json
         self._as_text = as_text
         self._listen = listen
@@ -52,7 +49,7 @@ class Pipeline:
             run = self._runs.pop(0)
             if not isinstance(run, TooLong):
                 return self._text(run) if self._as_text and _BACKSLASH in run else run
-            self._complain(f"a line of more than {self._limit} bytes was not sent")
+            await self._console.report(f"a line of more than {self._limit} bytes was not sent")
 
     def give_back(self, run: bytes) -> None:
         """Take back what could not be sent: it is the next to be read."""
@@ -60,6 +57,7 @@ class Pipeline:
 
     async def show(self, arrived: Sequence[Incoming], name: str) -> None:
         """Print what arrived, each as soon as it is there."""
+        errors: list[str] = []
         if self._as_json:
             now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
             lines = [_object(incoming, now) for incoming in arrived]
@@ -69,12 +67,13 @@ class Pipeline:
                 if isinstance(incoming, Message) or self._console.writes_to_a_terminal:
                     lines.append(str(incoming))
                 elif not protocol.is_farewell(incoming):  # that one will be the reason we give
-                    self._complain(str(incoming))
+                    errors.append(str(incoming))
+        await self._console.write_errors(*errors)
         await self._console.write("".join(f"{line}\n" for line in lines).encode())
 
-    def tell(self, trouble: str | None) -> None:
+    async def tell(self, trouble: str | None) -> None:
         """Say why there is no connection, once; None when there is one again."""
-        self._complain(f"{trouble}; trying until it is there again" if trouble else "connected again")
+        await self._console.report(f"{trouble}; trying until it is there again" if trouble else "connected again")
 
     def _text(self, run: bytes) -> bytes:
         """Return the run with no command in it: the protocol's way to say so is a space in front."""

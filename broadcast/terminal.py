@@ -113,7 +113,7 @@ class Terminal:
         lines = [self._screen.style(incoming, clock, name) for incoming in arrived]
         await self._write(self._screen.above(lines, *self._input()))
 
-    def tell(self, trouble: str | None) -> None:
+    async def tell(self, trouble: str | None) -> None:
         """Say before the prompt why there is no connection; None when there is one again."""
         self._trouble = f"({trouble}) " if trouble else ""
         self._redraw()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import json
@@ -27,6 +28,7 @@ from conftest import PATIENCE, TOP, Program, StartProgram
 from broadcast import __version__
 from broadcast.cli import FEW_CLIENTS, RESERVED_DESCRIPTORS, main_client, main_server
 from broadcast.client import LEAVE_TIME
+from broadcast.console import ERROR_TIMEOUT
 
 HALF_A_SECOND = 0.5
 
@@ -50,6 +52,33 @@ CLIENT = "import sys, broadcast.cli, broadcast.conversation as c; c.{} = {}; sys
 
 IMPATIENT = CLIENT.format("SHORTEST_DELAY", 0.1)
 """It tries again after a tenth of a second."""
+
+TOLD_ERROR_TIMEOUT = """
+import os, sys, broadcast.cli, broadcast.console as c
+
+class Console(c.Console):
+    async def report(self, text):
+        os.write(1, b"waiting\\n")
+        await super().report(text)
+
+broadcast.cli.Console = Console
+c.ERROR_TIMEOUT = 100
+sys.exit(broadcast.cli.main_client())
+"""
+"""It says when it waits for stderr, and does so for long."""
+
+
+BLOCKING_WRITE = """
+import os, sys, threading, broadcast.cli
+
+def block(*_):
+    write(2, b"blocking\\n")
+    threading.Event().wait()
+
+write, os.write = os.write, block
+sys.exit(broadcast.cli.main_client())
+"""
+"""Its first write never returns."""
 
 
 SWALLOWING = """
@@ -394,6 +423,58 @@ class TestBoth:
         assert started.errors() == ""
 
 
+class Impostor:
+    """A server of the test's own that one client is in."""
+
+    def __init__(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = str(self.listening.getsockname()[1])
+
+    def let_in(self) -> None:
+        self.listening.settimeout(PATIENCE)
+        self.connection, _ = self.listening.accept()
+        self.connection.settimeout(PATIENCE)
+        self.file = self.connection.makefile("rb")
+        assert self.line().startswith("CONNECT ")
+        self.send("SUCCESS")
+
+    def send(self, *lines: str) -> None:
+        self.connection.sendall("".join(f"{line}\r\n" for line in lines).encode())
+
+    def line(self) -> str:
+        return self.file.readline().decode().rstrip("\r\n")
+
+    def hang_up(self) -> None:
+        self.file.close()
+        self.connection.close()
+
+    def close(self) -> None:
+        if hasattr(self, "connection"):
+            self.hang_up()
+        self.listening.close()
+
+
+@pytest.fixture
+def impostor() -> Iterator[Impostor]:
+    impostor = Impostor()
+    yield impostor
+    impostor.close()
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The end to write to of a pipe that nobody reads and that takes nothing more."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(reading)
+    os.close(writing)
+
+
 class TestClientInAPipeline:
     def test_what_is_piped_in_reaches_the_others_every_time(self, program: StartProgram, port: int, watcher: Raw) -> None:
         for number in range(5):
@@ -483,6 +564,78 @@ class TestClientInAPipeline:
         client.process.send_signal(how)
         status, seconds = timed(client)
         assert (status, seconds < HALF_A_SECOND) == (128 + how, True), seconds
+
+    @pytest.mark.parametrize("arguments", [[], ["--listen"]])
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+    def test_full_stderr_keeps_it_from_nothing(
+        self, program: StartProgram, impostor: Impostor, arguments: list[str], how: int, full_pipe: int
+    ) -> None:
+        client = program("main_client.py", "--port", impostor.port, "--heartbeat", "0.1", *arguments, stderr=full_pipe)
+        impostor.let_in()
+        impostor.send("eve: before")
+        assert client.output_line() == "eve: before"
+        impostor.send("* bob joined")
+        assert [impostor.line() for _ in range(3)] == ["\\ping"] * 3
+        if not arguments:
+            client.type(b"x" * 100_000 + b"\nafter\n")
+            while (line := impostor.line()) == "\\ping":
+                pass
+            assert line == "after"
+        client.process.send_signal(how)
+        status, seconds = timed(client)
+        assert (status, seconds < HALF_A_SECOND) == (128 + how, True), seconds
+
+    def test_full_stderr_does_not_keep_an_error_from_ending_it(
+        self, program: StartProgram, impostor: Impostor, full_pipe: int
+    ) -> None:
+        client = program("main_client.py", "--port", impostor.port, stderr=full_pipe)
+        impostor.let_in()
+        impostor.close()
+        status, seconds = timed(client)
+        assert (status, ERROR_TIMEOUT < seconds < ERROR_TIMEOUT + HALF_A_SECOND) == (1, True), seconds
+
+    def test_signal_ends_the_wait_for_a_full_stderr(
+        self, program: StartProgram, impostor: Impostor, full_pipe: int
+    ) -> None:
+        client = program(TOLD_ERROR_TIMEOUT, "--port", impostor.port, stderr=full_pipe, cwd=TOP)
+        impostor.let_in()
+        impostor.close()
+        assert client.output_line() == "waiting"
+        client.process.terminate()
+        status, seconds = timed(client)
+        assert (status, seconds < HALF_A_SECOND) == (143, True), seconds
+
+    def test_full_stderr_does_not_keep_it_from_reconnecting(
+        self, program: StartProgram, impostor: Impostor, full_pipe: int
+    ) -> None:
+        client = program(IMPATIENT, "--port", impostor.port, "--reconnect", stderr=full_pipe, cwd=TOP)
+        for _ in range(2):
+            impostor.let_in()
+            impostor.hang_up()
+        impostor.let_in()
+        client.process.terminate()
+        assert client.end() == 143
+
+    def test_stderr_that_is_read_late_loses_nothing(self, program: StartProgram, impostor: Impostor) -> None:
+        client = program("main_client.py", "--port", impostor.port)
+        impostor.let_in()
+        notices = [f"* {number} {'x' * 1000}" for number in range(500)]
+        impostor.send(*notices, "eve: after", "* server is shutting down")
+        impostor.hang_up()
+        assert [client.error_line() for _ in notices] == [f"broadcast: {notice}" for notice in notices]
+        assert client.output_line() == "eve: after"
+        assert re.fullmatch(r"broadcast: \S+ closed the connection: server is shutting down\n", client.errors())
+        assert client.end() == 1
+
+    def test_write_that_blocks_does_not_keep_it(self, program: StartProgram, impostor: Impostor) -> None:
+        """As where another process fills a pipe that is shared, between our poll and our write."""
+        client = program(BLOCKING_WRITE, "--port", impostor.port, cwd=TOP)
+        impostor.let_in()
+        impostor.send("eve: hello")
+        assert client.error_line() == "blocking"
+        client.process.terminate()
+        status, seconds = timed(client)
+        assert (status, seconds < HALF_A_SECOND) == (143, True), seconds
 
     def test_a_full_disk_is_told_in_a_line(self, program: StartProgram, port: int, watcher: Raw) -> None:
         with Path("/dev/full").open("wb") as full:
@@ -662,41 +815,6 @@ class Terminal:
 
     def close(self) -> None:
         os.close(self.master)
-
-
-class Impostor:
-    """A server of the test's own that one client is in."""
-
-    def __init__(self) -> None:
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.port = str(self.listening.getsockname()[1])
-
-    def let_in(self) -> None:
-        self.listening.settimeout(PATIENCE)
-        self.connection, _ = self.listening.accept()
-        self.connection.settimeout(PATIENCE)
-        self.file = self.connection.makefile("rb")
-        assert self.line().startswith("CONNECT ")
-        self.send("SUCCESS")
-
-    def send(self, *lines: str) -> None:
-        self.connection.sendall("".join(f"{line}\r\n" for line in lines).encode())
-
-    def line(self) -> str:
-        return self.file.readline().decode().rstrip("\r\n")
-
-    def close(self) -> None:
-        if hasattr(self, "connection"):
-            self.file.close()
-            self.connection.close()
-        self.listening.close()
-
-
-@pytest.fixture
-def impostor() -> Iterator[Impostor]:
-    impostor = Impostor()
-    yield impostor
-    impostor.close()
 
 
 class TestClientInATerminal:

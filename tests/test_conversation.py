@@ -27,7 +27,7 @@ class Script:
     async def show(self, arrived: Sequence[Incoming], name: str) -> None:
         self.shown += arrived
 
-    def tell(self, trouble: str | None) -> None:
+    async def tell(self, trouble: str | None) -> None:
         self.told.append(trouble)
 
 
