@@ -68,6 +68,7 @@ class BroadcastClient:
         self._token = token
         self._limit = protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES  # bytes in a line from the server
         self._cutter = LineCutter(self._limit)
+        self.bytes_received = 0  # over all connections
         self._lines: deque[str] = deque()  # arrived, not given out yet
         self._turn = asyncio.Lock()  # held by who reads from the connection
         self._name_may_follow = False  # from SUCCESS to the line after it
@@ -198,6 +199,7 @@ class BroadcastClient:
         """Take in what arrives next; return False at the end. A last line without an ending is dropped: it is not whole."""
         async with self._turn:
             chunk = await self._connected().read_chunk()
+        self.bytes_received += len(chunk)
         for run in self._cutter.feed(chunk):
             if isinstance(run, TooLong):
                 raise ConnectionLostError(f"{self.address} sent a line that is longer than this protocol allows")

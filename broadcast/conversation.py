@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -16,6 +17,13 @@ from .protocol import BroadcastError, Incoming
 SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between two tries to connect; they double from one to the other, and are cut by up to half at random, so that the clients of a
 server that was restarted do not all come back at once."""
+
+
+LEAVE_LIMIT = 32 * 1024 * 1024
+r"""Bytes received after `\exit` that our output may take as long as it likes for. The server still has to send what
+was said before, while whoever reads our output, a pager for one, may pause; so that time is not the server's. But
+showing a flood without end would take for ever. This is four times a backlog of the default size, which bounds what
+an honest server has left to send; for what comes beyond it, time counts whoever takes it."""
 
 
 class View(Protocol):
@@ -74,6 +82,7 @@ class Conversation:
         self._patience = asyncio.timeout(None)
         self._beating: asyncio.Task[None] | None = None  # sends signs of life, from `run` until we leave
         self._showing = False  # while what arrived waits for our output to take it
+        self._limit = math.inf  # what the client has received when LEAVE_LIMIT is reached; from `\exit` on
         self._farewell: Incoming | None = None  # the server's last words, where it had some
 
     async def run(self) -> None:
@@ -103,6 +112,9 @@ class Conversation:
         loop = asyncio.get_running_loop()
         while arrived := await self._client.receive():
             self._farewell = arrived[-1] if protocol.is_farewell(arrived[-1]) else None
+            if self._client.bytes_received > self._limit:
+                await self._view.show(arrived, self._client.user)
+                continue
             began, deadline = loop.time(), self._patience.when()
             self._showing = True
             self._patience.reschedule(None)
@@ -130,6 +142,7 @@ class Conversation:
 
     def _leave(self) -> None:
         self.left = True
+        self._limit = self._client.bytes_received + LEAVE_LIMIT
         if self._beating:  # what is sent to a server that may have closed draws a reset, which destroys what it still owes
             self._beating.cancel()
         if not self._showing:

@@ -29,6 +29,7 @@ from broadcast import __version__
 from broadcast.cli import FEW_CLIENTS, RESERVED_DESCRIPTORS, main_client, main_server
 from broadcast.client import LEAVE_TIME
 from broadcast.console import ERROR_TIMEOUT
+from broadcast.conversation import LEAVE_LIMIT
 
 HALF_A_SECOND = 0.5
 
@@ -79,6 +80,13 @@ write, os.write = os.write, block
 sys.exit(broadcast.cli.main_client())
 """
 """Its first write never returns."""
+
+
+IMPATIENT_LEAVER = (
+    "import sys, broadcast.cli, broadcast.conversation as c; c.LEAVE_TIME = 0.3; c.LEAVE_LIMIT = {}; "
+    "sys.exit(broadcast.cli.main_client())"
+)
+"""It gives a server less to leave, in time and bytes."""
 
 
 SWALLOWING = """
@@ -764,6 +772,35 @@ class TestClientThatFails:
                 connection.sendall(b"SUCCESS\r\n")
                 assert client.end() == 1
         assert re.fullmatch(r"broadcast: \S+ has not ended the connection within 0\.3 s of \\exit\n", client.errors())
+
+    def test_server_that_floods_after_exit_is_given_up(self, program: StartProgram, impostor: Impostor) -> None:
+        assert LEAVE_LIMIT == 32 * 1024 * 1024
+        limits = IMPATIENT_LEAVER.format(1_000_000)
+        client = program(limits, "--port", impostor.port, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=TOP)
+        impostor.let_in()
+        sent = 0
+        deadline = time.monotonic() + PATIENCE
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < deadline:
+                impostor.send(*["eve: hello"] * 1_000)
+                sent += 12_000
+        assert client.end() == 1
+        assert time.monotonic() < deadline, "it ended by itself"
+        assert sent > 1_000_000
+        assert re.fullmatch(r"broadcast: \S+ has not ended the connection within 0\.3 s of \\exit\n", client.errors())
+
+    def test_slow_reader_of_its_output_gets_all_that_is_owed_after_exit(
+        self, program: StartProgram, impostor: Impostor
+    ) -> None:
+        client = program(IMPATIENT_LEAVER.format(1_000_000), "--port", impostor.port, stdin=subprocess.DEVNULL, cwd=TOP)
+        impostor.let_in()
+        assert impostor.line() == "\\exit"
+        lines = [f"eve: {number} {'x' * 900}" for number in range(1_000)]
+        impostor.send(*lines)
+        impostor.hang_up()
+        time.sleep(0.6)  # longer than the server has
+        assert [client.output_line() for _ in lines] == lines
+        assert (client.end(), client.errors()) == (0, "")
 
     def test_a_server_that_ends_for_its_own_reasons(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--timeout", "0.5")
