@@ -223,6 +223,7 @@ def _client_context(parser: argparse.ArgumentParser, options: argparse.Namespace
 
 def _token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
     """Return the token: from its file or the environment, never from an argument, where `ps` shows it."""
+    source = options.token_file or "BROADCAST_TOKEN"
     if not options.token_file:
         token = os.environ.get("BROADCAST_TOKEN")
     else:
@@ -234,7 +235,9 @@ def _token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str 
             parser.error(f"argument --token-file: can't read {options.token_file}: {getattr(problem, 'strerror', None) or problem}")
         if os.name == "posix" and mode & 0o077:
             complain(f"warning: others can read {options.token_file}; chmod 600 keeps them out")
-    if token is not None and (not token or protocol.clean(token.encode(errors="replace")) != token or any(map(str.isspace, token))):
+    if token == "":
+        parser.error(f"the token is empty: put one in {source}")
+    if token is not None and (protocol.clean(token.encode(errors="replace")) != token or any(map(str.isspace, token))):
         parser.error("the token has to be one word of characters that can be shown")
     return token
 

@@ -402,8 +402,39 @@ class TestServer:
         assert "error: " in capsys.readouterr().err
 
 
+    @pytest.mark.parametrize("content", [b"\xef\xbb\xbfgeheim\r\n", b"geheim", b" geheim\n\n"])
+    def test_token_file_may_be_as_any_editor_leaves_it(
+        self, program: StartProgram, tmp_path: Path, content: bytes
+    ) -> None:
+        secret = tmp_path / "token"
+        secret.write_bytes(content)
+        secret.chmod(0o600)
+        server = program("main_server.py", "--port", "0", "--token-file", str(secret))
+        environment = os.environ | {"BROADCAST_TOKEN": "geheim"}
+        by_name = program("main_client.py", "--port", str(server.port), stdin=subprocess.DEVNULL, env=environment)
+        by_file = program(
+            "main_client.py", "--port", str(server.port), "--token-file", str(secret), stdin=subprocess.DEVNULL
+        )
+        assert (by_name.end(), by_file.end()) == (0, 0)
+
+
 @pytest.mark.parametrize("name", ["main_server.py", "main_client.py"])
 class TestBoth:
+    @pytest.mark.parametrize("content", ["", "\ufeff", " \n"])
+    def test_empty_token_is_refused(self, program: StartProgram, tmp_path: Path, name: str, content: str) -> None:
+        secret = tmp_path / "token"
+        secret.write_text(content, encoding="utf-8")
+        secret.chmod(0o600)
+        started = program(name, "--port", "0" if "server" in name else "1", "--token-file", str(secret))
+        assert started.end() == 2
+        assert started.errors().endswith(f"error: the token is empty: put one in {secret}\n")
+
+    def test_empty_token_of_the_environment_is_refused(self, program: StartProgram, name: str) -> None:
+        environment = os.environ | {"BROADCAST_TOKEN": ""}
+        started = program(name, "--port", "0" if "server" in name else "1", env=environment)
+        assert started.end() == 2
+        assert started.errors().endswith("error: the token is empty: put one in BROADCAST_TOKEN\n")
+
     def test_version(self, program: StartProgram, name: str) -> None:
         started = program(name, "--version")
         assert started.output_line() == f"broadcast {__version__}"
