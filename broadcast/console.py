@@ -219,7 +219,10 @@ class Console:
             self._enter()  # where nobody could continue us, as under `ssh host command`, the signal is ignored
 
     def _run(self, executor: Executor, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(executor, work)
+        future = asyncio.get_running_loop().run_in_executor(executor, work)
+        # Nobody may wait for it any more when it fails, at the end: asyncio would log that to stderr, and block there.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return future
 
     def _read_blocking(self) -> bytes:
         if self._stdin is not None and self._poll(self._stdin, select.POLLIN):

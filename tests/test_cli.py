@@ -30,6 +30,7 @@ from broadcast.cli import FEW_CLIENTS, RESERVED_DESCRIPTORS, main_client, main_s
 from broadcast.client import LEAVE_TIME
 from broadcast.console import ERROR_TIMEOUT
 from broadcast.conversation import LEAVE_LIMIT
+from broadcast.protocol import TOO_SLOW
 
 HALF_A_SECOND = 0.5
 
@@ -469,12 +470,15 @@ class Impostor:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = str(self.listening.getsockname()[1])
 
-    def let_in(self) -> None:
+    def accept(self) -> None:
         self.listening.settimeout(PATIENCE)
         self.connection, _ = self.listening.accept()
         self.connection.settimeout(PATIENCE)
         self.file = self.connection.makefile("rb")
         assert self.line().startswith("CONNECT ")
+
+    def let_in(self) -> None:
+        self.accept()
         self.send("SUCCESS")
 
     def send(self, *lines: str) -> None:
@@ -591,6 +595,21 @@ class TestClientInAPipeline:
         client.process.stdout.close()
         status, seconds = timed(client)
         assert (status, seconds < HALF_A_SECOND, client.errors()) == (0, True, "")
+
+    @pytest.mark.parametrize("arguments", [[], ["--listen"]])
+    def test_reader_that_goes_away_while_it_leaves_is_no_error(
+        self, program: StartProgram, impostor: Impostor, arguments: list[str]
+    ) -> None:
+        """As on Ctrl-C, which all programs of a pipeline get."""
+        client = program("main_client.py", "--port", impostor.port, *arguments)
+        impostor.let_in()
+        impostor.send("eve: hello")
+        assert client.output_line() == "eve: hello"
+        client.process.send_signal(signal.SIGINT)
+        assert impostor.line() == "\\exit"
+        assert client.process.stdout
+        client.process.stdout.close()
+        assert (client.end(), client.errors()) == (130, "")
 
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
     def test_a_full_pipe_that_nobody_reads_does_not_keep_it(self, program: StartProgram, port: int, watcher: Raw, how: int) -> None:
@@ -794,6 +813,20 @@ class TestClientThatFails:
                 connection.sendall(b"ERROR no room\r\n")
             assert client.end() == 1
             assert re.fullmatch(r"broadcast: 127\.0\.0\.1:\d+ refuses: no room\n", client.errors())
+
+    @pytest.mark.parametrize(
+        ("joined", "text"), [(False, "no room"), (True, "timed out: nothing heard for"), (True, TOO_SLOW)]
+    )
+    def test_endless_reason_is_cut(self, program: StartProgram, impostor: Impostor, joined: bool, text: str) -> None:
+        client = program("main_client.py", "--port", impostor.port)
+        if joined:
+            impostor.let_in()
+        else:
+            impostor.accept()
+        impostor.send(f"ERROR {text}{'x' * 100_000}")
+        impostor.hang_up()
+        assert client.end() == 1
+        assert re.fullmatch(rf"broadcast: \S+ [a-z ]+: {text}x{{200,256}}\n", client.errors())
 
     def test_a_server_that_does_not_close_after_exit_is_given_up(self, program: StartProgram) -> None:
         assert LEAVE_TIME == 10
