@@ -28,6 +28,10 @@ LEAVE_TIME = 10.0
 CUT_SHORT_TIME = 0.3
 """Seconds for the same when the client is closed because of an exception: enough for a server that is there."""
 
+REASON_LIMIT = 256
+"""Characters of a reason given by the server that an error repeats: several times what ours says,
+and little enough for a prompt."""
+
 
 class RefusedError(BroadcastError):
     """The server does not let this client in, and would not next time; the text has its reason."""
@@ -113,7 +117,7 @@ class BroadcastClient:
             if isinstance(said, protocol.ServerError):
                 if said.text in protocol.PASSING_REFUSALS:
                     raise ConnectError(f"{self.address} is not to be had now: {said.text}")
-                raise RefusedError(f"{self.address} refuses: {said.text}")
+                raise RefusedError(f"{self.address} refuses: {said.text[:REASON_LIMIT]}")
             raise RefusedError(f"{self.address} does not speak this protocol")
         self._name_may_follow = True
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from . import commands, protocol
-from .client import LEAVE_TIME, BroadcastClient
+from .client import LEAVE_TIME, REASON_LIMIT, BroadcastClient
 from .dial import ConnectError, ConnectionLostError
 from .protocol import BroadcastError, Incoming
 
@@ -105,7 +105,7 @@ class Conversation:
         if problem:
             raise problem
         if not self.left:
-            why = f": {self._farewell.text}" if self._farewell else ""
+            why = f": {self._farewell.text[:REASON_LIMIT]}" if self._farewell else ""
             raise ConnectionLostError(f"{self._client.address} closed the connection{why}")
 
     async def _receive(self) -> None:
