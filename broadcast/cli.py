@@ -237,7 +237,8 @@ def _token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str 
             complain(f"warning: others can read {options.token_file}; chmod 600 keeps them out")
     if token == "":
         parser.error(f"the token is empty: put one in {source}")
-    if token is not None and (protocol.clean(token.encode(errors="replace")) != token or any(map(str.isspace, token))):
+    shown = token and protocol.clean(token.encode(errors="replace"))
+    if token is not None and (shown != token or any(map(str.isspace, token))):
         parser.error("the token has to be one word of characters that can be shown")
     return token
 

@@ -213,7 +213,7 @@ class BroadcastClient:
     def _interpret(self, line: str) -> Incoming:
         if self._name_may_follow:
             given = protocol.name_given(line)
-            if given and len(given) <= protocol.SENDER_LIMIT:  # no server of ours gives a longer one
+            if given and len(given) <= protocol.SENDER_LIMIT:  # our server gives no longer one
                 self.user = given
             self._name_may_follow = False
         return protocol.parse_incoming(line)

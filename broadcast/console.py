@@ -35,11 +35,12 @@ READ_SIZE = 65_536
 """Bytes read from stdin at once."""
 
 WRITE_SIZE = 4_096
-"""Bytes written at once: a pipe that polls as writable takes that many (PIPE_BUF) without blocking."""
+"""Bytes written at once: a pipe that polls as writable takes that many (PIPE_BUF) without
+blocking."""
 
 ERROR_TIMEOUT = 1.0
-"""Seconds that `report` waits for a stderr that nobody reads: what the client has to say of itself
-is worth no longer a wait, and an error must not keep the program from ending."""
+"""Seconds that `report` waits for a stderr that nobody reads: an error must not keep the program
+from ending, nor a lost connection from being taken up again."""
 
 JOIN_TIMEOUT = 0.1
 """Seconds for a thread to end once it has been woken: it does in microseconds, unless a write of
@@ -53,7 +54,7 @@ class OutputClosedError(BroadcastError):
 
 
 class DaemonThreadExecutor(Executor):
-    """Executes calls one after the other in a thread that the interpreter does not wait for when it ends."""
+    """Executes calls in order, in a thread that the interpreter does not join at exit."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -77,7 +78,10 @@ class DaemonThreadExecutor(Executor):
         return future
 
     def end(self, deadline: float) -> bool:
-        """Have the thread end after the calls submitted; return whether it has, by that time of the monotonic clock."""
+        """Have the thread end after the calls submitted; return whether it has by the deadline.
+
+        The deadline is a time of the monotonic clock.
+        """
         self._calls.put(None)
         if self._thread:
             self._thread.join(max(0, deadline - time.monotonic()))
@@ -89,11 +93,15 @@ class DaemonThreadExecutor(Executor):
 
 
 class Console:
-    """stdin, stdout and stderr of this process, within `with Console() as console:`. One that was closed from the start has nothing to
-    read, or takes everything and shows it to nobody."""
+    """stdin, stdout and stderr of this process, within `with Console() as console:`.
+
+    One that was closed from the start has nothing to read, or takes everything and shows it to
+    nobody.
+    """
 
     def __init__(self) -> None:
-        # When 0, 1 or 2 is closed, the next file that is opened takes that number; sys tells what was there at the start.
+        # When 0, 1 or 2 is closed, the next file that is opened takes that number; sys tells what
+        # was there at the start.
         self._stdin = sys.stdin.fileno() if sys.stdin else None
         self._stdout = sys.stdout.fileno() if sys.stdout else None
         self._stderr = sys.stderr.fileno() if sys.stderr else None
@@ -102,13 +110,17 @@ class Console:
         self._reading: asyncio.Future[bytes] | None = None
         self._watching: asyncio.Future[bool] | None = None
         self._wake, self._waker = os.pipe()
-        # A thread each. A read, or a watch, that goes on when nobody waits for it any more is kept for the next call.
-        self._reader, self._writer, self._error_writer = (DaemonThreadExecutor() for _ in range(3))
+        # A thread each. A read, or a watch, that goes on when nobody waits for it any more is kept
+        # for the next call.
+        self._reader = DaemonThreadExecutor()
+        self._writer = DaemonThreadExecutor()
+        self._error_writer = DaemonThreadExecutor()
         self._before: list[Any] | None = None  # while raw: how the terminal was
         self._enter: Callable[[], None] | None = None  # while raw: makes it so again
         self._opened: int | None = None  # a second way to the terminal that stdout is
         self._opened_for_errors: int | None = None  # likewise for stderr
-        # A write to a terminal that is nearly full blocks though it polls as writable; this description is ours to make non-blocking.
+        # A write to a terminal that is nearly full blocks though it polls as writable; this
+        # description is ours to make non-blocking.
         if self.writes_to_a_terminal and (opened := _open_terminal(self._stdout)) is not None:
             self._opened = self._stdout = opened
         if (opened := _open_terminal(self._stderr)) is not None:
@@ -119,8 +131,10 @@ class Console:
 
     def __exit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None) -> None:
         os.close(self._waker)  # wakes whoever polls the other end
-        deadline = time.monotonic() + (JOIN_TIMEOUT if hasattr(select, "poll") else 0)  # without it nothing wakes them
-        ended = [executor.end(deadline) for executor in (self._reader, self._writer, self._error_writer)]
+        # Without poll nothing wakes the threads.
+        deadline = time.monotonic() + (JOIN_TIMEOUT if hasattr(select, "poll") else 0)
+        executors = (self._reader, self._writer, self._error_writer)
+        ended = [executor.end(deadline) for executor in executors]
         if all(ended):  # otherwise a thread uses them still: they are closed with the process
             for descriptor in (self._wake, self._opened, self._opened_for_errors):
                 if descriptor is not None:
@@ -156,7 +170,10 @@ class Console:
             await self._run(self._writer, lambda: self._write_blocking(data))
 
     async def write_errors(self, *lines: str) -> None:
-        """Write lines to stderr, each with `broadcast: ` in front; they are lost where nobody can read them any more."""
+        """Write lines to stderr, each with `broadcast: ` in front.
+
+        They are lost where the reader of stderr has gone.
+        """
         if self._stderr is not None and lines:
             data = _error_lines(lines)
             await self._run(self._error_writer, lambda: self._write_errors_blocking(data))
@@ -220,7 +237,8 @@ class Console:
 
     def _run(self, executor: Executor, work: Callable[[], T]) -> asyncio.Future[T]:
         future = asyncio.get_running_loop().run_in_executor(executor, work)
-        # Nobody may wait for it any more when it fails, at the end: asyncio would log that to stderr, and block there.
+        # At the end nobody may wait for it when it fails: asyncio would log that to stderr, and
+        # block there.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future
 
@@ -245,24 +263,30 @@ class Console:
     def _write_errors_blocking(self, data: bytes) -> None:
         rest = memoryview(data)
         with contextlib.suppress(OSError):
-            while rest and self._stderr is not None and self._poll(self._stderr, select.POLLOUT, watch_stdout=False):
+            while rest and self._stderr is not None:
+                if not self._poll(self._stderr, select.POLLOUT, watch_stdout=False):
+                    break
                 with contextlib.suppress(BlockingIOError):
                     rest = rest[os.write(self._stderr, rest[:WRITE_SIZE]) :]
 
     def _poll(self, stream: int | None, events: int, watch_stdout: bool = True) -> bool:
-        """Wait until a stream is ready; return False where the console is being closed. Raises OutputClosedError, if stdout is watched."""
+        """Wait until a stream is ready; return False where the console is being closed.
+
+        Raises OutputClosedError as soon as nobody reads stdout, if that is watched.
+        """
         if not hasattr(select, "poll"):  # Windows: what blocks, blocks a thread that nobody joins
             return stream is not None
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        if watch_stdout and self._stdout is not None:
-            poll.register(self._stdout, 0)  # errors are reported all the same
+        watched = self._stdout if watch_stdout else None
+        if watched is not None:
+            poll.register(watched, 0)  # errors are reported all the same
         if stream is not None:
             poll.register(stream, events)
         ready = dict(poll.poll())
         if self._wake in ready:
             return False
-        if watch_stdout and self._stdout is not None and ready.get(self._stdout, 0) & (select.POLLERR | select.POLLHUP):
+        if watched is not None and ready.get(watched, 0) & (select.POLLERR | select.POLLHUP):
             raise OutputClosedError
         return True
 
@@ -283,7 +307,7 @@ def _error_lines(texts: Iterable[str]) -> bytes:
 
 
 def _is_writable(stream: int, seconds: float) -> bool:
-    """Tell whether a write of WRITE_SIZE bytes does not block, or fails at once, within that time."""
+    """Wait until a write of WRITE_SIZE bytes would not block; return False when time is up."""
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()
@@ -292,7 +316,10 @@ def _is_writable(stream: int, seconds: float) -> bool:
 
 
 def _open_terminal(stream: int | None) -> int | None:
-    """Open the terminal that a stream is once more, without blocking; return None where it is none, or can't be opened."""
+    """Open the terminal that a stream is once more, as non-blocking.
+
+    Return None where it is no terminal, or can't be opened.
+    """
     with contextlib.suppress(OSError, AttributeError):
         if stream is not None and os.isatty(stream):
             return os.open(os.ttyname(stream), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)

@@ -20,10 +20,13 @@ server that was restarted do not all come back at once."""
 
 
 LEAVE_LIMIT = 32 * 1024 * 1024
-r"""Bytes received after `\exit` that our output may take as long as it likes for. The server still has to send what
-was said before, while whoever reads our output, a pager for one, may pause; so that time is not the server's. But
-showing a flood without end would take for ever. This is four times a backlog of the default size, which bounds what
-an honest server has left to send; for what comes beyond it, time counts whoever takes it."""
+r"""Bytes received after `\exit` that our output may take any time to show.
+
+The server has LEAVE_TIME to send what was said before. Whoever reads our output, a pager for one,
+may pause meanwhile, so the time that showing takes does not count; but a flood takes for ever to
+show. What an honest server has left to send is bounded by its backlog, and this is four times the
+default one. The time that anything beyond it takes to be shown counts.
+"""
 
 
 class View(Protocol):
@@ -82,7 +85,8 @@ class Conversation:
         self._patience = asyncio.timeout(None)
         self._beating: asyncio.Task[None] | None = None  # sends signs of life, from `run` until we leave
         self._showing = False  # while what arrived waits for our output to take it
-        self._limit = math.inf  # what the client has received when LEAVE_LIMIT is reached; from `\exit` on
+        # The bytes received at which LEAVE_LIMIT is reached; from `\exit` on.
+        self._limit = math.inf
         self._farewell: Incoming | None = None  # the server's last words, where it had some
 
     async def run(self) -> None:

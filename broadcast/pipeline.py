@@ -21,7 +21,14 @@ class Pipeline:
     `as_text`: no line of the input is a command. `listen`: leave the input alone.
     """
 
-    def __init__(self, console: Console, *, as_json: bool = False, as_text: bool = False, listen: bool = False) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        as_json: bool = False,
+        as_text: bool = False,
+        listen: bool = False,
+    ) -> None:
         self.given_up = asyncio.Event()  # never set: nobody is there who could
         self._console = console
         self._as_json = as_json
@@ -73,7 +80,8 @@ class Pipeline:
 
     async def tell(self, trouble: str | None) -> None:
         """Say why there is no connection, once; None when there is one again."""
-        await self._console.report(f"{trouble}; trying until it is there again" if trouble else "connected again")
+        text = f"{trouble}; trying until it is there again" if trouble else "connected again"
+        await self._console.report(text)
 
     def _text(self, run: bytes) -> bytes:
         """Return the run with no command in it: the protocol's way to say so is a space in front."""

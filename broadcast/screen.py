@@ -29,8 +29,8 @@ _DIM, _RED, _STANDING_OUT, _PLAIN = "2", "31", "1;7", "\x1b[0m"
 
 _PIECE = re.compile(r".{1,64}(?=\s|\Z)|.{1,64}(?=\w)|.{1,64}", re.DOTALL)
 """A piece of a message that is folded at once: normalization takes time quadratic in the length of
-a run of combining marks. It ends before white space, or else before a letter or digit; nearly
-always the folded pieces together are the folded message, and a word of 64 characters stays whole."""
+a run of combining marks. It ends before white space where there is some, so that a word of 64
+characters stays whole, or else before a letter or digit, where a cut hardly ever matters."""
 
 
 def width(text: str) -> int:

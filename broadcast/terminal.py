@@ -156,8 +156,8 @@ class Terminal:
     def _completions(self, word: str) -> list[str]:
         if word.startswith("\\"):
             return [f"\\{command}" for command in commands.COMMANDS if command.startswith(word[1:].lower())]
-        if not 0 < len(word) <= protocol.SENDER_LIMIT:  # no name is longer, and folding takes quadratic time
-            return []
+        if not 0 < len(word) <= protocol.SENDER_LIMIT:
+            return []  # no name begins with it, and to fold it would take quadratic time
         folded = protocol.fold(word)
         return sorted(person for person in self._people if protocol.fold(person).startswith(folded))
 
