@@ -100,7 +100,8 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=port_number, default=server.DEFAULT_PORT, help="port; 0 takes a free one")
     add("--timeout", type=positive, default=server.DEFAULT_TIMEOUT, metavar="S", help="seconds a client may be silent")
     add("--backlog", type=whole_number, default=server.DEFAULT_BACKLOG, metavar="BYTES", help="kept for slow readers")
-    add("--grace", type=positive, default=server.DEFAULT_GRACE, metavar="S", help="seconds they may hold up the room")
+    grace = "seconds the slow readers of one address may hold up the room"
+    add("--grace", type=positive, default=server.DEFAULT_GRACE, metavar="S", help=grace)
     add("--max-clients", type=whole_number, metavar="N", help=f"connections at once (default: {server.DEFAULT_MAX_CLIENTS})")
     add("--max-rate", type=positive, metavar="N", help="lines a second from one client, which is slowed down to it")
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM: everything is encrypted")

@@ -10,8 +10,9 @@ loses in silence. Here:
   way, it is fed from the *backlog*, batch by batch, from its *cursor*, until it is level again. The backlog is one, shared, so the memory
   it takes does not depend on how many lag; with nobody lagging it is empty.
 * When the backlog exceeds its bound, the room is *held*: sessions stop handling input, which senders feel as ordinary TCP
-  backpressure, and a clock starts. At half the bound it is released. When the hold has lasted the grace time, whoever is still more
-  than half the bound behind is dropped as too slow. So a stalled reader holds the room for one grace time at most, and one that
+  backpressure. At half the bound it is released. Meanwhile the *stragglers*, which are more than
+  half the bound behind, are judged by `budget`: a client that stalls is dropped after a second, one
+  that is slow, or stalls again and again, when the budget of its address is spent, and one that
   takes half the bound in a grace time is waited for.
 """
 
@@ -22,7 +23,8 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from .clock import ServingClock, passed
+from .budget import STALL_TIME, PauseBudget, Straggler, budget_key
+from .clock import ServingClock
 from .connection import Connection, send_to_all
 from .protocol import BLOCK_LIMIT
 
@@ -43,14 +45,31 @@ take a hundredth of the writes."""
 TURN = 4
 """Batches fed to one client before the others get their turn: some 100 us."""
 
+CHECKS_PER_LEEWAY = 4
+"""Looks at the stragglers in the time that they may be late, 8 a second in general: time is missed
+by one look at most. A look costs 0.7 us for each straggler (1.7 us the first time); while input is
+not paused there is none."""
+
+SHORTEST_CHECK = 0.002
+"""Seconds between two looks at the stragglers, at least: with a few thousand of them a look takes
+as long. It is a small part of the 40 ms and more in which a flood fills the backlog again."""
+
+LATE_LIMIT = 0.1
+"""Seconds by which a look at the stragglers may come late. A later one means that the process was
+stopped (SIGSTOP, a suspended machine) or starved, and that it is not known yet what clients took
+meanwhile: that time slice counts against nobody."""
+
 
 class Receiver:
     """One client's place in the fan-out; made by `Fanout.join`, for `Fanout` alone to change."""
 
-    __slots__ = ("connection", "cursor", "on_too_slow", "served", "until")
+    __slots__ = ("connection", "cursor", "joined_at", "on_too_slow", "served", "until")
 
-    def __init__(self, connection: Connection, on_too_slow: Callable[[], None]) -> None:
+    def __init__(
+        self, connection: Connection, on_too_slow: Callable[[], None], joined_at: float
+    ) -> None:
         self.connection = connection
+        self.joined_at = joined_at  # on the serving clock
         self.on_too_slow = on_too_slow
         self.cursor = 0  # while lagging: the number of the batch it gets next
         self.until = math.inf  # from its leaving on: the number of the first batch it is not owed
@@ -60,10 +79,11 @@ class Receiver:
 class Batch:
     """Blocks that go out together, and what of them is not for whom."""
 
-    __slots__ = ("blocks", "data", "number", "size", "waiting", "withheld")
+    __slots__ = ("blocks", "data", "number", "size", "start", "waiting", "withheld")
 
     def __init__(self, number: int) -> None:
         self.number = number  # counts up from 0, without a gap
+        self.start = 0  # while in the backlog: the weight of all that was ever kept there before it
         self.blocks: list[bytes] = []  # until it is sealed
         self.size = 0
         self.data = b""  # from its sealing on
@@ -101,16 +121,20 @@ class Batch:
 class Fanout:
     """Delivers what is published to everyone who has joined, in one order for all, each author's own left out.
 
-    `bound`: bytes of backlog at which the room is held; memory exceeds it by one batch. `grace`: seconds that a hold may last.
+    `bound`: bytes of backlog at which the room is held; memory exceeds it by one batch. `grace`:
+    seconds for which the clients of one address may keep the room held by reading too slowly.
+    `stall_time`: seconds for which one of those may take nothing.
 
     From `join` on a client gets every block, or `on_too_slow` is called and it gets nothing more. Nothing here waits for a client: `publish`
     returns at once, and whoever publishes looks at `held` before.
     """
 
-    def __init__(self, clock: ServingClock, bound: int, grace: float) -> None:
+    def __init__(
+        self, clock: ServingClock, bound: int, grace: float, stall_time: float = STALL_TIME
+    ) -> None:
         self._clock = clock
         self._bound = bound
-        self._grace = grace
+        self._budget = PauseBudget(bound, grace, stall_time)
         self._open = Batch(0)  # what is published and not flushed yet
         self._flush_due = False  # while a flush is scheduled for the end of the turn
         self._notices_due: asyncio.TimerHandle | None = None  # while one is scheduled for notices alone
@@ -121,16 +145,19 @@ class Fanout:
         self._lagging: dict[Receiver, None] = {}  # have a cursor, and something under way or a turn to come
         self._backlog: deque[Batch] = deque()  # the batches from the slowest cursor on; empty while nobody lags
         self._backlog_weight = 0
+        self._kept_weight = 0  # of all batches that were ever in the backlog
         self._released = asyncio.Event()  # set while the room is not held
         self._released.set()
         self._turnstile = asyncio.Lock()  # held by who is next to publish once the room is released; asyncio's is first come, first served
-        self._judge: asyncio.Task[None] | None = None  # while the room is held: waits for the grace time to pass
+        # While the room is held: those that it waits for, as of the last look.
+        self._stragglers: dict[Receiver, Straggler] = {}
+        self._next_check: asyncio.TimerHandle | None = None  # while the room is held
 
     # --- who takes part ---
 
     def join(self, connection: Connection, on_too_slow: Callable[[], None]) -> Receiver:
         """Let a client take part: it gets what is published from now on."""
-        receiver = Receiver(connection, on_too_slow)
+        receiver = Receiver(connection, on_too_slow, self._clock.awake())
         if self._open.size:
             self._open.withhold(receiver, 0, self._open.size)
         self._ready[receiver.connection] = receiver
@@ -235,6 +262,8 @@ class Fanout:
                 receiver.connection.send(part)
         if self._lagging:
             self._backlog.append(batch)
+            batch.start = self._kept_weight
+            self._kept_weight += batch.weight
             self._backlog_weight += batch.weight
         for receiver in behind + with_parts:
             self._settle(receiver)
@@ -304,24 +333,53 @@ class Fanout:
         if not self.held and self._backlog_weight > self._bound:
             self._released.clear()
             self._clock.hold()
-            self._judge = asyncio.create_task(self._judge_when_grace_is_over(self._clock.awake() + self._grace))
+            self._find_stragglers()
+            self._schedule_check()
         elif self.held and self._backlog_weight <= self._bound // 2:
             self._released.set()
             self._clock.release()
-            if self._judge:
-                self._judge.cancel()  # each hold is judged by itself
-                self._judge = None
+            self._stragglers.clear()
+            if self._next_check:
+                self._next_check.cancel()
+                self._next_check = None
 
-    async def _judge_when_grace_is_over(self, deadline: float) -> None:
-        await passed(lambda: deadline, self._clock.awake, self._grace)
-        self._judge = None
-        behind, too_slow_before = 0, 0
-        for batch in reversed(self._backlog):
-            behind += batch.weight
-            if behind > self._bound // 2:
-                too_slow_before = batch.number + 1
-                break
-        for receiver in [receiver for receiver in self._lagging if receiver.cursor < too_slow_before]:
+    def _schedule_check(self) -> None:
+        leeways = (straggler.leeway for straggler in self._stragglers.values())
+        least = min(leeways, default=self._budget.leeway)
+        interval = max(least / CHECKS_PER_LEEWAY, SHORTEST_CHECK)
+        loop = asyncio.get_running_loop()
+        self._next_check = loop.call_later(interval, self._check_stragglers, loop.time(), interval)
+
+    def _check_stragglers(self, began: float, interval: float) -> None:
+        """Drop the clients that are too slow; called again and again while input is paused."""
+        self._next_check = None
+        elapsed = asyncio.get_running_loop().time() - began
+        counted = elapsed if elapsed <= interval + LATE_LIMIT else 0.0
+        self._find_stragglers()
+        for receiver in self._budget.judge(self._stragglers, counted, self._clock.awake()):
             self.dropped += 1
             self.drop(receiver)
             receiver.on_too_slow()
+        if self.held and self._next_check is None:
+            self._schedule_check()
+
+    def _find_stragglers(self) -> None:
+        """Update `_stragglers`: who is more than half the bound behind, and what each has taken."""
+        behind, first_near = 0, 0  # the first batch that is not that far from the end
+        for batch in reversed(self._backlog):
+            behind += batch.weight
+            if behind > self._bound // 2:
+                first_near = batch.number + 1
+                break
+        now = self._clock.awake()
+        known, self._stragglers = self._stragglers, {}
+        for receiver in self._lagging:
+            if receiver.cursor < first_near:
+                position = self._at(receiver.cursor).start - receiver.connection.unsent
+                straggler = known.get(receiver)
+                if straggler is None:
+                    key = budget_key(receiver.connection.peer)
+                    leeway = self._budget.leeway_for(key, receiver.joined_at, now)
+                    straggler = Straggler(key, leeway, position)
+                straggler.position = position
+                self._stragglers[receiver] = straggler

@@ -79,7 +79,7 @@ class BroadcastServer:
     `host`: a name or an address; empty means every interface, a name all its addresses. `port`: 0
     takes a free one, the same for all. `timeout`, `handshake_timeout`: seconds of silence after
     which a client is gone, and within which it has to join. `backlog`: bytes kept for slow readers.
-    `grace`: seconds for which they may hold up the room. `notices`: whether joins and leaves are
+    `grace`: seconds for which those of one address may hold up the room. `notices`: whether joins and leaves are
     announced. `line_limit`: bytes. `max_clients`: clients that have joined, at once.
     `max_strangers`: connections that have not, at once; the oldest makes room for one more.
     `max_rate`: lines a second from one client, which is slowed down to it; None for any. `tls`: a

@@ -345,6 +345,113 @@ class TestTurns:
         assert connection.sent == 1 + 2 * TURN
 
 
+class Slow(Connection):
+    """Has something unsent from the beginning, and takes it when a test says so."""
+
+    is_closing = False
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(memoryview(b""))
+        self.peer = peer
+        self.is_under_way = True
+        self.waiting = 0
+
+    @property
+    def unsent(self) -> int:
+        return self.waiting
+
+    def _send_on(self, data: bytes | memoryview, sent: int) -> bool:
+        self.waiting += len(data)
+        return False
+
+    def take_all(self) -> None:
+        self.waiting = 0
+        assert self.on_taken
+        self.on_taken()
+
+
+class TestStragglers:
+    """Input is paused for clients whose sockets a test moves by hand."""
+
+    def pause(self, *peers: str, **options: float) -> tuple[Fanout, list[Slow], list[Slow]]:
+        """Return a fan-out whose input is paused for these clients, and a list of the dropped."""
+        dropped: list[Slow] = []
+        options = {"grace": 20.0, "stall_time": 0.2} | options
+        fanout = Fanout(ServingClock(), 1_000_000, **options)
+        clients = [Slow(peer) for peer in peers]
+        for client in clients:
+            fanout.join(client, lambda client=client: dropped.append(client))  # type: ignore[misc]
+        self.fill(fanout)
+        assert fanout.held
+        return fanout, clients, dropped
+
+    def fill(self, fanout: Fanout) -> None:
+        while not fanout.held:
+            fanout.publish(None, bytes(BATCH_SIZE))
+            fanout._flush()
+
+    async def test_one_that_takes_nothing_is_dropped_long_before_the_grace_time_is_over(
+        self,
+    ) -> None:
+        fanout, (stalled,), dropped = self.pause("127.0.0.1:1")
+        began = time.monotonic()
+        async with asyncio.timeout(5):
+            await fanout.until_released()
+        assert dropped == [stalled]
+        assert 0.19 < time.monotonic() - began
+
+    async def test_one_that_takes_something_is_waited_for(self) -> None:
+        fanout, (slow,), dropped = self.pause("127.0.0.1:1")
+        began = time.monotonic()
+        while time.monotonic() < began + 0.5:
+            slow.waiting = max(0, slow.waiting - 1000)
+            await asyncio.sleep(0.01)
+        assert fanout.held and not dropped
+
+    async def test_stop_of_the_process_counts_against_nobody(self) -> None:
+        fanout, (stalled,), dropped = self.pause("127.0.0.1:1")
+        time.sleep(0.4)  # noqa: ASYNC251 (as if the process were stopped)
+        await asyncio.sleep(0.1)
+        assert fanout.held and not dropped
+        async with asyncio.timeout(5):
+            await fanout.until_released()
+        assert dropped == [stalled]
+
+    async def test_newcomer_that_stalls_costs_little_where_the_budget_is_spent(self) -> None:
+        fanout, _, dropped = self.pause("127.0.0.1:1", grace=0.2)
+        async with asyncio.timeout(5):
+            await fanout.until_released()
+        for number in range(5):
+            fanout.join(stalled := Slow(f"127.0.0.1:{number}"), lambda: dropped.append(stalled))
+            self.fill(fanout)
+            began = time.monotonic()
+            await fanout.until_released()
+            assert dropped[-1] is stalled
+            assert time.monotonic() - began < 0.1
+
+    async def test_no_client_is_looked_at_while_input_is_not_paused(self) -> None:
+        fanout, (slow,), _ = self.pause("127.0.0.1:1")
+        check = fanout._next_check
+        while fanout.held:
+            slow.take_all()
+        assert check and check.cancelled()
+        assert not fanout._next_check and not fanout._stragglers
+
+    async def test_one_that_is_less_than_half_the_bound_behind_is_not_dropped(self) -> None:
+        dropped: list[Slow] = []
+        fanout = Fanout(ServingClock(), 1_000_000, 20.0, 0.2)
+        first, second = Slow("127.0.0.1:1"), Slow("127.0.0.2:1")
+        fanout.join(first, lambda: dropped.append(first))
+        while fanout.backlog < 600_000:
+            fanout.publish(None, bytes(BATCH_SIZE))
+            fanout._flush()
+        fanout.join(second, lambda: dropped.append(second))
+        self.fill(fanout)
+        async with asyncio.timeout(5):
+            await fanout.until_released()
+        assert dropped == [first]
+
+
 class TestBatch:
     def test_withholds_stretches(self) -> None:
         clock_free = Batch(0)
