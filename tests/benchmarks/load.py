@@ -178,6 +178,10 @@ class Load:
         while self._epoll.poll(0):
             self.poll()
 
+    def stall(self, peer: Peer) -> None:
+        """Read nothing more from a client, and leave it connected."""
+        self._epoll.unregister(peer.socket)
+
     # --- a stream of messages ---
 
     def stream(self, senders: Sequence[Peer], receivers: Sequence[Peer], seconds: float, rate: int | None) -> Stream:

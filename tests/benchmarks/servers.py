@@ -32,6 +32,7 @@ class Server:
 
     name = "broadcast (this)"
     options: tuple[str, ...] = ("--no-notices",)
+    source = HERE.parent.parent  # where the program is
     program = ""  # and package to install; where empty it is Python's, takes a free port and logs it
     answers = True  # whether a newcomer is told that it is in
     late_greeting = 0.0  # seconds until a newcomer has got one more line from the server
@@ -43,7 +44,7 @@ class Server:
 
     def command(self, program: str, directory: Path, port: int) -> list[str]:
         """What starts it; `directory` is its own, empty and temporary."""
-        return [program, str(HERE.parent.parent / "main_server.py"), "--port", "0", *self.options]
+        return [program, str(self.source / "main_server.py"), "--port", "0", *self.options]
 
     def hello(self, name: str, receives: bool) -> bytes:
         """What a client sends first; an empty name leaves it to the server."""
@@ -103,10 +104,11 @@ class Nats(Server):
     program = "nats-server"
     late_greeting, late_answer = 3.0, b"PONG\r\n"  # to a PING that measures the round trip; the next is due in an hour
     heartbeat = question = b"PING\r\n"
+    limits = 'max_pending: 2000000000\nwrite_deadline: "60s"\n'  # none that a slow reader meets
 
     def command(self, program: str, directory: Path, port: int) -> list[str]:
         configuration = directory / "nats.conf"
-        configuration.write_text(f'listen: "{HOST}:{port}"\nmax_pending: 2000000000\nwrite_deadline: "60s"\nping_interval: "1h"\n')
+        configuration.write_text(f'listen: "{HOST}:{port}"\n{self.limits}ping_interval: "1h"\n')
         return [program, "--config", str(configuration)]
 
     def hello(self, name: str, receives: bool) -> bytes:
@@ -133,10 +135,12 @@ class Redis(Server):
     senders_apart = True
     most_messages = 150_000  # it reads faster than it writes: 50 clients flat out for 4 s took 3 GB
     heartbeat = question = resp(b"PING")
+    output_limit = "0 0 0"  # none that a slow reader meets
 
     def command(self, program: str, directory: Path, port: int) -> list[str]:
         configuration = directory / "redis.conf"
-        limits = 'save ""\nappendonly no\nmaxclients 19000\ntcp-backlog 4096\nclient-output-buffer-limit pubsub 0 0 0\n'
+        limits = 'save ""\nappendonly no\nmaxclients 19000\ntcp-backlog 4096\n'
+        limits += f"client-output-buffer-limit pubsub {self.output_limit}\n"
         configuration.write_text(f'bind {HOST}\nport {port}\ndir "{directory}"\n{limits}')
         return [program, str(configuration)]
 
