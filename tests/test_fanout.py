@@ -349,25 +349,25 @@ class Slow(Connection):
     """Has something unsent from the beginning, and takes it when a test says so."""
 
     is_closing = False
+    write_pending = True
 
     def __init__(self, peer: str) -> None:
-        super().__init__(memoryview(b""))
+        super().__init__()
         self.peer = peer
-        self.is_under_way = True
         self.waiting = 0
 
     @property
     def unsent(self) -> int:
         return self.waiting
 
-    def _send_on(self, data: bytes | memoryview, sent: int) -> bool:
+    def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
         self.waiting += len(data)
         return False
 
     def take_all(self) -> None:
         self.waiting = 0
-        assert self.on_taken
-        self.on_taken()
+        assert self.on_drained
+        self.on_drained()
 
 
 class TestStragglers:
