@@ -15,7 +15,7 @@ from copy import copy
 from .address import format_address
 from .tls import PIECE_SIZE, RECORD_SIZE, Phase, TLSLayer
 
-READ_AHEAD_LIMIT = 106_496
+READ_AHEAD_LIMIT = 114_688
 """Bytes of input held for one client: the line that it has begun, and what was read after it. It
 is two blocks of messages, for a batch; with what surrounds them they stay below 128 KB."""
 
@@ -82,7 +82,8 @@ class Connection(asyncio.Protocol):
     is offered to `on_chunk` first: if that returns True, it is dealt with, and the wait goes on.
 
     Memory is bounded: nothing is read from the socket while a chunk has not been taken, and a chunk
-    has at most READ_AHEAD_LIMIT bytes (under TLS, TLS_READ_AHEAD_LIMIT).
+    has at most READ_AHEAD_LIMIT bytes (under TLS, TLS_READ_AHEAD_LIMIT). A reader that holds a
+    chunk while it waits for something else calls `pause_reading` first.
     """
 
     __slots__ = (
@@ -192,10 +193,13 @@ class Connection(asyncio.Protocol):
     def _deliver(self, data: bytes) -> None:
         """Offer what arrived to `on_chunk`, or keep it until it is read, and read no more until then."""
         waiting = self._reader is not None and not self._reader.done()
-        if self._received or not (waiting and self.on_chunk and self.on_chunk(data)):
-            self._received = self._received + data if self._received else data
-            self._set_reading(_Reading.PAUSED)
+        if waiting and self.on_chunk and self.on_chunk(data):
+            return
+        self._received = self._received + data if self._received else data
+        if waiting:  # the reader runs before the next read: asyncio polls the sockets after that
             self._wake_reader()
+        else:
+            self._set_reading(_Reading.PAUSED)
 
     def _wake_reader(self) -> None:
         if self._reader and not self._reader.done():
@@ -325,7 +329,7 @@ class Connection(asyncio.Protocol):
             self._set_reading(_Reading.PAUSED)
             if self._reply_bytes <= TLS_REPLY_LIMIT:  # otherwise `_resume_sending` goes on with it
                 asyncio.get_running_loop().call_soon(self._continue_decrypting)
-        else:
+        elif self._reader or self._handshake:
             self._set_reading(_Reading.FLOWING)
 
     def _continue_decrypting(self) -> None:
@@ -359,6 +363,13 @@ class Connection(asyncio.Protocol):
         """Bound the next reads to `size` bytes each."""
         # What asyncio's selector transports pass to `recv`; others have no such bound.
         setattr(self.transport, "max_size", size)  # noqa: B010 (unknown to mypy)
+
+    def pause_reading(self) -> None:
+        """Read nothing from the socket until `read_chunk` is called again.
+
+        A reader calls this before it waits for anything else, so that what it holds is bounded.
+        """
+        self._set_reading(_Reading.PAUSED)
 
     async def read_chunk(self) -> bytes:
         """Return what has arrived; nothing at the end, when `lost` tells a reset from a graceful end.

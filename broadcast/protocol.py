@@ -155,9 +155,9 @@ class LineCutter:
         return not self._partial and not self._skipping
 
     @property
-    def partial_size(self) -> int:
-        """Bytes of the line that has begun."""
-        return len(self._partial)
+    def held(self) -> int:
+        """Bytes of memory that the line that has begun takes up: a bytearray keeps some to spare."""
+        return len(self._partial) * 9 // 8
 
     def finish(self) -> list[bytes | TooLong]:
         """Return the last line, had it no ending when the stream ended."""

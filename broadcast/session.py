@@ -216,7 +216,7 @@ class Session:
         self._last_activity = around.clock.reading()
         if rest:
             self._split(rest)
-        connection.limit_read_ahead(self._splitter.partial_size)
+        connection.limit_read_ahead(self._splitter.held)
         if around.limits.rate:
             self._rate_used_until = around.limits.rate.enter(connection.host)
         else:
@@ -262,15 +262,15 @@ class Session:
         While something has to wait, all that is kept of the input is the bytes that were read.
         """
         loop = asyncio.get_running_loop()
-        slice_ends = loop.time() + TIME_SLICE
         while (chunk := await self._next_chunk()) is not None:
+            slice_ends = loop.time() + TIME_SLICE
             if isinstance(chunk, TooLong):
                 too_long = protocol.line_too_long(self._around.limits.line_limit)
                 await self._answer(protocol.encode(too_long))
                 continue
             if self._around.limits.rate:
                 chunk = await self._limit_rate(chunk, self._around.limits.rate)
-            await self._around.room.wait_to_publish()
+            await self._wait_to_publish()
             count, items = protocol.parse(chunk, self._prefix)
             self._count(count)
             for item in items:
@@ -279,10 +279,20 @@ class Session:
                 elif await self._execute(member, item):
                     return LeaveReason.LEFT
                 if loop.time() > slice_ends:
-                    await asyncio.sleep(0)
+                    await self._yield()
                     slice_ends = loop.time() + TIME_SLICE
-                await self._around.room.wait_to_publish()  # the next item is made after this
+                await self._wait_to_publish()  # the next item is made after this
         return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
+
+    async def _wait_to_publish(self) -> None:
+        if self._around.room.must_wait_to_publish:
+            self._connection.pause_reading()
+            await self._around.room.wait_to_publish()
+
+    async def _yield(self) -> None:
+        """Let others have their time slice."""
+        self._connection.pause_reading()
+        await asyncio.sleep(0)
 
     async def _next_chunk(self) -> bytes | TooLong | None:
         """Return the next whole lines that the client has sent, None at the end."""
@@ -304,7 +314,7 @@ class Session:
             self._chunks += self._splitter.feed(data)
         elif not self._connection.lost:  # a line that a reset cut off is not whole
             self._chunks += self._splitter.finish()
-        self._connection.limit_read_ahead(self._splitter.partial_size)
+        self._connection.limit_read_ahead(self._splitter.held)
         if self._chunks:
             self._last_activity = self._around.clock.reading()
 
@@ -344,6 +354,7 @@ class Session:
         has sent is left, or whoever connects, sends and resets would get around the limit.
         """
         clock = self._around.clock
+        self._connection.pause_reading()
         lines = chunk.split(b"\n", min(rate.most_lines, len(chunk)))
         if rest := lines.pop():
             self._chunks.insert(0, rest)
@@ -368,8 +379,9 @@ class Session:
         """Answer, and wait until it is sent, so a client that never reads only blocks itself."""
         if data and self._scope.reason is None:
             self._connection.send(data)
+            self._connection.pause_reading()
             await self._connection.drain()
-            await asyncio.sleep(0)  # one that does read delays nobody
+            await self._yield()  # one that does read delays nobody
 
     # --- LEAVING ---
 

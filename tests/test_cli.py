@@ -383,7 +383,7 @@ class TestServer:
         file.chmod(0o600)
         server = program("main_server.py", "--port", "0", "--token-file", str(file))
         assert server.end() == 2
-        expected = "the token has to be one word" if content.split() else "the token is empty"
+        expected = "the token has to be one word" if content == "two words" else "the token is empty"
         assert expected in server.errors()
 
     @pytest.mark.parametrize(
