@@ -44,6 +44,7 @@ TIME_SLICE = 0.002
 """Seconds for which one connection may keep the others waiting in an iteration of the event loop."""
 
 
+NOTHING = memoryview(b"")
 CUT_OFF = "the connection was cut off"
 
 
@@ -103,7 +104,6 @@ class Connection(asyncio.Protocol):
         "_tls",
         "_unsent",
         "_writing",
-        "host",
         "lost",
         "on_chunk",
         "on_drained",
@@ -115,8 +115,7 @@ class Connection(asyncio.Protocol):
     _socket: socket.socket
 
     def __init__(self) -> None:
-        self.peer = ""  # its address and port, for people; set in `connection_made`
-        self.host = ""  # its address alone; likewise
+        self.peer = ""  # its host:port; set in `connection_made`
         self.lost: Exception | None = None
         self.on_chunk: Callable[[bytes], bool] | None = None
         self.on_drained: Callable[[], None] | None = None
@@ -134,7 +133,7 @@ class Connection(asyncio.Protocol):
         # TLS, from `start_tls` on.
         self._tls: TLSLayer | None = None
         self._handshake: asyncio.Future[None] | None = None  # while it is under way
-        self._ciphertext = memoryview(b"")  # arrived and not decrypted yet
+        self._ciphertext = NOTHING  # arrived and not decrypted yet
         self._reply_bytes = 0  # of TLS's own in what the transport holds, at most
         self._close_notify_sent = False
         self._accepted: asyncio.StreamWriter | None = None  # what `accept` took the transport from
@@ -156,8 +155,7 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self._socket = transport.get_extra_info("socket")
-        address = transport.get_extra_info("peername")
-        self.peer, self.host = format_address(address), str(address[0]) if address else ""
+        self.peer = format_address(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(high=0)  # "paused" means that anything at all is pending
         self.limit_read_ahead(0)
         self._set_writing(_Writing.DIRECT)
@@ -308,7 +306,7 @@ class Connection(asyncio.Protocol):
                 self.transport.write(reply)
                 self._reply_bytes += len(reply) if self.write_pending else 0
             if tls.phase is Phase.ENDED:
-                self._ciphertext = memoryview(b"")
+                self._ciphertext = NOTHING
             if loop.time() > deadline:
                 break
         if plaintext:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from . import protocol
@@ -30,45 +29,43 @@ class Admission:
 
 
 async def shake_hands(
-    connection: Connection, read: Callable[[], Awaitable[bytes]], admission: Admission
-) -> tuple[Connect, bytes]:
-    """Return what a client asks for, once it may come in, and what it has sent after that.
+    connection: Connection, admission: Admission
+) -> tuple[Connect, bytes, int]:
+    """Return what a client asks for, once it may come in; what it has sent after that; and how
+    many bytes it has sent in all.
 
-    `read` is its `read_chunk`, which the session may count. Raises HandshakeError with the reason
-    why it may not. There is no timeout in it.
+    Raises HandshakeError with the reason why it may not. There is no timeout in it.
     """
     if admission.tls:
         try:
             await connection.start_tls(admission.tls)
         except OSError as error:
             raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
-    line, rest = await _first_line(connection, read, expects_tls=admission.tls is not None)
+    line, rest, size = await _first_line(connection, expects_tls=admission.tls is not None)
     connect = protocol.parse_connect(line)
     if admission.token is not None:
         offered = (connect.token or "").encode()
         if not hmac.compare_digest(admission.token, offered):
             await asyncio.sleep(admission.wrong_token_delay)
             raise HandshakeError(protocol.NOT_AUTHORISED)
-    return connect, rest
+    return connect, rest, size
 
 
-async def _first_line(
-    connection: Connection, read: Callable[[], Awaitable[bytes]], expects_tls: bool
-) -> tuple[str, bytes]:
-    """Return the first line that is not blank, and what follows it.
+async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, bytes, int]:
+    """Return the first line that is not blank, what follows it, and the bytes of all.
 
     All that comes before its end has HANDSHAKE_LIMIT bytes at most.
     """
     data = b""
     while True:
-        chunk = await read()
+        chunk = await connection.read_chunk()
         if not (data or expects_tls) and chunk.startswith(protocol.TLS_FIRST_BYTE):
             raise HandshakeError(protocol.NO_TLS_HERE)
         data += chunk
         start = 0
         while (end := data.find(b"\n", start, protocol.HANDSHAKE_LIMIT)) >= 0:
             if line := protocol.clean(data[start:end].removesuffix(b"\r")):
-                return line, data[end + 1 :]
+                return line, data[end + 1 :], len(data)
             start = end + 1
         if len(data) >= protocol.HANDSHAKE_LIMIT:
             raise HandshakeError(protocol.EXPECTED_CONNECT)
@@ -76,7 +73,7 @@ async def _first_line(
             if connection.lost:
                 raise HandshakeError("connection lost")
             if line := protocol.clean(data[start:]):
-                return line, b""
+                return line, b"", len(data)
             raise HandshakeError(protocol.EXPECTED_CONNECT)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from . import commands, handshake, protocol
+from .budget import budget_key
 from .clock import ServingClock, passed
 from .connection import TIME_SLICE, Connection
 from .handshake import Admission
@@ -137,8 +138,10 @@ class Session:
         try:
             member = await self._run_handshake()
             if member:
-                reason = await self._run_joined(member)
-                await self._run_leaving(member, reason)
+                timeout = self._around.limits.timeout
+                body = self._message_loop(member)
+                reason = await self._phase(body, timeout, self._idle_deadline)
+                await self._run_leaving(member, reason or LeaveReason.LEFT)
         finally:
             self._enter(State.CLOSED)
             self._around.strangers.discard(self)
@@ -148,7 +151,7 @@ class Session:
                 self._member = None  # its subscription refers to this session: a cycle
                 if rate := self._around.limits.rate:
                     now = self._around.clock.awake()
-                    rate.leave(self._connection.host, self._rate_used_until, now)
+                    rate.leave(budget_key(self._connection.peer), self._rate_used_until, now)
             self._connection.reset()  # without effect after it was closed gracefully
 
     def interrupt(self, reason: LeaveReason) -> None:
@@ -207,18 +210,19 @@ class Session:
         connection.limit_next_read(handshake.READ_SIZE)
         if around.admission.tls is None:
             around.room.check_space()
-        connect, rest = await handshake.shake_hands(connection, self._read, around.admission)
+        connect, rest, size = await handshake.shake_hands(connection, around.admission)
         self._member = await around.room.join(connect.username, connection, self._on_evicted)
         self._enter(State.JOINED)
         around.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
         self._joined_at = around.clock.awake()
         self._last_activity = around.clock.reading()
+        around.traffic.bytes_in += size
         if rest:
             self._split(rest)
         connection.limit_read_ahead(self._splitter.held)
         if around.limits.rate:
-            self._rate_used_until = around.limits.rate.enter(connection.host)
+            self._rate_used_until = around.limits.rate.enter(budget_key(connection.peer))
         else:
             connection.on_chunk = self._try_fast_path
         LOGGER.info("%s in from %s", self._member.name, connection.peer)
@@ -247,11 +251,8 @@ class Session:
 
     # --- JOINED ---
 
-    async def _run_joined(self, member: Member) -> LeaveReason:
-        timeout = self._around.limits.timeout
-        body = self._message_loop(member)
-        reason = await self._phase(body, timeout, lambda: self._last_activity + timeout)
-        return reason or LeaveReason.LEFT
+    def _idle_deadline(self) -> float:
+        return self._last_activity + self._around.limits.timeout
 
     def _on_evicted(self) -> None:
         self.interrupt(LeaveReason.TOO_SLOW)
@@ -299,13 +300,10 @@ class Session:
         while not self._chunks:
             if self._input_ended:
                 return None
-            self._split(await self._read())
+            data = await self._connection.read_chunk()
+            self._around.traffic.bytes_in += len(data)
+            self._split(data)
         return self._chunks.pop(0)
-
-    async def _read(self) -> bytes:
-        data = await self._connection.read_chunk()
-        self._around.traffic.bytes_in += len(data)
-        return data
 
     def _split(self, data: bytes) -> None:
         """Split what was read into whole lines; no data is the end of the input."""
