@@ -23,6 +23,7 @@ from .logger import LOGGER
 from .pipeline import Pipeline
 from .protocol import BroadcastError
 from .server import BroadcastServer
+from .strangers import DEFAULT_MAX_STRANGERS
 from .terminal import Terminal
 
 try:
@@ -34,8 +35,12 @@ GC_THRESHOLDS = (5_000, 10, 200)
 """A pass takes 0.3 us an object and ten thousand clients are a million: with the usual thresholds full passes paused the server for up to
 350 ms while they joined. These make one only after ten million, and keep the second generation's at some 20 ms."""
 
-RESERVED_DESCRIPTORS = 128
-"""Open files kept for all that is not a client: listening, the log, and those who are being told that the server is full."""
+RESERVED_DESCRIPTORS = 64
+"""Open files kept for all that is not a connection: listening, the log, modules being imported."""
+
+STRANGERS_SHARE = 8
+"""Where the system allows few open files, an eighth of them is for connections that have not
+joined, and as many again for those that are being turned away."""
 
 FEW_CLIENTS = 100
 """A limit on open files that leaves room for fewer clients is logged as a warning."""
@@ -48,6 +53,10 @@ OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 128 + signal.SIGINT, 128 + signal.SI
 
 
 SERVER = "Run a room: what one client sends reaches all others."
+STRANGERS_HELP = (
+    "connections at once that have not joined, of which the oldest makes room for one more"
+    f" (default: {DEFAULT_MAX_STRANGERS})"
+)
 TOKEN_HELP = "file with the token that clients have to know; also BROADCAST_TOKEN in the environment"
 CLIENT = "Join a room: lines typed or piped in go to all others, what they send is printed."
 
@@ -102,7 +111,8 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backlog", type=whole_number, default=server.DEFAULT_BACKLOG, metavar="BYTES", help="kept for slow readers")
     grace = "seconds the slow readers of one address may hold up the room"
     add("--grace", type=positive, default=server.DEFAULT_GRACE, metavar="S", help=grace)
-    add("--max-clients", type=whole_number, metavar="N", help=f"connections at once (default: {server.DEFAULT_MAX_CLIENTS})")
+    add("--max-clients", type=whole_number, metavar="N", help=f"clients at once (default: {server.DEFAULT_MAX_CLIENTS})")
+    add("--max-strangers", type=whole_number, metavar="N", help=STRANGERS_HELP)
     add("--max-rate", type=positive, metavar="N", help="lines a second from one client, which is slowed down to it")
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM: everything is encrypted")
     add("--tls-key", metavar="FILE", help="its key, PEM; where it is not in the same file")
@@ -152,7 +162,10 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     tls = _server_context(parser, options)
     token = _token(parser, options)
     open_files = _raise_open_file_limit()
-    allowed = max(1, open_files - RESERVED_DESCRIPTORS)
+    if options.max_strangers is None:
+        few_strangers = max(1, open_files // STRANGERS_SHARE)
+        options.max_strangers = min(DEFAULT_MAX_STRANGERS, few_strangers)
+    allowed = max(1, open_files - RESERVED_DESCRIPTORS - 2 * options.max_strangers)
     few = options.max_clients is None and allowed < FEW_CLIENTS
     if options.max_clients is None:
         options.max_clients = min(server.DEFAULT_MAX_CLIENTS, allowed)
@@ -247,7 +260,7 @@ def _token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str 
 def _raise_open_file_limit() -> int:
     """Raise the limit on open files to what the system allows; return the limit."""
     if resource is None:
-        return server.DEFAULT_MAX_CLIENTS + RESERVED_DESCRIPTORS
+        return UNLIMITED_DESCRIPTORS
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         most = UNLIMITED_DESCRIPTORS
@@ -281,6 +294,7 @@ async def _serve(options: argparse.Namespace, log: logger.Log, tls: ssl.SSLConte
             grace=options.grace,
             notices=options.notices,
             max_clients=options.max_clients,
+            max_strangers=options.max_strangers,
             max_rate=options.max_rate,
             tls=tls,
             token=token,

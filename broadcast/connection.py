@@ -300,7 +300,8 @@ class Connection(asyncio.Protocol):
         plaintext: list[bytes] = []
         while self._ciphertext and self._reply_bytes <= TLS_REPLY_LIMIT:
             plaintext += tls.decrypt(self._ciphertext[:PIECE_SIZE])
-            self._ciphertext = self._ciphertext[PIECE_SIZE:]
+            # An empty slice would keep all of it in memory.
+            self._ciphertext = self._ciphertext[PIECE_SIZE:] or NOTHING
             reply = tls.take_output()
             if reply and not self.is_closing and not self._close_notify_sent:
                 self.transport.write(reply)

@@ -14,23 +14,26 @@ SWEEP_SIZE = 1_000
 class RateLimiter:
     """Says when lines may be handled, `rate` a second from one client; times are in running time.
 
-    A client's state is the time up to which its lines have used the rate up. One that leaves hands
-    it on to the next from the same address: whoever connects, sends, resets and connects again
-    saves nothing up by that. A neighbour at most begins without a burst.
+    A client's state is the time up to which its lines have used the rate up. A newcomer may begin
+    with a burst, but only one from each address in the time that it takes to save one up, and what
+    a client owes when it leaves is handed on to the next: whoever connects, sends, resets and
+    connects again gains nothing by that. A neighbour at most begins without a burst.
     """
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self._used_until: dict[str, float] = {}  # by the address of clients that have gone
+        self._used_until: dict[str, float] = {}  # by address: of the next newcomer from there
 
     @property
     def most_lines(self) -> int:
         """How many lines may be handled at once."""
         return math.ceil(self.rate * BURST)
 
-    def enter(self, address: str) -> float:
+    def enter(self, address: str, now: float) -> float:
         """Return the state of a newcomer."""
-        return self._used_until.get(address, -math.inf)
+        used_until = max(self._used_until.get(address, -math.inf), now - BURST)
+        self._remember(address, max(used_until, now), now)
+        return used_until
 
     def use(self, used_until: float, lines: int, now: float) -> float:
         """Return the state after so many lines more, which is also when they may be handled."""
@@ -38,9 +41,10 @@ class RateLimiter:
 
     def leave(self, address: str, used_until: float, now: float) -> None:
         """Remember the state of one that leaves, as far as it matters for the next one."""
-        used_until = min(used_until, now + BURST)  # not for longer than that
-        if used_until > now - BURST:
-            self._used_until[address] = max(used_until, self.enter(address))
-            if len(self._used_until) > SWEEP_SIZE:
-                recent = {a: t for a, t in self._used_until.items() if t > now - BURST}
-                self._used_until = recent
+        self._remember(address, min(used_until, now + BURST), now)  # not for longer than that
+
+    def _remember(self, address: str, used_until: float, now: float) -> None:
+        self._used_until[address] = max(used_until, self._used_until.get(address, -math.inf))
+        if len(self._used_until) > SWEEP_SIZE:
+            recent = {a: t for a, t in self._used_until.items() if t > now - BURST}
+            self._used_until = recent

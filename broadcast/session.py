@@ -59,6 +59,13 @@ INTERRUPTIONS: dict[State, frozenset[LeaveReason]] = {
 """Which reasons interrupt a session in which state; others have no effect."""
 
 
+REFUSALS = {
+    LeaveReason.TIMED_OUT: protocol.HANDSHAKE_TIMED_OUT,
+    LeaveReason.DISPLACED: protocol.FULL,
+}
+"""What a client is told that does not join, where that is not the reason's own text."""
+
+
 @dataclass(slots=True)
 class Traffic:
     """What came in since the beginning."""
@@ -198,11 +205,8 @@ class Session:
         except HandshakeError as error:
             await self._refuse(str(error))
         else:
-            if self._member is None and reason is LeaveReason.DISPLACED:
-                self._turn_away()
-            elif self._member is None and reason:
-                timed_out = reason is LeaveReason.TIMED_OUT
-                await self._refuse(protocol.HANDSHAKE_TIMED_OUT if timed_out else reason.value)
+            if self._member is None and reason:
+                await self._refuse(REFUSALS.get(reason, reason.value), reason)
         return self._member
 
     async def _join(self) -> None:
@@ -222,24 +226,21 @@ class Session:
             self._split(rest)
         connection.limit_read_ahead(self._splitter.held)
         if around.limits.rate:
-            self._rate_used_until = around.limits.rate.enter(budget_key(connection.peer))
+            self._rate_used_until = around.limits.rate.enter(
+                budget_key(connection.peer), self._joined_at
+            )
         else:
             connection.on_chunk = self._try_fast_path
         LOGGER.info("%s in from %s", self._member.name, connection.peer)
 
-    async def _refuse(self, why: str) -> None:
-        LOGGER.info("%s refused: %s", self._connection.peer, why)
+    async def _refuse(self, why: str, reason: LeaveReason | None = None) -> None:
+        if reason is not LeaveReason.DISPLACED:  # there may be thousands; the server counts them
+            LOGGER.info("%s refused: %s", self._connection.peer, why)
         self._enter(State.REFUSED)
         if self._is_understood:
             self._send_error(why)
         async with self._scope:
             await self._connection.close_gracefully(self._around.limits.close_timeout)
-
-    def _turn_away(self) -> None:
-        """Close at once, for a newcomer's sake: there may be thousands of these."""
-        if self._is_understood:
-            self._send_error(protocol.FULL)
-        self._connection.close()
 
     @property
     def _is_understood(self) -> bool:
@@ -270,7 +271,10 @@ class Session:
                 await self._answer(protocol.encode(too_long))
                 continue
             if self._around.limits.rate:
-                chunk = await self._limit_rate(chunk, self._around.limits.rate)
+                allowed = await self._limit_rate(chunk, self._around.limits.rate)
+                if allowed is None:
+                    return LeaveReason.LOST
+                chunk = allowed
             await self._wait_to_publish()
             count, items = protocol.parse(chunk, self._prefix)
             self._count(count)
@@ -345,11 +349,12 @@ class Session:
         self._lines += lines
         self._around.traffic.lines += lines
 
-    async def _limit_rate(self, chunk: bytes, rate: RateLimiter) -> bytes:
+    async def _limit_rate(self, chunk: bytes, rate: RateLimiter) -> bytes | None:
         """Return the first lines of a chunk, a second's worth at most, when they may be handled.
 
-        The client feels it as backpressure. If its connection breaks meanwhile, nothing of what it
-        has sent is left, or whoever connects, sends and resets would get around the limit.
+        The client feels it as backpressure. If its connection breaks meanwhile, this returns None,
+        and what it has sent is dropped: otherwise whoever connects, sends and resets would get
+        around the limit.
         """
         clock = self._around.clock
         self._connection.pause_reading()
@@ -359,9 +364,7 @@ class Session:
         self._rate_used_until = rate.use(self._rate_used_until, len(lines), clock.awake())
         while (left := self._rate_used_until - clock.awake()) > 0:
             if self._connection.is_closing:
-                self._chunks.clear()
-                self._input_ended = True
-                return b""
+                return None
             self._last_activity = clock.reading()  # it is not silent, we do not listen
             await asyncio.sleep(min(left, self._around.limits.timeout / 2))
         return b"\n".join([*lines, b""])

@@ -26,7 +26,7 @@ import pytest
 from conftest import PATIENCE, TOP, Program, StartProgram
 
 from broadcast import __version__
-from broadcast.cli import FEW_CLIENTS, RESERVED_DESCRIPTORS, main_client, main_server
+from broadcast.cli import main_client, main_server
 from broadcast.client import LEAVE_TIME
 from broadcast.console import ERROR_TIMEOUT
 from broadcast.conversation import LEAVE_LIMIT
@@ -326,7 +326,7 @@ class TestServer:
         assert "--max-clients: the system's limit on open files allows" in server.errors()
 
     @pytest.mark.parametrize(
-        ("open_files", "clients"), [(100, "1 client"), (129, "1 client"), (130, "2 clients")]
+        ("open_files", "clients"), [(80, "1 client"), (90, "4 clients"), (100, "12 clients")]
     )
     def test_a_low_limit_on_open_files_is_told_at_the_start(
         self, program: StartProgram, open_files: int, clients: str
@@ -346,7 +346,7 @@ class TestServer:
 
     @pytest.mark.parametrize(
         ("open_files", "arguments"),
-        [(RESERVED_DESCRIPTORS + FEW_CLIENTS, []), (100, ["--max-clients", "1"])],
+        [(220, []), (100, ["--max-clients", "1"])],
     )
     def test_an_ordinary_limit_or_one_asked_for_is_not(
         self, program: StartProgram, open_files: int, arguments: list[str]

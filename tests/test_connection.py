@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import ssl
 import struct
 import termios
 import time
@@ -17,8 +18,14 @@ import pytest
 from conftest import descriptors
 
 from broadcast import ConnectError
-from broadcast.connection import READ_AHEAD_LIMIT, Connection
+from broadcast.connection import (
+    READ_AHEAD_LIMIT,
+    SMALLEST_READ,
+    TLS_REPLY_LIMIT,
+    Connection,
+)
 from broadcast.dial import connect
+from broadcast.tls import PIECE_SIZE, Phase, TLSLayer
 
 
 @contextlib.asynccontextmanager
@@ -118,6 +125,91 @@ class TestReading:
             assert await read_all(connection) == data
         await asyncio.sleep(0.01)
         assert descriptors() == before
+
+
+    async def test_reads_nothing_while_its_reader_waits_for_something_else(self) -> None:
+        async with pair() as (connection, theirs):
+            theirs.setblocking(False)
+            theirs.send(b"first")
+            assert await connection.read_chunk() == b"first"
+            connection.pause_reading()
+            theirs.send(b"second")
+            for _ in range(10):
+                await asyncio.sleep(0.001)
+            assert queued(connection._socket, termios.FIONREAD) == len(b"second")
+            assert await connection.read_chunk() == b"second"
+
+    async def test_reads_less_when_its_reader_holds_more(self) -> None:
+        async with pair() as (connection, theirs):
+            theirs.setblocking(False)
+            theirs.send(bytes(100_000))
+            connection.limit_read_ahead(READ_AHEAD_LIMIT - 10_000)
+            assert len(await connection.read_chunk()) <= 10_000
+            connection.limit_read_ahead(2 * READ_AHEAD_LIMIT)
+            assert 0 < len(await connection.read_chunk()) <= SMALLEST_READ
+
+
+class DemandingPeer(TLSLayer):
+    """Stands for a TLS session in which each piece that arrives demands a long reply, and says nothing."""
+
+    pieces = 0
+
+    def __init__(self, context: ssl.SSLContext, hostname: str | None) -> None:
+        super().__init__(context, hostname)
+        self.phase = Phase.OPEN
+
+    def decrypt(self, ciphertext: bytes | memoryview) -> list[bytes]:
+        DemandingPeer.pieces += 1
+        return []
+
+    def take_output(self) -> bytes:
+        return bytes(PIECE_SIZE)
+
+
+class TestTLSReplies:
+    """What is sent though nobody wrote it, such as replies to key updates, is bounded as well."""
+
+    @pytest.fixture(autouse=True)
+    def demanding(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("broadcast.connection.TLSLayer", DemandingPeer)
+        monkeypatch.setattr(DemandingPeer, "pieces", 0)
+
+    async def test_peer_that_does_not_read_them_is_not_read_either(self) -> None:
+        async with pair(buffer=4096) as (connection, theirs):
+            connection.limit_send_buffer(4096)
+            await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            reading = asyncio.create_task(connection.read_chunk())
+            theirs.setblocking(False)
+            before = -1
+            while before != DemandingPeer.pieces:
+                before = DemandingPeer.pieces
+                for _ in range(20):
+                    with contextlib.suppress(BlockingIOError):
+                        theirs.send(bytes(65_536))
+                    await asyncio.sleep(0.001)
+            assert connection.unsent <= TLS_REPLY_LIMIT + 2 * PIECE_SIZE
+            theirs.setblocking(True)
+            receiving = asyncio.create_task(receive(theirs))
+            async with asyncio.timeout(5):
+                while DemandingPeer.pieces == before:
+                    await asyncio.sleep(0.01)
+            connection.reset()
+            await asyncio.gather(reading, receiving, return_exceptions=True)
+
+    async def test_others_have_their_time_slice_between_two_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(DemandingPeer, "take_output", lambda self: b"")
+        monkeypatch.setattr("broadcast.connection.TIME_SLICE", 0)
+        async with pair() as (connection, theirs):
+            await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            reading = asyncio.create_task(connection.read_chunk())
+            theirs.sendall(bytes(10 * PIECE_SIZE))
+            seen = []
+            async with asyncio.timeout(5):
+                while DemandingPeer.pieces < 10:
+                    await asyncio.sleep(0)
+                    seen.append(DemandingPeer.pieces)
+            assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= 1
+            reading.cancel()
 
 
 class TestSending:

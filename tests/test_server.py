@@ -18,7 +18,7 @@ import pytest
 from conftest import Connect, MakeServer, descriptors, fanout_of
 
 from broadcast import BroadcastServer, ListenError
-from broadcast.server import SHUTDOWN_TIMEOUT
+from broadcast.server import ACCEPTS_PER_ITERATION, SHUTDOWN_TIMEOUT
 from broadcast.session import Session
 
 LAST = "* server is shutting down"
@@ -250,6 +250,57 @@ async def test_nothing_warns_when_a_server_is_used_and_dropped() -> None:
             pass
         gc.collect()
     assert caught == []
+
+
+    async def test_time_in_which_the_process_was_stopped_is_not_counted(self, make_server: MakeServer, connect: Connect) -> None:
+        """As by SIGSTOP: the loop's time jumps, and what clients read counts from then on."""
+        server = await make_server(notices=False, shutdown_timeout=0.4)
+        slow, sender = await connect(server, "slow", buffer=4096), await connect(server, "s")
+        slow.stop_reading()
+        sender.send(("x" * 1000 + "\n") * 5000)
+        await sender.synchronise()
+        closing = asyncio.create_task(server.close())
+        assert await sender.rest() == [LAST]
+        sender.writer.close()
+        time.sleep(1.5)  # noqa: ASYNC251 (it stands for a stop of the whole process)
+        slow.go_on_reading()
+        lines = await slow.rest()
+        assert (len(lines), lines[-1]) == (5001, LAST)
+        await closing
+
+    async def test_whoever_is_cut_off_is_logged_as_out_with_the_reason(
+        self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "broadcast")
+        server = await make_server(notices=False, shutdown_timeout=0.2)
+        stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
+        stalled.stop_reading()
+        sender.send(("x" * 1000 + "\n") * 5000)
+        await sender.synchronise()
+        closing = asyncio.create_task(server.close())
+        assert await sender.rest() == [LAST]
+        sender.writer.close()
+        await closing
+        assert "stalled out: did not read in time at the shutdown" in caplog.text
+
+
+async def test_busy_senders_do_not_keep_newcomers_waiting(server: BroadcastServer, connect: Connect) -> None:
+    """Several connections are accepted in one iteration of the event loop."""
+    loop = asyncio.get_running_loop()
+    waiting = [socket.socket() for _ in range(2 * ACCEPTS_PER_ITERATION)]
+    for one in waiting:
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            one.connect(("127.0.0.1", server.port))
+    iterations = 0
+    while server.statistics()["connections"] < len(waiting):
+        await asyncio.sleep(0)
+        iterations += 1
+    assert iterations < len(waiting) / 2
+    for one in waiting:
+        await loop.sock_sendall(one, b"CONNECT\n")
+        assert await loop.sock_recv(one, 100) == b"SUCCESS\r\n"
+        one.close()
 
 
 class TestLimits:

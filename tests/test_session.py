@@ -13,7 +13,7 @@ from conftest import Connect, MakeServer, Peer, fanout_of
 from broadcast import BroadcastServer, commands
 from broadcast.connection import READ_AHEAD_LIMIT
 from broadcast.fanout import BATCH_SIZE
-from broadcast.protocol import LINE_LIMIT, NAME_BYTES, Block, parse
+from broadcast.protocol import HANDSHAKE_LIMIT, LINE_LIMIT, NAME_BYTES, Block, parse
 from broadcast.registry import Roster
 from broadcast.session import FAST_PATH_LIMIT
 
@@ -54,6 +54,32 @@ class TestHandshake:
         peer = await connect(server)
         peer.send("x" * (LINE_LIMIT + 2))
         assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+
+    @pytest.mark.parametrize("blank", [b"\n", b" \r\n", b"\t\n"])
+    async def test_refuses_more_than_a_kilobyte_before_the_end_of_the_connect(
+        self, server: BroadcastServer, connect: Connect, blank: bytes
+    ) -> None:
+        peer = await connect(server)
+        peer.send(blank * (HANDSHAKE_LIMIT // len(blank) + 1))
+        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+
+    async def test_lines_after_the_connect_do_not_count_against_its_limit(self, server: BroadcastServer, connect: Connect) -> None:
+        listener, peer = await connect(server, "listener"), await connect(server)
+        connect_line = f"CONNECT a {'t' * (HANDSHAKE_LIMIT - len('CONNECT a ') - 1)}\n"
+        assert len(connect_line) == HANDSHAKE_LIMIT
+        peer.send(connect_line + "hello\n" * 10_000)
+        assert await peer.line() == "SUCCESS"
+        assert await listener.lines(10_000) == ["a: hello"] * 10_000
+
+    async def test_first_line_costs_little_whatever_is_in_it(self, server: BroadcastServer, connect: Connect) -> None:
+        """To normalise text takes quadratic time for combining marks in descending order."""
+        marks = "".join(chr(0x300 + number % 0x30) for number in range(30_000))
+        began = time.monotonic()
+        for _ in range(20):
+            peer = await connect(server)
+            peer.send(f"CONNECT {marks}\n")
+            assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+        assert time.monotonic() - began < 2
 
     async def test_refuses_a_client_that_ends_without_a_word(self, server: BroadcastServer, connect: Connect) -> None:
         peer = await connect(server)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
-from conftest import TOP, Connect, MakeServer
+from conftest import TOP, Connect, MakeServer, Peer
 
 from broadcast import BroadcastClient, BroadcastServer, ConnectError, ConnectionLostError, Message, Notice
 
@@ -193,3 +195,174 @@ async def test_a_certificate_that_is_not_trusted_or_for_another_name_is_refused(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(ConnectError, match="certificate is not trusted.*mismatch"):
         await BroadcastClient("elsewhere.invalid", secret.port, tls=of_client()).connect()
+
+
+class RawTLS:
+    """A TLS client of memory buffers over a plain connection, for what a well-behaved one never does."""
+
+    def __init__(self, peer: Peer, context: ssl.SSLContext | None = None) -> None:
+        self.peer = peer
+        self.arriving, self.leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = (context or of_client()).wrap_bio(self.arriving, self.leaving, server_hostname="localhost")
+
+    def begin(self) -> bytes:
+        """The ClientHello."""
+        with pytest.raises(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        return self.leaving.read()
+
+    async def shake_hands(self) -> None:
+        self.peer.send(self.begin())
+        while True:
+            self.arriving.write(await self.peer.reader.read(100_000))
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            self.peer.send(self.leaving.read())
+            return
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        self.tls.write(plaintext)
+        return self.leaving.read()
+
+    async def read(self) -> bytes:
+        """What comes next; nothing at the end."""
+        while True:
+            try:
+                return self.tls.read(100_000)
+            except ssl.SSLWantReadError:
+                if not (data := await self.peer.reader.read(100_000)):
+                    raise EOFError from None
+                self.arriving.write(data)
+
+
+async def test_cut_at_every_byte(secret: BroadcastServer, connect: Connect) -> None:
+    async with client_of(secret, "listener") as listener:
+        raw = RawTLS(await connect(secret))
+        await raw.shake_hands()
+        for byte in raw.encrypt(b"CONNECT hasty\n") + raw.encrypt(b"one\n") + raw.encrypt(b"two\n"):
+            raw.peer.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert [str(await anext(listener)) for _ in range(2)] == ["hasty: one", "hasty: two"]
+
+
+async def test_close_notify_ends_one_direction_only(secret: BroadcastServer, connect: Connect) -> None:
+    async with client_of(secret, "a") as a:
+        raw = RawTLS(await connect(secret))
+        await raw.shake_hands()
+        raw.peer.send(raw.encrypt(b"CONNECT b\nlast words\n"))
+        assert await raw.read() == b"SUCCESS\r\n"
+        assert str(await anext(a)) == "b: last words"
+        await a.send("hello")
+        with pytest.raises(ssl.SSLWantReadError):
+            raw.tls.unwrap()
+        raw.peer.send(raw.leaving.read())
+        received = b""
+        with pytest.raises((ssl.SSLError, EOFError)):
+            while data := await raw.read():
+                received += data
+            raise EOFError
+        assert received == b"a: hello\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"hello\n", "TLS failed: "),
+        (b"\x16\x03\x01\x00\x05hello", "TLS failed: "),
+        (b"\x16\x03\x01\xff\xff" + bytes(100), "TLS failed: "),
+    ],
+)
+async def test_garbage_is_refused_with_a_reason(
+    secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture, sent: bytes, reason: str
+) -> None:
+    caplog.set_level(logging.INFO, "broadcast")
+    peer = await connect(secret)
+    peer.send(sent)
+    async with asyncio.timeout(5):
+        while f"refused: {reason}" not in caplog.text:
+            await asyncio.sleep(0.01)
+    assert not caplog.text.rstrip().endswith("TLS failed:")
+
+
+async def test_garbage_amid_a_session_ends_it_after_the_lines_before(
+    secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "broadcast")
+    async with client_of(secret, "a") as a:
+        raw = RawTLS(await connect(secret))
+        await raw.shake_hands()
+        raw.peer.send(raw.encrypt(b"CONNECT b\nlast words\n") + b"\x17\x03\x03\x00\x20" + bytes(32))
+        assert str(await anext(a)) == "b: last words"
+        async with asyncio.timeout(5):
+            while "b out: connection lost" not in caplog.text:
+                await asyncio.sleep(0.01)
+
+
+async def test_renegotiation_is_not_possible_and_tls_1_2_works(secret: BroadcastServer) -> None:
+    context = of_client()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with BroadcastClient(port=secret.port, user="old", tls=context) as old, client_of(secret, "new") as new:
+        await old.send("hello")
+        assert await anext(new) == Message("old", "hello")
+        await new.send("hi")
+        assert await anext(old) == Message("new", "hi")
+
+
+async def test_stream_of_a_server_that_is_cut_off_does_not_end_as_if_complete() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"SUCCESS\r\nbob: hello\r\n")
+        await writer.drain()
+        await reader.readline()
+        connected = writer.get_extra_info("socket")
+        connected.shutdown(socket.SHUT_WR)  # without a close_notify
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=of_server())
+    client = BroadcastClient(port=server.sockets[0].getsockname()[1], tls=of_client())
+    await client.connect()
+    assert await anext(client) == Message("bob", "hello")
+    await client.send("go on")
+    with pytest.raises(ConnectionLostError):
+        await anext(client)
+    await client.close(0.1)
+    server.close()
+
+
+@pytest.mark.parametrize("when", ["silent", "in the ClientHello", "in the handshake", "shaken hands", "joined"])
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_nothing_of_a_client_that_ends_waits_for_the_garbage_collector(
+    secret: BroadcastServer, connect: Connect, when: str, how: str
+) -> None:
+    raw = RawTLS(await connect(secret))
+    if when == "in the ClientHello":
+        raw.peer.send(raw.begin()[:50])
+    elif when == "in the handshake":
+        raw.peer.send(raw.begin())
+        await raw.peer.reader.readexactly(100)
+    elif when in ("shaken hands", "joined"):
+        await raw.shake_hands()
+    if when == "joined":
+        raw.peer.send(raw.encrypt(b"CONNECT b\n"))
+        assert await raw.read() == b"SUCCESS\r\n"
+    async with asyncio.timeout(5):
+        while not secret._sessions:
+            await asyncio.sleep(0)
+    (session,) = secret._sessions.values()
+    left = [weakref.ref(session), weakref.ref(session._connection.transport)]
+    del session
+    gc.collect()
+    gc.disable()
+    try:
+        if how == "reset":
+            raw.peer.reset()
+        else:
+            raw.peer.writer.close()
+        async with asyncio.timeout(5):
+            while any(ref() for ref in left):
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()

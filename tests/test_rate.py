@@ -1,0 +1,61 @@
+"""The maximum rate: a second's worth can be saved up, and reconnecting saves nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from conftest import Connect, MakeServer
+
+from broadcast.rate import SWEEP_SIZE, RateLimiter
+
+
+def test_second_s_worth_passes_at_once_and_the_rest_at_the_rate() -> None:
+    limiter = RateLimiter(10)
+    used = limiter.use(limiter.enter("x", 100.0), 10, now=100.0)
+    assert used == 100.0
+    assert limiter.use(used, 5, now=100.0) == 100.5
+
+
+def test_client_that_reconnects_goes_on_where_it_was() -> None:
+    limiter = RateLimiter(10)
+    used = limiter.use(limiter.enter("x", 100.0), 15, now=100.0)
+    limiter.leave("x", used, now=100.0)
+    assert limiter.use(limiter.enter("x", 100.0), 1, now=100.0) == 100.6
+    assert limiter.use(limiter.enter("y", 100.0), 1, now=100.0) < 100.0
+
+
+def test_one_newcomer_of_an_address_begins_with_a_burst() -> None:
+    limiter = RateLimiter(10)
+    assert limiter.use(limiter.enter("x", 100.0), 10, now=100.0) == 100.0
+    assert limiter.use(limiter.enter("x", 100.0), 10, now=100.0) == 101.0
+    assert limiter.use(limiter.enter("x", 101.0), 10, now=101.0) == 101.0
+
+
+def test_debt_of_one_that_left_is_at_most_a_second() -> None:
+    limiter = RateLimiter(10)
+    limiter.leave("x", 500.0, now=100.0)
+    assert limiter.enter("x", 100.0) == 101.0
+
+
+def test_addresses_that_no_longer_matter_are_forgotten() -> None:
+    limiter = RateLimiter(10)
+    for number in range(10 * SWEEP_SIZE):
+        limiter.leave(f"{number}", float(number), now=float(number))
+    assert len(limiter._used_until) <= SWEEP_SIZE
+
+
+async def test_sending_and_resetting_does_not_get_around_it(
+    make_server: MakeServer, connect: Connect
+) -> None:
+    server = await make_server(max_rate=20, notices=False)
+    observer = await connect(server, "observer")
+    began, seen = time.monotonic(), 0
+    while time.monotonic() - began < 1.0:
+        peer = await connect(server, "flooder")
+        peer.send("x\n" * 50_000)
+        await asyncio.sleep(0.02)
+        peer.reset()
+        seen += len(await observer.synchronise())
+    elapsed = time.monotonic() - began
+    assert seen <= 20 * (elapsed + 1) + 1

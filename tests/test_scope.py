@@ -1,0 +1,56 @@
+"""Scopes: a body ends by itself, or is interrupted with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broadcast.scope import Scope
+
+
+async def test_body_that_ends_by_itself_leaves_no_reason() -> None:
+    scope: Scope[str] = Scope()
+    async with scope:
+        await asyncio.sleep(0)
+    assert scope.reason is None
+
+
+async def test_interruption_cancels_the_body_and_goes_on_behind_it() -> None:
+    scope: Scope[str] = Scope()
+    asyncio.get_running_loop().call_soon(scope.interrupt, "first")
+    asyncio.get_running_loop().call_soon(scope.interrupt, "second")
+    async with scope:
+        await asyncio.Event().wait()
+    assert scope.reason == "first"
+
+
+async def test_scope_interrupted_before_it_is_entered_cancels_its_body_at_once() -> None:
+    scope: Scope[str] = Scope()
+    scope.interrupt("early")
+    async with scope:
+        await asyncio.Event().wait()
+    assert scope.reason == "early"
+
+
+async def test_exception_of_the_body_passes_through() -> None:
+    scope: Scope[str] = Scope()
+    with pytest.raises(TimeoutError):
+        async with scope:
+            raise TimeoutError  # as a peer that is unreachable raises, with the same type
+    assert scope.reason is None
+
+
+async def test_cancellation_from_outside_passes_through() -> None:
+    scope: Scope[str] = Scope()
+
+    async def body() -> None:
+        async with scope:
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(body())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert scope.reason is None
