@@ -215,6 +215,7 @@ def _server_context(parser: argparse.ArgumentParser, options: argparse.Namespace
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could demand it again and again
     try:
         context.load_cert_chain(options.tls_cert, options.tls_key)
     except OSError as problem:

@@ -2,7 +2,7 @@ r"""\exit \clients \ping \help: a table of commands. Takes values, returns an an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from .protocol import ENDING, SHOWN_COMMAND_LIMIT, encode, error, notice
@@ -11,9 +11,12 @@ from .registry import Roster
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The result of a command: encoded lines for the client that gave it, and whether it leaves."""
+    """The result of a command: encoded lines for the client that gave it, and whether it leaves.
 
-    data: bytes = b""
+    The lines are in pieces, of which the next is asked for when the last one has been sent.
+    """
+
+    pieces: Iterable[bytes] = ()
     leave: bool = False
 
 
@@ -44,7 +47,7 @@ def answer(line: str, name: str, roster: Roster) -> Answer:
         return command.answer(name, roster)
     typed = _first_word(line)
     hint = "try \\help, or begin the line with a space to send it as text"
-    return Answer(encode(error(f"unknown command {typed}: {hint}")))
+    return Answer((encode(error(f"unknown command {typed}: {hint}")),))
 
 
 def _word(line: str) -> str:
@@ -61,11 +64,18 @@ def _exit(name: str, roster: Roster) -> Answer:
 
 
 def _clients(name: str, roster: Roster) -> Answer:
+    return Answer(_list_clients(name, roster))
+
+
+def _list_clients(name: str, roster: Roster) -> Iterator[bytes]:
     count = len(roster)
-    header = encode(notice(f"{count} client" if count == 1 else f"{count} clients"))
+    before = encode(notice(f"{count} client" if count == 1 else f"{count} clients"))
     # A name has no line end in it, and only one client has it: its line occurs once.
     line, marked = ENDING + encode(notice(name)), ENDING + encode(notice(f"{name} (you)"))
-    return Answer((header + roster.listing).replace(line, marked, 1))
+    for page in roster.pages():
+        # The line is looked for behind the ending of another.
+        yield before + (ENDING + page).replace(line, marked, 1)[len(ENDING) :]
+        before = b""
 
 
 def _ping(name: str, roster: Roster) -> Answer:
@@ -74,7 +84,7 @@ def _ping(name: str, roster: Roster) -> Answer:
 
 def _help(name: str, roster: Roster) -> Answer:
     lines = (notice(f"\\{word}: {command.help}") for word, command in COMMANDS.items())
-    return Answer(encode(*lines))
+    return Answer((encode(*lines),))
 
 
 COMMANDS = {

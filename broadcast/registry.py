@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
 
 from .protocol import encode, fold, notice
 
 FIRST_SUFFIX = 2
 """The second Attila is Attila-2."""
+
+
+PAGE_LINES = 500
+"""Names in a page of the roster: 64 KB at most, with the longest of names."""
 
 
 class Roster:
@@ -17,7 +22,6 @@ class Roster:
         # Kept encoded and sorted: to encode and sort 8,000 names takes 3 ms an answer.
         self._lines: dict[str, bytes] = {}  # folded name -> the name as a notice
         self._sorted: list[str] = []  # the folded names
-        self._listing: bytes | None = b""  # all lines; None from a change until it is asked for
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -29,20 +33,26 @@ class Roster:
         """Add a name by its folded form, which is not in use."""
         self._lines[key] = encode(notice(name))
         insort(self._sorted, key)
-        self._listing = None
 
     def remove(self, key: str) -> None:
         """Remove the name with this folded form, which is in use."""
         del self._lines[key]
         del self._sorted[bisect_left(self._sorted, key)]
-        self._listing = None
 
-    @property
-    def listing(self) -> bytes:
-        """All names as they are sent, each as a notice on a line of its own."""
-        if self._listing is None:
-            self._listing = b"".join(map(self._lines.__getitem__, self._sorted))
-        return self._listing
+    def pages(self) -> Iterator[bytes]:
+        """Yield all names as they are sent, each as a notice on a line of its own.
+
+        Each page has PAGE_LINES at most, and is made when it is asked for: one that has been read
+        slowly costs no more than the name that it has come to. Names that come or go meanwhile are
+        in it or not, depending on where they are.
+        """
+        last = ""
+        while True:
+            start = bisect_right(self._sorted, last)
+            if not (keys := self._sorted[start : start + PAGE_LINES]):
+                return
+            last = keys[-1]
+            yield b"".join(map(self._lines.__getitem__, keys))
 
 
 class Registry:

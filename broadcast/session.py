@@ -268,7 +268,7 @@ class Session:
             slice_ends = loop.time() + TIME_SLICE
             if isinstance(chunk, TooLong):
                 too_long = protocol.line_too_long(self._around.limits.line_limit)
-                await self._answer(protocol.encode(too_long))
+                await self._answer((protocol.encode(too_long),))
                 continue
             if self._around.limits.rate:
                 allowed = await self._limit_rate(chunk, self._around.limits.rate)
@@ -373,16 +373,17 @@ class Session:
         """Execute a command; return whether the client leaves by it."""
         answer = commands.answer(line, member.name, await self._around.room.roster())
         if not answer.leave:
-            await self._answer(answer.data)
+            await self._answer(answer.pieces)
         return answer.leave
 
-    async def _answer(self, data: bytes) -> None:
+    async def _answer(self, pieces: Iterable[bytes]) -> None:
         """Answer, and wait until it is sent, so a client that never reads only blocks itself."""
-        if data and self._scope.reason is None:
-            self._connection.send(data)
-            self._connection.pause_reading()
-            await self._connection.drain()
-            await self._yield()  # one that does read delays nobody
+        for piece in pieces:
+            if self._scope.reason is None:
+                self._connection.send(piece)
+                self._connection.pause_reading()
+                await self._connection.drain()
+                await self._yield()  # one that does read delays nobody
 
     # --- LEAVING ---
 

@@ -6,7 +6,7 @@ import random
 import time
 
 from broadcast.protocol import fold
-from broadcast.registry import Registry
+from broadcast.registry import PAGE_LINES, Registry
 
 
 def test_a_taken_name_gets_the_lowest_free_number_from_two_on() -> None:
@@ -45,24 +45,29 @@ def test_a_number_may_exceed_the_length_of_a_name() -> None:
 
 def test_the_roster_lists_names_by_their_folded_forms() -> None:
     registry = Registry()
-    assert registry.roster.listing == b""
+    assert b"".join(registry.roster.pages()) == b""
     for name in ("Bob", "anna", "bob", "Zoë", "carl"):
         registry.claim(name)
     assert len(registry) == len(registry.roster) == 5
     listing = "* anna\r\n* Bob\r\n* bob-2\r\n* carl\r\n* Zoë\r\n"
-    assert registry.roster.listing == listing.encode()
+    assert b"".join(registry.roster.pages()) == listing.encode()
     registry.release("BOB")
     registry.release("Zoë")
-    assert registry.roster.listing == b"* anna\r\n* bob-2\r\n* carl\r\n"
+    assert b"".join(registry.roster.pages()) == b"* anna\r\n* bob-2\r\n* carl\r\n"
 
 
-def test_the_roster_is_encoded_once_until_it_changes() -> None:
+def test_pages_are_bounded_and_made_from_the_roster_as_it_is() -> None:
     registry = Registry()
-    registry.claim("anna")
-    listing = registry.roster.listing
-    assert registry.roster.listing is listing
-    registry.claim("bob")
-    assert registry.roster.listing == b"* anna\r\n* bob\r\n"
+    for number in range(2 * PAGE_LINES):
+        registry.claim(f"n{number:05}")
+    pages = registry.roster.pages()
+    assert next(pages).count(b"\r\n") == PAGE_LINES
+    registry.release(f"n{PAGE_LINES:05}")
+    registry.release("n00000")
+    registry.claim("n99999")
+    rest = b"".join(pages).decode().split("\r\n")[:-1]
+    expected = [f"* n{number:05}" for number in range(PAGE_LINES + 1, 2 * PAGE_LINES)]
+    assert rest == [*expected, "* n99999"]
 
 
 def test_random_rosters_are_in_order() -> None:
@@ -76,7 +81,7 @@ def test_random_rosters_are_in_order() -> None:
         else:
             present.add(registry.claim("".join(chance.choices("abAB-2é", k=3))))
         expected = [f"* {name}\r\n" for name in sorted(present, key=fold)]
-        assert registry.roster.listing == "".join(expected).encode()
+        assert b"".join(registry.roster.pages()) == "".join(expected).encode()
         assert len(registry.roster) == len(present)
 
 
@@ -87,7 +92,7 @@ def test_nothing_is_left_behind() -> None:
         for name in names:
             registry.release(name)
             registry.release(name)
-    assert len(registry.roster) == 0 and registry.roster.listing == b""
+    assert len(registry.roster) == 0 and b"".join(registry.roster.pages()) == b""
     assert not registry._suffixes
 
 

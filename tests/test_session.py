@@ -462,7 +462,7 @@ class TestToken:
         self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture, line: str
     ) -> None:
         caplog.set_level(logging.INFO, "broadcast")
-        server = await make_server(token="geheim")
+        server = await make_server(token="geheim", wrong_token_delay=0.01)
         peer = await connect(server)
         peer.send(f"{line}\n")
         assert await peer.rest() == ["ERROR not authorised"]
@@ -473,6 +473,19 @@ class TestToken:
         peer = await connect(server)
         peer.send("CONNECT a geheim-é\n")
         assert await peer.line() == "SUCCESS"
+
+
+    async def test_a_wrong_one_costs_its_connection_some_time(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(token="geheim", wrong_token_delay=0.3, notices=False)
+        began = time.monotonic()
+        guesser, right = await connect(server), await connect(server)
+        guesser.send("CONNECT a wrong\n")
+        right.send("CONNECT b geheim\n")
+        assert await right.line() == "SUCCESS"
+        assert time.monotonic() - began < 0.3
+        assert server.statistics()["connections"] == 2
+        assert await guesser.rest() == ["ERROR not authorised"]
+        assert time.monotonic() - began > 0.3
 
 
 class TestMaximumRate:
