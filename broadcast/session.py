@@ -59,13 +59,6 @@ INTERRUPTIONS: dict[State, frozenset[LeaveReason]] = {
 """Which reasons interrupt a session in which state; others have no effect."""
 
 
-REFUSALS = {
-    LeaveReason.TIMED_OUT: protocol.HANDSHAKE_TIMED_OUT,
-    LeaveReason.DISPLACED: protocol.FULL,
-}
-"""What a client is told that does not join, where that is not the reason's own text."""
-
-
 @dataclass(slots=True)
 class Traffic:
     """What came in since the beginning."""
@@ -205,8 +198,11 @@ class Session:
         except HandshakeError as error:
             await self._refuse(str(error))
         else:
-            if self._member is None and reason:
-                await self._refuse(REFUSALS.get(reason, reason.value), reason)
+            if self._member is None and reason is LeaveReason.DISPLACED:
+                await self._turn_away()
+            elif self._member is None and reason:
+                timed_out = reason is LeaveReason.TIMED_OUT
+                await self._refuse(protocol.HANDSHAKE_TIMED_OUT if timed_out else reason.value)
         return self._member
 
     async def _join(self) -> None:
@@ -233,14 +229,25 @@ class Session:
             connection.on_chunk = self._try_fast_path
         LOGGER.info("%s in from %s", self._member.name, connection.peer)
 
-    async def _refuse(self, why: str, reason: LeaveReason | None = None) -> None:
-        if reason is not LeaveReason.DISPLACED:  # there may be thousands; the server counts them
-            LOGGER.info("%s refused: %s", self._connection.peer, why)
+    async def _refuse(self, why: str) -> None:
+        LOGGER.info("%s refused: %s", self._connection.peer, why)
         self._enter(State.REFUSED)
         if self._is_understood:
             self._send_error(why)
         async with self._scope:
             await self._connection.close_gracefully(self._around.limits.close_timeout)
+
+    async def _turn_away(self) -> None:
+        """Close for a newcomer's sake, but not soon, if there is room for that.
+
+        Whoever opens a connection for each that is closed would do so as fast as it could.
+        """
+        self._enter(State.REFUSED)
+        async with self._scope:
+            await asyncio.sleep(self._around.limits.close_timeout)
+        if self._is_understood:
+            self._send_error(protocol.FULL)
+        self._connection.close()
 
     @property
     def _is_understood(self) -> bool:

@@ -42,7 +42,7 @@ def test_one_that_has_joined_is_not_displaced() -> None:
 async def test_silent_connections_keep_nobody_out(
     make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = await make_server(max_strangers=3, max_clients=2, notices=False)
+    server = await make_server(max_strangers=3, max_clients=2, close_timeout=0.1, notices=False)
     silent = [await connect(server) for _ in range(10)]
     a, b = await connect(server, "a"), await connect(server, "b")
     a.send("hello\n")
