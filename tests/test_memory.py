@@ -1,0 +1,134 @@
+"""The bound on the server's memory, as the README states it, seen from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import TOP, Program, StartProgram
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+
+CERTIFICATE = str(TOP / "tests" / "certificate.pem")
+SENDERS = 300
+READ_AHEAD_PROMISE = 128 * 1024
+"""Bytes a client, of everything that the server holds for one."""
+
+TLS_PROMISE = 70 * 1024
+"""Bytes a client that has joined over TLS and says nothing."""
+
+PAUSED_SERVER = """
+import asyncio, logging, ssl, sys
+from broadcast import BroadcastServer
+
+async def main():
+    context = None
+    if sys.argv[1:]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    async with BroadcastServer(port=0, notices=False, tls=context) as server:
+        logging.getLogger("broadcast").setLevel(logging.WARNING)
+        await asyncio.to_thread(sys.stdin.readline)
+        server._around.room._fanout._released.clear()  # as if somebody read too slowly
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+"""A server that pauses input when a line comes on stdin."""
+
+
+def resident(server: Program) -> int:
+    """Bytes of memory that the server has."""
+    pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
+    return int(pages) * 4096
+
+
+def settled(server: Program) -> int:
+    """The same, once it no longer grows."""
+    last, now = -1, resident(server)
+    while now > last:
+        time.sleep(0.3)
+        last, now = now, resident(server)
+    return now
+
+
+@pytest.fixture
+def sockets() -> Iterator[list[socket.socket]]:
+    """Connections, closed at the end."""
+    opened: list[socket.socket] = []
+    yield opened
+    for one in opened:
+        one.close()
+
+
+def join(server: Program, name: str, sockets: list[socket.socket], tls: bool) -> socket.socket:
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    plain.settimeout(10)
+    plain.connect(("127.0.0.1", server.port))
+    joined = plain
+    if tls:
+        context = ssl.create_default_context(cafile=CERTIFICATE)
+        joined = context.wrap_socket(plain, server_hostname="localhost")
+    sockets.append(joined)
+    joined.sendall(f"CONNECT {name}\n".encode())
+    assert joined.recv(9) == b"SUCCESS\r\n"
+    return joined
+
+
+def start(program: StartProgram, tls: bool, *options: str) -> Program:
+    encryption = ("--tls-cert", CERTIFICATE) if tls else ()
+    return program("main_server.py", "--port", "0", "--no-notices", *options, *encryption)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize(
+    "line",
+    [b"x" * 99, b"x" * 59_999, b"ab", b"\xff" * 20_000],
+    ids=["100 bytes", "60 KB", "3 bytes", "not UTF-8"],
+)
+def test_what_is_read_ahead_while_input_is_paused_is_bounded(
+    program: StartProgram, sockets: list[socket.socket], line: bytes, tls: bool
+) -> None:
+    server = program(PAUSED_SERVER, *([CERTIFICATE] if tls else []), cwd=TOP)
+    senders = [join(server, f"s{number}", sockets, tls) for number in range(SENDERS)]
+    server.type("pause\n")
+    before = settled(server)
+    chunk = (line + b"\n") * max(1, 65_536 // (len(line) + 1))
+    for sender in senders:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        sender.setblocking(False)
+        with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError):
+            while True:
+                sender.send(chunk)
+    held = (settled(server) - before) / SENDERS
+    assert 32 * 1024 < held < READ_AHEAD_PROMISE
+
+
+def test_client_that_says_nothing_over_tls_is_cheap(
+    program: StartProgram, sockets: list[socket.socket]
+) -> None:
+    server = start(program, True)
+    join(server, "first", sockets, tls=True)
+    before = settled(server)
+    for number in range(SENDERS):
+        join(server, f"c{number}", sockets, tls=True)
+    assert (settled(server) - before) / SENDERS < TLS_PROMISE
+
+
+def test_connection_that_says_nothing_to_a_tls_port_costs_no_more_than_a_plain_one(
+    program: StartProgram, sockets: list[socket.socket]
+) -> None:
+    server = start(program, True)
+    join(server, "first", sockets, tls=True)
+    before = settled(server)
+    for _ in range(SENDERS):
+        sockets.append(socket.create_connection(("127.0.0.1", server.port)))
+    assert (settled(server) - before) / SENDERS < 20 * 1024
