@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 TICK = 0.25
 """Seconds between two looks at the time: four wake-ups a second are nothing, and a stop of half a second is noticed."""
@@ -11,14 +10,6 @@ TICK = 0.25
 TICK_LIMIT = 0.5
 """The most seconds that may count between two looks. More have passed only when the process did not run: it was stopped (SIGSTOP, a
 suspended machine) or starved."""
-
-SHORTEST_SLEEP = 0.05
-"""Seconds: how late a deadline may be noticed, so that nobody spins while a clock stands still."""
-
-SECOND_LOOK = 0.001
-"""Seconds from a deadline that has passed to the look that decides. After a stop asyncio runs its timers before it polls its sockets;
-by then it has polled them too, and what live clients sent meanwhile is known. (Without it, a thousand of a thousand were timed out.)"""
-
 
 class ServingClock:
     """Two clocks that never go back, in seconds: one stands while the process does not run, the other while clients are not read too.
@@ -65,16 +56,3 @@ class ServingClock:
         if self._held_at is not None:
             self._unread += self.awake() - self._held_at
             self._held_at = None
-
-
-async def passed(deadline: Callable[[], float], clock: Callable[[], float], longest: float) -> None:
-    """Return when `deadline`, which may move while it is waited for, has passed on `clock`; both are seconds.
-
-    It looks again every `longest` seconds: a deadline never moves to less than that from now.
-    """
-    while True:
-        await asyncio.sleep(min(max(deadline() - clock(), SHORTEST_SLEEP), longest))
-        if deadline() <= clock():
-            await asyncio.sleep(SECOND_LOOK)
-            if deadline() <= clock():
-                return

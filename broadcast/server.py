@@ -278,7 +278,7 @@ class BroadcastServer:
     def _begin_session(self, connection: Connection, around: Surroundings) -> None:
         connection.limit_send_buffer(SEND_BUFFER)
         session = Session(connection, around)
-        task = asyncio.create_task(session.run())
+        task = asyncio.create_task(session.run(), name="session")
         self._sessions[task] = session
         task.add_done_callback(self._forget)
         self._log_displaced(around.strangers.displaced)

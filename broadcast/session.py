@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from . import commands, handshake, protocol
 from .budget import budget_key
-from .clock import ServingClock, passed
+from .clock import ServingClock
 from .connection import TIME_SLICE, Connection
 from .handshake import Admission
 from .logger import LOGGER
@@ -18,6 +19,7 @@ from .rate import RateLimiter
 from .room import Member, Room
 from .scope import Scope
 from .strangers import Strangers
+from .watchdog import watch
 
 FAST_PATH_LIMIT = 1024
 """Bytes of a chunk that is handled in the callback that brings it: less than 1 ms, and less than a
@@ -172,20 +174,17 @@ class Session:
     ) -> LeaveReason | None:
         """Run a phase until it ends or is interrupted, and return why."""
         scope, reason = self._scope, None
-        watchdog = asyncio.create_task(self._watch(scope, timeout, deadline))
+        on_expired = functools.partial(scope.interrupt, LeaveReason.TIMED_OUT)
+        clock = self._around.clock.reading
+        watchdog = asyncio.create_task(
+            watch(deadline, clock, timeout, on_expired), name="watchdog"
+        )
         try:
             async with scope:
                 reason = await body
         finally:
             watchdog.cancel()
         return scope.reason or reason
-
-    async def _watch(
-        self, scope: Scope[LeaveReason], timeout: float, deadline: Callable[[], float]
-    ) -> None:
-        """The timeout task of one phase."""
-        await passed(deadline, self._around.clock.reading, timeout)
-        scope.interrupt(LeaveReason.TIMED_OUT)
 
     # --- HANDSHAKE and REFUSED ---
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
 
 import pytest
 
-from broadcast.clock import TICK, TICK_LIMIT, ServingClock, passed
+from broadcast.clock import TICK, TICK_LIMIT, ServingClock
 
 
 class Time:
@@ -64,45 +62,3 @@ async def test_ticks_by_itself_until_it_is_stopped() -> None:
             await asyncio.sleep(TICK / 4)
     clock.stop()
     assert clock._timer and clock._timer.cancelled()
-
-
-async def test_passed_waits_for_a_deadline_that_moves() -> None:
-    deadline = time.monotonic() + 0.1
-    waiting = asyncio.create_task(passed(lambda: deadline, time.monotonic, 10.0))
-    await asyncio.sleep(0.05)
-    deadline += 0.15
-    await asyncio.sleep(0.1)
-    assert not waiting.done()
-    await waiting
-    assert 0 <= time.monotonic() - deadline < 1
-
-
-async def test_passed_looks_again_after_the_sockets_were_polled() -> None:
-    """After a stop the timers run first: a sign of life that waits in a socket has to be seen before the deadline counts."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        deadline = time.monotonic() + 0.1
-
-        async def hear() -> None:
-            nonlocal deadline
-            await asyncio.get_running_loop().sock_recv(ours, 1)
-            deadline = time.monotonic() + 100
-
-        hearing = asyncio.create_task(hear())
-        waiting = asyncio.create_task(passed(lambda: deadline, time.monotonic, 10.0))
-        await asyncio.sleep(0.02)
-        theirs.send(b"x")
-        selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
-        poll = selector.select
-
-        def interrupted(timeout: float | None = None) -> list[object]:
-            selector.select = poll
-            return []  # as after SIGCONT: the time is up, and the sockets were not asked
-
-        selector.select = interrupted
-        time.sleep(0.2)  # noqa: ASYNC251 (as if the process were stopped)
-        await hearing
-        await asyncio.sleep(0.1)
-        assert not waiting.done()
-        waiting.cancel()

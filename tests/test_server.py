@@ -165,6 +165,37 @@ class TestShuttingDown:
         async with BroadcastServer(port=server.port):
             pass
 
+    async def test_time_in_which_the_process_was_stopped_is_not_counted(self, make_server: MakeServer, connect: Connect) -> None:
+        """As by SIGSTOP: the loop's time jumps, and what clients read counts from then on."""
+        server = await make_server(notices=False, shutdown_timeout=1.2)
+        slow, sender = await connect(server, "slow", buffer=4096), await connect(server, "s")
+        slow.stop_reading()
+        sender.send(("x" * 1000 + "\n") * 5000)
+        await sender.synchronise()
+        closing = asyncio.create_task(server.close())
+        assert await sender.rest() == [LAST]
+        sender.writer.close()
+        time.sleep(1.5)  # noqa: ASYNC251 (it stands for a stop of the whole process)
+        slow.go_on_reading()
+        lines = await slow.rest()
+        assert (len(lines), lines[-1]) == (5001, LAST)
+        await closing
+
+    async def test_whoever_is_cut_off_is_logged_as_out_with_the_reason(
+        self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "broadcast")
+        server = await make_server(notices=False, shutdown_timeout=0.2)
+        stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
+        stalled.stop_reading()
+        sender.send(("x" * 1000 + "\n") * 5000)
+        await sender.synchronise()
+        closing = asyncio.create_task(server.close())
+        assert await sender.rest() == [LAST]
+        sender.writer.close()
+        await closing
+        assert "stalled out: did not read in time at the shutdown" in caplog.text
+
 
 async def test_nothing_is_left_of_clients_that_came_and_went(server: BroadcastServer, connect: Connect) -> None:
     async def come_and_go(number: int) -> None:
@@ -250,38 +281,6 @@ async def test_nothing_warns_when_a_server_is_used_and_dropped() -> None:
             pass
         gc.collect()
     assert caught == []
-
-
-    async def test_time_in_which_the_process_was_stopped_is_not_counted(self, make_server: MakeServer, connect: Connect) -> None:
-        """As by SIGSTOP: the loop's time jumps, and what clients read counts from then on."""
-        server = await make_server(notices=False, shutdown_timeout=0.4)
-        slow, sender = await connect(server, "slow", buffer=4096), await connect(server, "s")
-        slow.stop_reading()
-        sender.send(("x" * 1000 + "\n") * 5000)
-        await sender.synchronise()
-        closing = asyncio.create_task(server.close())
-        assert await sender.rest() == [LAST]
-        sender.writer.close()
-        time.sleep(1.5)  # noqa: ASYNC251 (it stands for a stop of the whole process)
-        slow.go_on_reading()
-        lines = await slow.rest()
-        assert (len(lines), lines[-1]) == (5001, LAST)
-        await closing
-
-    async def test_whoever_is_cut_off_is_logged_as_out_with_the_reason(
-        self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.INFO, "broadcast")
-        server = await make_server(notices=False, shutdown_timeout=0.2)
-        stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
-        stalled.stop_reading()
-        sender.send(("x" * 1000 + "\n") * 5000)
-        await sender.synchronise()
-        closing = asyncio.create_task(server.close())
-        assert await sender.rest() == [LAST]
-        sender.writer.close()
-        await closing
-        assert "stalled out: did not read in time at the shutdown" in caplog.text
 
 
 async def test_busy_senders_do_not_keep_newcomers_waiting(server: BroadcastServer, connect: Connect) -> None:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import weakref
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from conftest import TOP, Connect, MakeServer, Peer
@@ -352,7 +352,10 @@ async def test_nothing_of_a_client_that_ends_waits_for_the_garbage_collector(
         while not secret._sessions:
             await asyncio.sleep(0)
     (session,) = secret._sessions.values()
-    left = [weakref.ref(session), weakref.ref(session._connection.transport)]
+    left: list[weakref.ref[Any]] = [
+        weakref.ref(session),
+        weakref.ref(session._connection.transport),
+    ]
     del session
     gc.collect()
     gc.disable()

@@ -85,6 +85,7 @@ class BadReader:
         self.drops = -1
         self._port = port
         self._source = f"127.0.1.{1 + number % attack.addresses}"
+        self.socket: socket.socket
         self.join()
 
     def join(self) -> None:
