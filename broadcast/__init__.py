@@ -1,14 +1,24 @@
-"""A broadcast server and its client, in the standard library alone: what one client sends reaches all the others.
+from .errors import (
+    BroadcastError,
+    ConnectError,
+    ConnectionLostError,
+    HandshakeError,
+    ListenError,
+    RefusedError,
+    UsernameError,
+)
 
-`BroadcastServer` and `BroadcastClient` are the two to begin with; the README has the protocol and an example.
+"""A broadcast server and its client, in the standard library alone.
+
+What one client sends reaches all the others. Begin with `BroadcastServer` and `BroadcastClient`;
+the README has an example.
 """
 
 __version__ = "1.0.0"
 
-from .client import BroadcastClient, RefusedError
-from .dial import ConnectError, ConnectionLostError
-from .protocol import BroadcastError, HandshakeError, Incoming, Message, Notice, ServerError, UsernameError
-from .server import BroadcastServer, ListenError
+from .client.client import BroadcastClient
+from .protocol import Incoming, Message, Notice, ServerError
+from .server.server import BroadcastServer
 
 __all__ = [
     "BroadcastClient",

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from broadcast import BroadcastServer
-from broadcast.fanout import Fanout
+from broadcast.server.fanout import Fanout
 
 TOP = Path(__file__).parent.parent
 PATIENCE = 10.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from broadcast.address import describe_os_error, format_address, resolve
+from broadcast.net.address import describe_os_error, format_address, resolve
 
 
 async def test_an_address_is_given_once() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broadcast.budget import (
+from broadcast.server.budget import (
     ACCOUNT_LIMIT,
     REFILL_RATE,
     VISIBLE_STEP,

@@ -27,10 +27,10 @@ from conftest import PATIENCE, TOP, Program, StartProgram
 
 from broadcast import __version__
 from broadcast.cli import main_client, main_server
-from broadcast.client import LEAVE_TIME
-from broadcast.console import ERROR_TIMEOUT
-from broadcast.conversation import LEAVE_LIMIT
+from broadcast.client.client import LEAVE_TIME
+from broadcast.client.conversation import LEAVE_LIMIT
 from broadcast.protocol import TOO_SLOW
+from broadcast.terminal.stdio import ERROR_TIMEOUT
 
 HALF_A_SECOND = 0.5
 
@@ -49,21 +49,21 @@ def limited(open_files: int) -> str:
     return f"import resource, sys, broadcast.cli; {limits}; sys.exit(broadcast.cli.main_server())"
 
 
-CLIENT = "import sys, broadcast.cli, broadcast.conversation as c; c.{} = {}; sys.exit(broadcast.cli.main_client())"
+CLIENT = "import sys, broadcast.cli, broadcast.client.conversation as c, broadcast.client.reconnect as r; {} = {}; sys.exit(broadcast.cli.main_client())"
 """The client with a time of its own."""
 
-IMPATIENT = CLIENT.format("SHORTEST_DELAY", 0.1)
+IMPATIENT = CLIENT.format("r.SHORTEST_DELAY", 0.1)
 """It tries again after a tenth of a second."""
 
 TOLD_ERROR_TIMEOUT = """
-import os, sys, broadcast.cli, broadcast.console as c
+import os, sys, broadcast.cli, broadcast.terminal.stdio as c
 
 class Console(c.Console):
     async def report(self, text):
         os.write(1, b"waiting\\n")
         await super().report(text)
 
-broadcast.cli.Console = Console
+broadcast.cli.connect.Console = Console
 c.ERROR_TIMEOUT = 100
 sys.exit(broadcast.cli.main_client())
 """
@@ -86,7 +86,7 @@ sys.exit(broadcast.cli.main_client())
 
 
 IMPATIENT_LEAVER = (
-    "import sys, broadcast.cli, broadcast.conversation as c; "
+    "import sys, broadcast.cli, broadcast.client.conversation as c; "
     "c.LEAVE_TIME = 0.3; c.LEAVE_LIMIT = {}; sys.exit(broadcast.cli.main_client())"
 )
 """It gives a server less to leave, in time and bytes."""
@@ -873,7 +873,7 @@ class TestClientThatFails:
     def test_a_server_that_does_not_close_after_exit_is_given_up(self, program: StartProgram) -> None:
         assert LEAVE_TIME == 10
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            client = program(CLIENT.format("LEAVE_TIME", 0.3), "--port", str(listening.getsockname()[1]), stdin=subprocess.DEVNULL, cwd=TOP)
+            client = program(CLIENT.format("c.LEAVE_TIME", 0.3), "--port", str(listening.getsockname()[1]), stdin=subprocess.DEVNULL, cwd=TOP)
             with listening.accept()[0] as connection:
                 connection.sendall(b"SUCCESS\r\n")
                 assert client.end() == 1
@@ -1144,7 +1144,7 @@ class TestOneCommandForBoth:
         subprocess.run([sys.executable, *shlex.split(line)], cwd=TOP, check=True)
         archive = (TOP / "broadcast.pyz").rename(tmp_path / "broadcast.pyz")
         names = zipfile.ZipFile(archive).namelist()
-        assert "broadcast/cli.py" in names and all(name == "__main__.py" or name.startswith("broadcast/") for name in names)
+        assert "broadcast/cli/main.py" in names and all(name == "__main__.py" or name.startswith("broadcast/") for name in names)
         run = f"import sys, runpy; sys.argv[0] = {str(archive)!r}; runpy.run_path({str(archive)!r}, run_name='__main__')"
         self.run(program, [run, "start"], [run, "connect"])
 

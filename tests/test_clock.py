@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broadcast.clock import TICK, TICK_LIMIT, ServingClock
+from broadcast.server.clock import TICK, TICK_LIMIT, ServingClock
 
 
 class Time:

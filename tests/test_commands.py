@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from broadcast.commands import COMMANDS, Answer, answer, is_exit
-from broadcast.registry import Roster
+from broadcast.protocol import COMMANDS, is_exit
+from broadcast.server.dispatcher import Answer, answer
+from broadcast.server.registry import Roster
 
 
 def roster(*names: str) -> Roster:

@@ -18,14 +18,14 @@ import pytest
 from conftest import descriptors
 
 from broadcast import ConnectError
-from broadcast.connection import (
+from broadcast.net.connection import (
     READ_AHEAD_LIMIT,
     SMALLEST_READ,
     TLS_REPLY_LIMIT,
     Connection,
 )
-from broadcast.dial import connect
-from broadcast.tls import PIECE_SIZE, Phase, TLSLayer
+from broadcast.net.dial import connect
+from broadcast.net.tls import PIECE_SIZE, Phase, TLSLayer
 
 
 @contextlib.asynccontextmanager
@@ -171,7 +171,7 @@ class TestTLSReplies:
 
     @pytest.fixture(autouse=True)
     def demanding(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("broadcast.connection.TLSLayer", DemandingPeer)
+        monkeypatch.setattr("broadcast.net.connection.TLSLayer", DemandingPeer)
         monkeypatch.setattr(DemandingPeer, "pieces", 0)
 
     async def test_peer_that_does_not_read_them_is_not_read_either(self) -> None:
@@ -198,7 +198,7 @@ class TestTLSReplies:
 
     async def test_others_have_their_time_slice_between_two_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(DemandingPeer, "take_output", lambda self: b"")
-        monkeypatch.setattr("broadcast.connection.TIME_SLICE", 0)
+        monkeypatch.setattr("broadcast.net.connection.TIME_SLICE", 0)
         async with pair() as (connection, theirs):
             await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
             reading = asyncio.create_task(connection.read_chunk())
@@ -294,7 +294,7 @@ class TestSending:
                     reset(theirs)
                 return write(descriptor, data)
 
-            monkeypatch.setattr("broadcast.connection.os.write", reset_before_write)
+            monkeypatch.setattr("broadcast.net.connection.os.write", reset_before_write)
             async with asyncio.timeout(5):
                 while theirs.fileno() >= 0:
                     with contextlib.suppress(BlockingIOError):

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from broadcast import BroadcastClient, BroadcastServer, Incoming, Message, Notice
-from broadcast.conversation import Conversation, keep_talking
+from broadcast.client.conversation import Conversation
+from broadcast.client.reconnect import keep_talking
 
 
 class Script:

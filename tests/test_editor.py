@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from broadcast.editor import HISTORY_LIMIT, Editor, Key
 from broadcast.protocol import LINE_LIMIT
+from broadcast.terminal.editor import HISTORY_LIMIT, Editor, Key
 
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = "\x1b[D", "\x1b[C", "\x1b[A", "\x1b[B", "\x1b[H", "\x1b[F", "\x1b[3~"
 WORDS = ["\\exit", "\\clients", "\\clear", "Anneli", "annabel", "Attila", "B\u00e9la"]

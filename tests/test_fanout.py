@@ -9,10 +9,11 @@ import pytest
 from conftest import Connect, MakeServer, Peer, fanout_of
 
 from broadcast import BroadcastServer
-from broadcast.clock import ServingClock
-from broadcast.connection import Connection
-from broadcast.fanout import BATCH_SIZE, BATCH_WEIGHT, TURN, Batch, Fanout, Receiver
+from broadcast.net.connection import Connection
 from broadcast.protocol import BLOCK_LIMIT
+from broadcast.server.batch import BATCH_SIZE, BATCH_WEIGHT, Batch, Receiver
+from broadcast.server.clock import ServingClock
+from broadcast.server.fanout import TURN, Fanout
 
 MESSAGE = "x" * 100
 SMALL = 4096

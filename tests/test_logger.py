@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from broadcast import logger
-from broadcast.logger import LOGGER, Log
+from broadcast.cli import logger
+from broadcast.cli.logger import LOGGER, Log
 
 
 @pytest.fixture

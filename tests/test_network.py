@@ -14,7 +14,7 @@ import pytest
 from conftest import PATIENCE, TOP
 
 QUICK_WATCH = """
-import sys, broadcast.dial as dial
+import sys, broadcast.net.dial as dial
 dial.KEEPALIVE_IDLE, dial.KEEPALIVE_INTERVAL, dial.UNACKNOWLEDGED_LIMIT = 1, 1, 2000
 from broadcast.cli import main_client
 sys.exit(main_client())

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from broadcast import Message, Notice, ServerError, UsernameError
+from broadcast import HandshakeError, Message, Notice, ServerError, UsernameError
 from broadcast.protocol import (
     BLOCK_LIMIT,
     BLOCK_LINES,
@@ -21,7 +21,6 @@ from broadcast.protocol import (
     NAME_LIMIT,
     Block,
     Connect,
-    HandshakeError,
     LineCutter,
     TooLong,
     check_username,
@@ -345,7 +344,7 @@ class TestUsername:
             return unicodedata.normalize(form, text)
 
         recorder = SimpleNamespace(normalize=normalize, category=unicodedata.category)
-        monkeypatch.setattr("broadcast.protocol.unicodedata", recorder)
+        monkeypatch.setattr("broadcast.protocol.names.unicodedata", recorder)
         marks = "a" + "".join(random.Random(3).choices("\u0301\u0323\u0327\u0345", k=count - 1))
         with pytest.raises(UsernameError, match="^bad username: longer than 32 characters$"):
             parse_connect(f"CONNECT {marks}")
@@ -356,7 +355,7 @@ class TestUsername:
     def test_ascii_names_are_not_normalised(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in map(chr, range(128)):
             assert fold(name) == unicodedata.normalize("NFKC", name).casefold()
-        monkeypatch.setattr("broadcast.protocol.unicodedata", None)
+        monkeypatch.setattr("broadcast.protocol.names.unicodedata", None)
         assert check_username("Attila7") == "Attila7"
         assert fold("Attila-7_x") == "attila-7_x"
 

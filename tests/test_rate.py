@@ -7,7 +7,7 @@ import time
 
 from conftest import Connect, MakeServer
 
-from broadcast.rate import SWEEP_SIZE, RateLimiter
+from broadcast.server.rate import SWEEP_SIZE, RateLimiter
 
 
 def test_second_s_worth_passes_at_once_and_the_rest_at_the_rate() -> None:

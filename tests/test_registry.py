@@ -6,7 +6,7 @@ import random
 import time
 
 from broadcast.protocol import fold
-from broadcast.registry import PAGE_LINES, Registry
+from broadcast.server.registry import PAGE_LINES, Registry
 
 
 def test_a_taken_name_gets_the_lowest_free_number_from_two_on() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broadcast.scope import Scope
+from broadcast.server.scope import Scope
 
 
 async def test_body_that_ends_by_itself_leaves_no_reason() -> None:

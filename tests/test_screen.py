@@ -15,7 +15,7 @@ import pytest
 from terminal_model import Terminal, cells_of
 
 from broadcast.protocol import Incoming, Message, Notice, ServerError
-from broadcast.screen import Screen, width
+from broadcast.terminal.screen import Screen, width
 
 NARROW = "abcdefg hij"
 MIXED = "abc d\u00e9e\u0301\u6f22\u5b57\ud55c\uff21\U0001f600\u2764\ufe0f\u200d\t"

@@ -18,8 +18,8 @@ import pytest
 from conftest import Connect, MakeServer, descriptors, fanout_of
 
 from broadcast import BroadcastServer, ListenError
-from broadcast.server import ACCEPTS_PER_ITERATION, SHUTDOWN_TIMEOUT
-from broadcast.session import Session
+from broadcast.server.server import ACCEPTS_PER_ITERATION, SHUTDOWN_TIMEOUT
+from broadcast.server.session import Session
 
 LAST = "* server is shutting down"
 
@@ -264,7 +264,7 @@ async def test_a_bug_in_a_session_is_logged_and_costs_only_that_client(
     server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     a = await connect(server, "a")
-    monkeypatch.setattr("broadcast.commands.answer", lambda *_: 1 / 0)
+    monkeypatch.setattr("broadcast.server.dispatcher.answer", lambda *_: 1 / 0)
     b = await connect(server, "b")
     b.send("\\clients\n")
     with pytest.raises(ConnectionResetError):

@@ -10,12 +10,13 @@ import time
 import pytest
 from conftest import Connect, MakeServer, Peer, fanout_of
 
-from broadcast import BroadcastServer, commands
-from broadcast.connection import READ_AHEAD_LIMIT
-from broadcast.fanout import BATCH_SIZE
+from broadcast import BroadcastServer
+from broadcast.net.connection import READ_AHEAD_LIMIT
 from broadcast.protocol import HANDSHAKE_LIMIT, LINE_LIMIT, NAME_BYTES, Block, parse
-from broadcast.registry import Roster
-from broadcast.session import FAST_PATH_LIMIT
+from broadcast.server import dispatcher
+from broadcast.server.batch import BATCH_SIZE
+from broadcast.server.registry import Roster
+from broadcast.server.session import FAST_PATH_LIMIT
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
 
@@ -306,14 +307,14 @@ class TestCommands:
         askers = [await connect(server, "asker") for _ in range(20)]
         a, b = await connect(server, "a"), await connect(server, "b")
         answered = 0
-        answer = commands.answer
+        answer = dispatcher.answer
 
-        def count(line: str, name: str, roster: Roster) -> commands.Answer:
+        def count(line: str, name: str, roster: Roster) -> dispatcher.Answer:
             nonlocal answered
             answered += 1
             return answer(line, name, roster)
 
-        monkeypatch.setattr(commands, "answer", count)
+        monkeypatch.setattr(dispatcher, "answer", count)
         for asker in askers:
             asker.send("\\clients\n" * 200)
         a.send("hello\n")

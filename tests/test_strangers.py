@@ -8,7 +8,7 @@ import logging
 import pytest
 from conftest import Connect, MakeServer
 
-from broadcast.strangers import Strangers
+from broadcast.server.strangers import Strangers
 
 
 class Waiting:

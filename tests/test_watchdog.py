@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 
-from broadcast.watchdog import watch
+from broadcast.server.watchdog import watch
 
 
 async def test_waits_for_a_deadline_that_moves() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
-from .protocol import encode, fold, notice
+from ..protocol import encode, fold, notice
 
 FIRST_SUFFIX = 2
 """The second Attila is Attila-2."""
@@ -59,7 +59,9 @@ class Registry:
     """The names in use, unique by what `fold` makes of them."""
 
     def __init__(self) -> None:
-        self._suffixes: dict[str, _Suffixes] = {}  # folded name without its number -> which numbers are taken
+        self._suffixes: dict[
+            str, _Suffixes
+        ] = {}  # folded name without its number -> which numbers are taken
         self.roster = Roster()
         """For others to read only."""
 

@@ -17,7 +17,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from .protocol import Incoming, Message, ServerError, fold
+from ..protocol import Incoming, Message, ServerError, fold
 
 TAB = " " * 4
 """What a TAB is shown as: its width must not depend on where it stands."""
@@ -67,8 +67,13 @@ class Screen:
     def __init__(self, columns: int, rows: int, coloured: bool, bell: bool) -> None:
         self._coloured = coloured
         self._bell = bell
-        self._columns, self._rows = max(columns, 2), max(rows, 2)  # less than that holds no wide character, and no message
-        self._drawn = ""  # the input area as it is on the screen: all of it, or the rows around the cursor
+        self._columns, self._rows = (
+            max(columns, 2),
+            max(rows, 2),
+        )  # less than that holds no wide character, and no message
+        self._drawn = (
+            ""  # the input area as it is on the screen: all of it, or the rows around the cursor
+        )
         self._at = 0  # which of its characters the cursor stands on
         self._up = 0  # rows of it above the cursor
 
@@ -78,7 +83,11 @@ class Screen:
 
     def above(self, lines: Sequence[str], prompt: str, line: str, cursor: int) -> str:
         """Put lines, already styled, above the input area."""
-        return self._erase() + "".join(f"{_without_tabs(shown)}\r\n" for shown in lines) + self._draw(prompt, line, cursor)
+        return (
+            self._erase()
+            + "".join(f"{_without_tabs(shown)}\r\n" for shown in lines)
+            + self._draw(prompt, line, cursor)
+        )
 
     def clear(self, prompt: str, line: str, cursor: int) -> str:
         """Clear the screen; the input area is at its top."""
@@ -127,7 +136,9 @@ class Screen:
         """
         at = len(_without_tabs(prompt + line[:cursor]))
         screenful = self._columns * self._rows
-        start = max(0, at // screenful - 1) * screenful  # nothing further away can be shown: no need to lay it out at each key
+        start = (
+            max(0, at // screenful - 1) * screenful
+        )  # nothing further away can be shown: no need to lay it out at each key
         text = (_without_tabs(prompt + line) + " ")[start : at + screenful]
         places = _layout(text, self._columns)
         height = self._rows - 1

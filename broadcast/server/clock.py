@@ -11,6 +11,7 @@ TICK_LIMIT = 0.5
 """The most seconds that may count between two looks. More have passed only when the process did not run: it was stopped (SIGSTOP, a
 suspended machine) or starved."""
 
+
 class ServingClock:
     """Two clocks that never go back, in seconds: one stands while the process does not run, the other while clients are not read too.
 
@@ -22,7 +23,9 @@ class ServingClock:
         self._ticked_at = self._loop.time()  # the last tick, in the loop's time
         self._counted = 0.0  # seconds awake up to the last tick
         self._unread = 0.0  # seconds in which clients were not read, up to the end of the last hold
-        self._held_at: float | None = None  # when the hold began, in time awake; None while clients are read
+        self._held_at: float | None = (
+            None  # when the hold began, in time awake; None while clients are read
+        )
         self._timer: asyncio.TimerHandle | None = None  # the next tick, from `start` to `stop`
 
     def start(self) -> None:

@@ -12,7 +12,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from .protocol import LINE_LIMIT
+from ..protocol import LINE_LIMIT
 
 HISTORY_LIMIT = 1_000
 """Lines that Up goes back through: more than a person types in a day."""
@@ -57,7 +57,9 @@ class Editor:
         self._history: deque[str] = deque(maxlen=HISTORY_LIMIT)
         self._back = 0  # how many lines back Up has gone; 0 is the line being typed
         self._draft = ""  # the line being typed, while the line shown is one of the history
-        self._candidates: list[str] = []  # what further Tabs cycle through; empty after any other key
+        self._candidates: list[
+            str
+        ] = []  # what further Tabs cycle through; empty after any other key
         self._word = 0  # where the word that they replace begins
 
     def feed(self, text: str) -> list[str | Key]:
@@ -84,7 +86,9 @@ class Editor:
         if token == _PASTE_ENDS:
             self._pasting = False
         elif is_text or self._pasting:
-            self._replace(self.cursor, self.cursor, token if is_text or token == "\t" else token[1:])
+            self._replace(
+                self.cursor, self.cursor, token if is_text or token == "\t" else token[1:]
+            )
         else:
             return self._press(token)
         return None
@@ -114,7 +118,9 @@ class Editor:
             case "\x0b":  # Ctrl-K
                 self._replace(self.cursor, len(self.line))
             case "\x17":  # Ctrl-W
-                self._replace(self._word_before(len(self.line[: self.cursor].rstrip())), self.cursor)
+                self._replace(
+                    self._word_before(len(self.line[: self.cursor].rstrip())), self.cursor
+                )
             case "\t":
                 self._tab()
             case "\x03" if not self.line:  # Ctrl-C
@@ -180,7 +186,10 @@ class Editor:
             self._word = self._word_before(self.cursor)
             word = self.line[self._word : self.cursor]
             self._candidates = list(dict.fromkeys(self._complete(word)))
-            if len(common := _common_beginning(self._candidates)) > len(word) and len(self._candidates) > 1:
+            if (
+                len(common := _common_beginning(self._candidates)) > len(word)
+                and len(self._candidates) > 1
+            ):
                 self._replace(self._word, self.cursor, common)
                 return
         match self._candidates:
@@ -188,7 +197,11 @@ class Editor:
                 pass
             case [only]:
                 self._candidates = []
-                space = " " if only.startswith("\\") and self.line[self.cursor : self.cursor + 1] != " " else ""
+                space = (
+                    " "
+                    if only.startswith("\\") and self.line[self.cursor : self.cursor + 1] != " "
+                    else ""
+                )
                 self._replace(self._word, self.cursor, only + space)
             case several:
                 following = several.index(word) + 1 if word in several else 0

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from . import commands, handshake, protocol
+from .. import protocol
+from . import dispatcher, handshake
+from ..errors import HandshakeError
+from ..net.connection import TIME_SLICE, Connection
+from ..protocol import Block, LineCutter, TooLong
 from .budget import budget_key
 from .clock import ServingClock
-from .connection import TIME_SLICE, Connection
 from .handshake import Admission
-from .logger import LOGGER
-from .protocol import Block, HandshakeError, LineCutter, TooLong
 from .rate import RateLimiter
 from .room import Member, Room
 from .scope import Scope
 from .strangers import Strangers
 from .watchdog import watch
+
+LOGGER = logging.getLogger("broadcast")
 
 FAST_PATH_LIMIT = 1024
 """Bytes of a chunk that is handled in the callback that brings it: less than 1 ms, and less than a
@@ -176,9 +180,7 @@ class Session:
         scope, reason = self._scope, None
         on_expired = functools.partial(scope.interrupt, LeaveReason.TIMED_OUT)
         clock = self._around.clock.reading
-        watchdog = asyncio.create_task(
-            watch(deadline, clock, timeout, on_expired), name="watchdog"
-        )
+        watchdog = asyncio.create_task(watch(deadline, clock, timeout, on_expired), name="watchdog")
         try:
             async with scope:
                 reason = await body
@@ -377,7 +379,7 @@ class Session:
 
     async def _execute(self, member: Member, line: str) -> bool:
         """Execute a command; return whether the client leaves by it."""
-        answer = commands.answer(line, member.name, await self._around.room.roster())
+        answer = dispatcher.answer(line, member.name, await self._around.room.roster())
         if not answer.leave:
             await self._answer(answer.pieces)
         return answer.leave

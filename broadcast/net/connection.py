@@ -145,7 +145,9 @@ class Connection(asyncio.Protocol):
         connection._accepted = writer  # it would close the transport if it were collected before
         replaced = writer.transport.get_protocol()
         writer.transport.set_protocol(connection)
-        replaced.connection_lost(None)  # it would wait for this for ever, in a cycle with the writer
+        replaced.connection_lost(
+            None
+        )  # it would wait for this for ever, in a cycle with the writer
         connection.connection_made(writer.transport)
         return connection
 
@@ -248,7 +250,9 @@ class Connection(asyncio.Protocol):
         if self._writing is _Writing.CLOSED:
             return
         if state is _Writing.DIRECT and (self._tls or os.name != "posix"):
-            state = _Writing.TRANSPORT  # ciphertext has to be made first; elsewhere no socket is a file
+            state = (
+                _Writing.TRANSPORT
+            )  # ciphertext has to be made first; elsewhere no socket is a file
         self._writing = state
         self._direct_fd = self._socket.fileno() if state is _Writing.DIRECT else NO_DIRECT_FD
         if state is _Writing.CLOSED:

@@ -24,7 +24,7 @@ from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .protocol import BroadcastError
+from ..errors import BroadcastError, OutputClosedError
 
 try:
     import termios
@@ -47,10 +47,6 @@ JOIN_TIMEOUT = 0.1
 its blocks."""
 
 T = TypeVar("T")
-
-
-class OutputClosedError(BroadcastError):
-    """Whoever read our stdout has gone."""
 
 
 class DaemonThreadExecutor(Executor):
@@ -129,7 +125,12 @@ class Console:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         os.close(self._waker)  # wakes whoever polls the other end
         # Without poll nothing wakes the threads.
         deadline = time.monotonic() + (JOIN_TIMEOUT if hasattr(select, "poll") else 0)
@@ -253,7 +254,9 @@ class Console:
         while rest and self._stdout is not None and self._poll(self._stdout, select.POLLOUT):
             try:
                 rest = rest[os.write(self._stdout, rest[:WRITE_SIZE]) :]
-            except BlockingIOError:  # a terminal that polls as writable with room for less than a character
+            except (
+                BlockingIOError
+            ):  # a terminal that polls as writable with room for less than a character
                 continue
             except BrokenPipeError:
                 raise OutputClosedError from None

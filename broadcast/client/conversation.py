@@ -5,19 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from . import commands, protocol
+from .. import protocol
+from ..errors import BroadcastError, ConnectionLostError
+from ..protocol import Incoming
 from .client import LEAVE_TIME, REASON_LIMIT, BroadcastClient
-from .dial import ConnectError, ConnectionLostError
-from .protocol import BroadcastError, Incoming
-
-SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
-"""Seconds between two tries to connect; they double from one to the other, and are cut by up to half at random, so that the clients of a
-server that was restarted do not all come back at once."""
-
 
 LEAVE_LIMIT = 32 * 1024 * 1024
 r"""Bytes received after `\exit` that our output may take any time to show.
@@ -43,37 +37,6 @@ class View(Protocol):
     async def tell(self, trouble: str | None) -> None: ...
 
 
-async def keep_talking(connect: Callable[[], BroadcastClient], view: View, heartbeat: float, reconnect: bool) -> None:
-    """Talk until we leave. With `reconnect` a lost connection, or one that can't be had yet, is tried again until there is one.
-
-    Lines read and not sent by then are sent first; what was under way may be lost, and nothing is sent twice. Raises what `Conversation.run`
-    and `BroadcastClient.connect` do.
-    """
-    delay = SHORTEST_DELAY
-    in_trouble = False
-    while True:
-        conversation: Conversation | None = None
-        try:
-            async with connect() as client:
-                delay = SHORTEST_DELAY
-                if in_trouble:
-                    in_trouble = False
-                    await view.tell(None)
-                conversation = Conversation(client, view, heartbeat)
-                await conversation.run()
-                return
-        except (ConnectError, ConnectionLostError) as problem:
-            if not reconnect or (conversation and conversation.left) or view.given_up.is_set():
-                raise
-            if not in_trouble:
-                in_trouble = True
-                await view.tell(str(problem))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))):
-                await view.given_up.wait()
-        delay = min(2 * delay, LONGEST_DELAY)
-
-
 class Conversation:
     """One connection's worth of talk; `run` it once, with a connected client. `heartbeat`: seconds between signs of life."""
 
@@ -83,7 +46,9 @@ class Conversation:
         self._view = view
         self._heartbeat = heartbeat
         self._patience = asyncio.timeout(None)
-        self._beating: asyncio.Task[None] | None = None  # sends signs of life, from `run` until we leave
+        self._beating: asyncio.Task[None] | None = (
+            None  # sends signs of life, from `run` until we leave
+        )
         self._showing = False  # while what arrived waits for our output to take it
         # The bytes received at which LEAVE_LIMIT is reached; from `\exit` on.
         self._limit = math.inf
@@ -103,7 +68,9 @@ class Conversation:
                 sending.cancel()
                 self._beating.cancel()
         except* TimeoutError:
-            problem = ConnectionLostError(f"{self._client.address} has not ended the connection within {LEAVE_TIME:g} s of \\exit")
+            problem = ConnectionLostError(
+                f"{self._client.address} has not ended the connection within {LEAVE_TIME:g} s of \\exit"
+            )
         except* BroadcastError as problems:
             problem = problems.exceptions[0]  # raised in here it would become another group
         if problem:
@@ -129,7 +96,9 @@ class Conversation:
 
     async def _send(self) -> None:
         """Send what the view has, whole lines only, so that no heartbeat comes to stand within one, and leave at its end."""
-        with contextlib.suppress(ConnectionLostError):  # receiving tells why, once it has given what had arrived before
+        with contextlib.suppress(
+            ConnectionLostError
+        ):  # receiving tells why, once it has given what had arrived before
             while not self.left:
                 run = await self._view.read()
                 if run is None:
@@ -159,6 +128,6 @@ def _end_of_exit(run: bytes) -> int | None:
         end = 0
         for line in run.split(b"\n"):
             end += len(line) + 1
-            if commands.is_exit(protocol.clean(line.removesuffix(b"\r"))):
+            if protocol.is_exit(protocol.clean(line.removesuffix(b"\r"))):
                 return end
     return None

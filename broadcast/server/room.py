@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import protocol
+from .. import protocol
+from ..errors import HandshakeError
+from ..net.connection import Connection
+from ..protocol import Block
 from .clock import ServingClock
-from .connection import Connection
-from .fanout import Fanout, Receiver
-from .protocol import Block, HandshakeError
+from .batch import Receiver
+from .fanout import Fanout
 from .registry import Registry, Roster
 
 

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from . import protocol
-from .address import format_address
-from .connection import Connection
-from .dial import ConnectError, ConnectionLostError, connect
-from .protocol import BroadcastError, Connect, Incoming, LineCutter, TooLong
+from .. import protocol
+from ..errors import ConnectError, ConnectionLostError, RefusedError
+from ..net.address import format_address
+from ..net.connection import Connection
+from ..net.dial import connect
+from ..protocol import Connect, Incoming, LineCutter, TooLong
 
 DEFAULT_HEARTBEAT = 30.0
 """Seconds: a tenth of the time after which our server gives up a silent client, and seldom enough to cost it nothing."""
@@ -31,10 +32,6 @@ CUT_SHORT_TIME = 0.3
 REASON_LIMIT = 256
 """Characters of a reason given by the server that an error repeats: several times what ours says,
 and little enough for a prompt."""
-
-
-class RefusedError(BroadcastError):
-    """The server does not let this client in, and would not next time; the text has its reason."""
 
 
 class BroadcastClient:
@@ -62,7 +59,9 @@ class BroadcastClient:
         tls: ssl.SSLContext | None = None,
         token: str | None = None,
     ) -> None:
-        self.user = protocol.check_username(user)  # as asked for; as given, once the first line after SUCCESS has been received
+        self.user = protocol.check_username(
+            user
+        )  # as asked for; as given, once the first line after SUCCESS has been received
         self.address = format_address((host, port))
         self._host = host
         self._port = port
@@ -70,7 +69,9 @@ class BroadcastClient:
         self._connect_timeout = connect_timeout
         self._tls = tls
         self._token = token
-        self._limit = protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES  # bytes in a line from the server
+        self._limit = (
+            protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES
+        )  # bytes in a line from the server
         self._cutter = LineCutter(self._limit)
         self.bytes_received = 0  # over all connections
         self._lines: deque[str] = deque()  # arrived, not given out yet
@@ -83,7 +84,12 @@ class BroadcastClient:
         await self.connect()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         await self.close(LEAVE_TIME if exception is None else CUT_SHORT_TIME)
 
     async def connect(self) -> None:
@@ -100,7 +106,9 @@ class BroadcastClient:
             await _close(self._connection)
             self._connection = None
             if isinstance(problem, TimeoutError):
-                raise ConnectError(f"{self.address} does not answer: is it a broadcast server?") from None
+                raise ConnectError(
+                    f"{self.address} does not answer: is it a broadcast server?"
+                ) from None
             raise
         if self._heartbeat is not None:
             self._heart = asyncio.create_task(self.keep_alive(self._heartbeat))
@@ -186,7 +194,9 @@ class BroadcastClient:
                 async with asyncio.timeout(seconds):
                     connection.send(protocol.encode("\\exit"))
                     await connection.drain()
-                    async with self._turn:  # somebody may be receiving still, and is given what arrives
+                    async with (
+                        self._turn
+                    ):  # somebody may be receiving still, and is given what arrives
                         while await connection.read_chunk():
                             pass
         finally:
@@ -206,8 +216,12 @@ class BroadcastClient:
         self.bytes_received += len(chunk)
         for run in self._cutter.feed(chunk):
             if isinstance(run, TooLong):
-                raise ConnectionLostError(f"{self.address} sent a line that is longer than this protocol allows")
-            self._lines.extend(filter(None, map(protocol.clean, run.replace(protocol.ENDING, b"\n").split(b"\n"))))
+                raise ConnectionLostError(
+                    f"{self.address} sent a line that is longer than this protocol allows"
+                )
+            self._lines.extend(
+                filter(None, map(protocol.clean, run.replace(protocol.ENDING, b"\n").split(b"\n")))
+            )
         return bool(chunk)
 
     def _interpret(self, line: str) -> Incoming:
@@ -231,4 +245,6 @@ class BroadcastClient:
 
 async def _close(connection: Connection) -> None:
     connection.close()
-    await asyncio.sleep(0)  # asyncio closes the socket in the loop's next turn, and this may be the last
+    await asyncio.sleep(
+        0
+    )  # asyncio closes the socket in the loop's next turn, and this may be the last

@@ -7,24 +7,18 @@ import contextlib
 import socket
 import ssl
 
+from ..errors import ConnectError
 from .address import Address, describe_os_error, format_address, resolve
 from .connection import Connection
-from .protocol import BroadcastError
 
 KEEPALIVE_IDLE = 5
+
 KEEPALIVE_INTERVAL = 5
+
 UNACKNOWLEDGED_LIMIT = 20_000
 """Seconds, seconds, milliseconds: a peer whose cable was pulled is noticed after 25 s, whether
 something is being sent to it (by TCP_USER_TIMEOUT) or nothing is (by keepalive). The former also
 ends a connection to a peer that reads nothing for that long; our server's grace time is below it."""
-
-
-class ConnectError(BroadcastError):
-    """The server could not be reached."""
-
-
-class ConnectionLostError(BroadcastError):
-    """The connection broke: what was being sent in either direction may be lost."""
 
 
 async def connect(

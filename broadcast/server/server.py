@@ -1,32 +1,34 @@
-"""BroadcastServer: asyncio.start_server, accepting, shutting down."""
+"""BroadcastServer: start, accept, stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import ipaddress
+import logging
 import math
-import os
 import socket
 import ssl
 from types import TracebackType
 from typing import Self
 
-from . import protocol
-from .address import Address, describe_os_error, format_address, resolve
+from .. import protocol
+from ..errors import ListenError
+from ..net.address import describe_os_error, format_address
+from ..net.connection import CLOSE_TIMEOUT, Connection
 from .clock import ServingClock
-from .connection import CLOSE_TIMEOUT, Connection
 from .handshake import WRONG_TOKEN_DELAY, Admission
-from .logger import LOGGER
-from .protocol import BroadcastError
+from .listen import bind
 from .rate import RateLimiter
 from .room import Room
 from .session import LeaveReason, Limits, Session, Surroundings, Traffic
 from .strangers import DEFAULT_MAX_STRANGERS, Strangers
 
+LOGGER = logging.getLogger("broadcast")
+
 DEFAULT_HOST = "127.0.0.1"
+
 DEFAULT_PORT = 8888
 
 DEFAULT_TIMEOUT = 300.0
@@ -64,13 +66,6 @@ cost it 10 % more a delivery."""
 
 DEFAULT_MAX_CLIENTS = 10_240
 """Clients that have joined, at once: what one core serves well, and some 100 MB."""
-
-PORT_TRIES = 20
-"""How often a free port is tried before it is given up that it is free on all addresses of a host."""
-
-
-class ListenError(BroadcastError):
-    """The server cannot listen where it was told to."""
 
 
 class BroadcastServer:
@@ -172,7 +167,7 @@ class BroadcastServer:
         self._began = asyncio.get_running_loop().time()
         sockets: list[socket.socket] = []
         try:
-            sockets = await _bind(self.host, self.port)
+            sockets = await bind(self.host, self.port)
             for listening in sockets:
                 on_accepted = functools.partial(self._on_accepted, listening)
                 # asyncio accepts `backlog` connections in a row and, out of descriptors, logs as
@@ -351,49 +346,3 @@ class BroadcastServer:
         deadline = clock.awake() + self._shutdown_timeout
         while self._sessions and (left := deadline - clock.awake()) > 0:
             await asyncio.wait(self._sessions, timeout=left)
-
-
-async def _bind(host: str, port: int) -> list[socket.socket]:
-    """Return a bound socket for each address of `host`, all on one port; raise ListenError with the reason."""
-    where = format_address((host or "*", port))
-    try:
-        addresses = await resolve(host, port, flags=socket.AI_PASSIVE)
-    except OSError as problem:
-        raise ListenError(f"can't listen on {where}: {describe_os_error(problem)}") from None
-    for _ in range(PORT_TRIES):
-        with contextlib.ExitStack() as opened:
-            sockets: list[socket.socket] = []
-            try:
-                for address in addresses:
-                    free = sockets[0].getsockname()[1] if sockets else port
-                    if bound := _bind_one(address, free):
-                        sockets.append(opened.enter_context(bound))
-            except OSError as problem:
-                if port == 0 and problem.errno == errno.EADDRINUSE:
-                    continue  # free on one address, taken on another
-                raise ListenError(f"can't listen on {where}: {describe_os_error(problem)}") from None
-            if not sockets:
-                raise ListenError(f"can't listen on {where}: {os.strerror(errno.EADDRNOTAVAIL)}")
-            opened.pop_all()
-            return sockets
-    raise ListenError(f"can't listen on {where}: no port is free on all its addresses")
-
-
-def _bind_one(address: Address, port: int) -> socket.socket | None:
-    """Return a socket bound to an address, None where the system has no such address (IPv6 switched off, say)."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    bound: socket.socket | None = None
-    try:
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        if os.name == "posix":  # elsewhere the option would let two programs share a port
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind((address[0], port, *address[2:]))
-    except OSError as problem:
-        if bound:
-            bound.close()
-        if problem.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-            return None
-        raise
-    return bound

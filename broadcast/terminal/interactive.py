@@ -9,11 +9,11 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from . import commands, protocol
-from .console import Console
+from .. import protocol
+from ..protocol import Incoming, Message, Notice
 from .editor import Editor, Key
-from .protocol import Incoming, Message, Notice
 from .screen import Screen
+from .stdio import Console
 
 PEOPLE_LIMIT = 10_000
 """Names that Tab remembers: more than a room has, so that a year in one does not fill the memory."""
@@ -34,7 +34,15 @@ class Terminal:
     `coloured`: whether colours may be used; `bell`: whether it rings when somebody names us; `interrupt`: called for Ctrl-C on an empty line.
     """
 
-    def __init__(self, console: Console, name: str, *, coloured: bool, bell: bool, interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        name: str,
+        *,
+        coloured: bool,
+        bell: bool,
+        interrupt: Callable[[], None],
+    ) -> None:
         self.given_up = asyncio.Event()  # set by Ctrl-D: no more lines come
         self._console = console
         self._name = name
@@ -46,7 +54,9 @@ class Terminal:
         columns, rows = console.size()
         self._screen = Screen(columns, rows, coloured, bell)
         self._trouble = ""  # why there is no connection: stands before the prompt
-        self._turn = asyncio.Lock()  # held by who writes: what is drawn has to come in the order it was made
+        self._turn = (
+            asyncio.Lock()
+        )  # held by who writes: what is drawn has to come in the order it was made
 
     @contextlib.asynccontextmanager
     async def _as_ours(self) -> AsyncIterator[None]:
@@ -89,7 +99,11 @@ class Terminal:
                         await self._write(_PASTE_ON)
                     elif event is Key.REDRAW:
                         await self._write(self._screen.clear(*self._input()))
-                await self._write(self._screen.above(lines, *self._input()) if lines else self._screen.input(*self._input()))
+                await self._write(
+                    self._screen.above(lines, *self._input())
+                    if lines
+                    else self._screen.input(*self._input())
+                )
             self._end()
             await asyncio.Event().wait()  # the terminal is given back when the conversation is over
 
@@ -129,8 +143,11 @@ class Terminal:
             return []
         self._entered.put_nowait(protocol.encode(text))
         clock = time.strftime("%H:%M")
-        helps = map(Notice, KEYS) if commands.is_help(text) else ()
-        return [self._screen.style(shown, clock, self._name) for shown in (Message(self._name, text), *helps)]
+        helps = map(Notice, KEYS) if protocol.is_help(text) else ()
+        return [
+            self._screen.style(shown, clock, self._name)
+            for shown in (Message(self._name, text), *helps)
+        ]
 
     def _input(self) -> tuple[str, str, int]:
         return f"{self._trouble}{self._name}> ", self._editor.line, self._editor.cursor
@@ -138,7 +155,9 @@ class Terminal:
     def _redraw(self, before: str = "") -> None:
         self._screen.resize(*self._console.size())
         drawing = asyncio.ensure_future(self._write(before + self._screen.input(*self._input())))
-        drawing.add_done_callback(lambda done: done.cancelled() or done.exception())  # reading the keys meets the same trouble
+        drawing.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # reading the keys meets the same trouble
 
     async def _write(self, text: str) -> None:
         async with self._turn:
@@ -155,7 +174,11 @@ class Terminal:
 
     def _completions(self, word: str) -> list[str]:
         if word.startswith("\\"):
-            return [f"\\{command}" for command in commands.COMMANDS if command.startswith(word[1:].lower())]
+            return [
+                f"\\{command}"
+                for command in protocol.COMMANDS
+                if command.startswith(word[1:].lower())
+            ]
         if not 0 < len(word) <= protocol.SENDER_LIMIT:
             return []  # no name begins with it, and to fold it would take quadratic time
         folded = protocol.fold(word)

@@ -19,24 +19,13 @@ loses in silence. Here:
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable
 
+from ..net.connection import Connection, send_to_all
+from .batch import BATCH_SIZE, Batch, Receiver
 from .budget import STALL_TIME, PauseBudget, Straggler, budget_key
 from .clock import ServingClock
-from .connection import Connection, send_to_all
-from .protocol import BLOCK_LIMIT
-
-BATCH_SIZE = 2 * BLOCK_LIMIT
-"""Bytes in a batch, but for a single longer block: what is published beyond that in one turn goes into another. One block in each cost 6 to
-17 % more a delivery, four are no better."""
-
-BATCH_WEIGHT = 600
-"""Bytes that a batch in the backlog weighs beyond its data: the objects around it, measured with tracemalloc."""
-
-PART_WEIGHT = 250
-"""Bytes that a client with a part of its own in a batch adds to its weight, measured likewise."""
 
 NOTICE_DELAY = 0.01
 """Seconds that a notice may wait for others, or for a message, to go out with: nobody sees it, and a thousand clients that join at once
@@ -60,64 +49,6 @@ stopped (SIGSTOP, a suspended machine) or starved, and that it is not known yet 
 meanwhile: that time slice counts against nobody."""
 
 
-class Receiver:
-    """One client's place in the fan-out; made by `Fanout.join`, for `Fanout` alone to change."""
-
-    __slots__ = ("connection", "cursor", "joined_at", "on_too_slow", "served", "until")
-
-    def __init__(
-        self, connection: Connection, on_too_slow: Callable[[], None], joined_at: float
-    ) -> None:
-        self.connection = connection
-        self.joined_at = joined_at  # on the serving clock
-        self.on_too_slow = on_too_slow
-        self.cursor = 0  # while lagging: the number of the batch it gets next
-        self.until = math.inf  # from its leaving on: the number of the first batch it is not owed
-        self.served: asyncio.Future[None] | None = None  # from its leaving on: done when it has all it is owed
-
-
-class Batch:
-    """Blocks that go out together, and what of them is not for whom."""
-
-    __slots__ = ("blocks", "data", "number", "size", "start", "waiting", "withheld")
-
-    def __init__(self, number: int) -> None:
-        self.number = number  # counts up from 0, without a gap
-        self.start = 0  # while in the backlog: the weight of all that was ever kept there before it
-        self.blocks: list[bytes] = []  # until it is sealed
-        self.size = 0
-        self.data = b""  # from its sealing on
-        self.waiting = 0  # how many cursors stand here
-        # Client -> the stretches of `data` it does not get: what it sent, what was before it joined or (to None, the end) came after it left.
-        self.withheld: dict[Receiver, list[tuple[int, int | None]]] = {}
-
-    @property
-    def weight(self) -> int:
-        return self.size + BATCH_WEIGHT + PART_WEIGHT * len(self.withheld)
-
-    def withhold(self, receiver: Receiver, start: int, stop: int | None) -> None:
-        self.withheld.setdefault(receiver, []).append((start, stop))
-
-    def seal(self) -> bytes:
-        self.data = b"".join(self.blocks)  # a single block as it is, without a copy
-        self.blocks.clear()
-        return self.data
-
-    def for_receiver(self, receiver: Receiver) -> bytes:
-        stretches = self.withheld.get(receiver)
-        if stretches is None:
-            return self.data
-        start, parts = 0, []
-        for stop, resume in stretches:
-            parts.append(self.data[start:stop])
-            if resume is None:
-                break
-            start = resume
-        else:
-            parts.append(self.data[start:])
-        return b"".join(parts)
-
-
 class Fanout:
     """Delivers what is published to everyone who has joined, in one order for all, each author's own left out.
 
@@ -137,13 +68,19 @@ class Fanout:
         self._budget = PauseBudget(bound, grace, stall_time)
         self._open = Batch(0)  # what is published and not flushed yet
         self._flush_due = False  # while a flush is scheduled for the end of the turn
-        self._notices_due: asyncio.TimerHandle | None = None  # while one is scheduled for notices alone
+        self._notices_due: asyncio.TimerHandle | None = (
+            None  # while one is scheduled for notices alone
+        )
         self.deliveries = 0  # lines times those who get them, since the beginning
         self.dropped = 0  # clients too slow, likewise
         self._closed = False  # from `close` on
         self._ready: dict[Connection, Receiver] = {}  # have had every batch before the open one
-        self._lagging: dict[Receiver, None] = {}  # have a cursor, and something under way or a turn to come
-        self._backlog: deque[Batch] = deque()  # the batches from the slowest cursor on; empty while nobody lags
+        self._lagging: dict[
+            Receiver, None
+        ] = {}  # have a cursor, and something under way or a turn to come
+        self._backlog: deque[Batch] = (
+            deque()
+        )  # the batches from the slowest cursor on; empty while nobody lags
         self._backlog_weight = 0
         self._kept_weight = 0  # of all batches that were ever in the backlog
         self._released = asyncio.Event()  # set while the room is not held
@@ -221,7 +158,9 @@ class Fanout:
                 while self.held:
                     await self._released.wait()
 
-    def publish(self, author: Receiver | None, block: bytes, lines: int = 1, *, can_wait: bool = False) -> None:
+    def publish(
+        self, author: Receiver | None, block: bytes, lines: int = 1, *, can_wait: bool = False
+    ) -> None:
         """Send whole lines, that many, to everyone but their author, at the end of this turn; those that can wait, with what comes next or NOTICE_DELAY later."""
         if self._closed:
             return
@@ -229,7 +168,9 @@ class Fanout:
             self._flush()
         batch = self._open
         batch.blocks.append(block)
-        takes_part = author is not None and (author.connection in self._ready or author in self._lagging)
+        takes_part = author is not None and (
+            author.connection in self._ready or author in self._lagging
+        )
         self.deliveries += lines * (len(self._ready) + len(self._lagging) - takes_part)
         if author and takes_part:
             batch.withhold(author, batch.size, batch.size + len(block))
@@ -255,7 +196,9 @@ class Fanout:
             return
         self._open = Batch(batch.number + 1)
         data = batch.seal()
-        with_parts = [receiver for receiver in batch.withheld if self._ready.pop(receiver.connection, None)]
+        with_parts = [
+            receiver for receiver in batch.withheld if self._ready.pop(receiver.connection, None)
+        ]
         behind = [self._ready[connection] for connection in send_to_all(self._ready, data)]
         for receiver in with_parts:
             if part := batch.for_receiver(receiver):
@@ -279,9 +222,13 @@ class Fanout:
             receiver.cursor = self._open.number
             self._open.waiting += 1
             receiver.connection.on_drained = lambda: self._feed(receiver)
-        elif receiver.served and (receiver.until <= self._open.number or receiver.connection.is_closing):
+        elif receiver.served and (
+            receiver.until <= self._open.number or receiver.connection.is_closing
+        ):
             self._ready.pop(receiver.connection, None)
-            if not receiver.served.done():  # its session may have given up waiting in this very turn
+            if (
+                not receiver.served.done()
+            ):  # its session may have given up waiting in this very turn
                 receiver.served.set_result(None)
         else:
             self._ready[receiver.connection] = receiver
@@ -306,7 +253,11 @@ class Fanout:
             self._feed(receiver)
 
     def _at(self, number: int) -> Batch:
-        return self._open if number == self._open.number else self._backlog[number - self._backlog[0].number]
+        return (
+            self._open
+            if number == self._open.number
+            else self._backlog[number - self._backlog[0].number]
+        )
 
     def _move(self, receiver: Receiver, number: int) -> None:
         self._at(number).waiting += 1

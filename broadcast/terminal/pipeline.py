@@ -7,9 +7,9 @@ import datetime
 import json
 from collections.abc import Sequence
 
-from . import protocol
-from .console import Console
-from .protocol import Incoming, LineCutter, Message, Notice, TooLong
+from .. import protocol
+from ..protocol import Incoming, LineCutter, Message, Notice, TooLong
+from .stdio import Console
 
 _BACKSLASH = b"\\"
 
@@ -85,10 +85,22 @@ class Pipeline:
 
     def _text(self, run: bytes) -> bytes:
         """Return the run with no command in it: the protocol's way to say so is a space in front."""
-        lines = (b" " + line if protocol.clean(line).startswith("\\") else line for line in run.split(b"\n"))
+        lines = (
+            b" " + line if protocol.clean(line).startswith("\\") else line
+            for line in run.split(b"\n")
+        )
         return b"\n".join(lines)
 
 
 def _object(incoming: Incoming, now: str) -> str:
-    kind = "message" if isinstance(incoming, Message) else "notice" if isinstance(incoming, Notice) else "error"
-    return json.dumps({"time": now, "type": kind, "sender": incoming.sender, "text": incoming.text}, ensure_ascii=False)
+    kind = (
+        "message"
+        if isinstance(incoming, Message)
+        else "notice"
+        if isinstance(incoming, Notice)
+        else "error"
+    )
+    return json.dumps(
+        {"time": now, "type": kind, "sender": incoming.sender, "text": incoming.text},
+        ensure_ascii=False,
+    )

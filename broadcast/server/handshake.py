@@ -7,9 +7,10 @@ import hmac
 import ssl
 from dataclasses import dataclass
 
-from . import protocol
-from .connection import Connection
-from .protocol import Connect, HandshakeError
+from .. import protocol
+from ..errors import HandshakeError
+from ..net.connection import Connection
+from ..protocol import Connect
 
 WRONG_TOKEN_DELAY = 1.0
 """Seconds until a wrong token is answered: guessing takes as many connections as guesses a second,
@@ -28,9 +29,7 @@ class Admission:
     wrong_token_delay: float  # seconds
 
 
-async def shake_hands(
-    connection: Connection, admission: Admission
-) -> tuple[Connect, bytes, int]:
+async def shake_hands(connection: Connection, admission: Admission) -> tuple[Connect, bytes, int]:
     """Return what a client asks for, once it may come in; what it has sent after that; and how
     many bytes it has sent in all.
 

@@ -1,0 +1,1 @@
+"""The client without a terminal: connect, send, iterate over what arrives, reconnect."""

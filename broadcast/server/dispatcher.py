@@ -1,0 +1,68 @@
+"""What a command answers: values in, an answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from ..protocol import COMMANDS, ENDING, command_word, encode, error, first_word, notice
+from .registry import Roster
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of a command: encoded lines for the client that gave it, and whether it leaves.
+
+    The lines are in pieces, of which the next is asked for when the last one has been sent.
+    """
+
+    pieces: Iterable[bytes] = ()
+    leave: bool = False
+
+
+def answer(line: str, name: str, roster: Roster) -> Answer:
+    """Execute a line that begins with a backslash, given by the client called `name`.
+
+    Only its first word counts, in any case; a doubled backslash is the same as a single one.
+    """
+    if execute := _ANSWERS.get(command_word(line)):
+        return execute(name, roster)
+    typed = first_word(line)
+    hint = "try \\help, or begin the line with a space to send it as text"
+    return Answer((encode(error(f"unknown command {typed}: {hint}")),))
+
+
+def _exit(name: str, roster: Roster) -> Answer:
+    return Answer(leave=True)
+
+
+def _clients(name: str, roster: Roster) -> Answer:
+    return Answer(_list_clients(name, roster))
+
+
+def _list_clients(name: str, roster: Roster) -> Iterator[bytes]:
+    count = len(roster)
+    before = encode(notice(f"{count} client" if count == 1 else f"{count} clients"))
+    # A name has no line end in it, and only one client has it: its line occurs once.
+    line, marked = ENDING + encode(notice(name)), ENDING + encode(notice(f"{name} (you)"))
+    for page in roster.pages():
+        # The line is looked for behind the ending of another.
+        yield before + (ENDING + page).replace(line, marked, 1)[len(ENDING) :]
+        before = b""
+
+
+def _ping(name: str, roster: Roster) -> Answer:
+    return Answer()
+
+
+def _help(name: str, roster: Roster) -> Answer:
+    lines = (notice(f"\\{word}: {text}") for word, text in COMMANDS.items())
+    return Answer((encode(*lines),))
+
+
+_ANSWERS: dict[str, Callable[[str, Roster], Answer]] = {
+    "exit": _exit,
+    "clients": _clients,
+    "ping": _ping,
+    "help": _help,
+}
