@@ -870,7 +870,7 @@ class TestClientThatFails:
         assert client.end() == 1
         assert re.fullmatch(rf"broadcast: \S+ [a-z ]+: {text}x{{200,256}}\n", client.errors())
 
-    def test_a_server_that_does_not_close_after_exit_is_given_up(self, program: StartProgram) -> None:
+    def test_a_server_that_does_not_close_after_exit_is_quit_requested(self, program: StartProgram) -> None:
         assert LEAVE_TIME == 10
         with socket.create_server(("127.0.0.1", 0)) as listening:
             client = program(CLIENT.format("c.LEAVE_TIME", 0.3), "--port", str(listening.getsockname()[1]), stdin=subprocess.DEVNULL, cwd=TOP)
@@ -879,7 +879,7 @@ class TestClientThatFails:
                 assert client.end() == 1
         assert re.fullmatch(r"broadcast: \S+ has not ended the connection within 0\.3 s of \\exit\n", client.errors())
 
-    def test_server_that_floods_after_exit_is_given_up(
+    def test_server_that_floods_after_exit_is_quit_requested(
         self, program: StartProgram, impostor: Impostor
     ) -> None:
         assert LEAVE_LIMIT == 32 * 1024 * 1024

@@ -158,7 +158,7 @@ class TestConnecting:
             with pytest.raises(ConnectError, match="closed the connection without an answer"):
                 await BroadcastClient(port=port).connect()
 
-    async def test_one_that_never_answers_is_given_up(self) -> None:
+    async def test_one_that_never_answers_is_quit_requested(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
 

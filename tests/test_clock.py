@@ -21,7 +21,7 @@ async def test_counts_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Time(monkeypatch)
     clock = ServingClock()
     fake.now += 0.25
-    assert clock.awake() == clock.reading() == 0.25
+    assert clock.running_time() == clock.reading_time() == 0.25
 
 
 async def test_a_stop_counts_as_one_tick_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,12 +31,12 @@ async def test_a_stop_counts_as_one_tick_at_most(monkeypatch: pytest.MonkeyPatch
     for _ in range(4):
         fake.now += TICK
         clock._tick()
-    assert clock.awake() == 4 * TICK
+    assert clock.running_time() == 4 * TICK
     fake.now += 3600
-    assert clock.awake() == 4 * TICK + TICK_LIMIT, "also before the timer has run"
+    assert clock.running_time() == 4 * TICK + TICK_LIMIT, "also before the timer has run"
     clock._tick()
     fake.now += 0.25
-    assert clock.awake() == 4 * TICK + TICK_LIMIT + 0.25
+    assert clock.running_time() == 4 * TICK + TICK_LIMIT + 0.25
     clock.stop()
 
 
@@ -44,13 +44,13 @@ async def test_a_hold_stops_the_reading_clock_alone(monkeypatch: pytest.MonkeyPa
     fake = Time(monkeypatch)
     clock = ServingClock()
     fake.now += 0.0625
-    clock.hold()
+    clock.pause()
     fake.now += 0.125
-    assert (clock.awake(), clock.reading()) == (0.1875, 0.0625)
-    clock.release()
-    clock.release()
+    assert (clock.running_time(), clock.reading_time()) == (0.1875, 0.0625)
+    clock.resume()
+    clock.resume()
     fake.now += 0.25
-    assert (clock.awake(), clock.reading()) == (0.4375, 0.3125)
+    assert (clock.running_time(), clock.reading_time()) == (0.4375, 0.3125)
 
 
 async def test_ticks_by_itself_until_it_is_stopped() -> None:

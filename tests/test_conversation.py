@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from broadcast import BroadcastClient, BroadcastServer, Incoming, Message, Notice
 from broadcast.client.conversation import Conversation
-from broadcast.client.reconnect import keep_talking
+from broadcast.client.reconnect import run_with_reconnect
 
 
 class Script:
     """A view that has these runs to send, one after the other, and remembers what it is told."""
 
     def __init__(self, *runs: bytes | None) -> None:
-        self.given_up = asyncio.Event()
+        self.quit_requested = asyncio.Event()
         self.runs = list(runs)
         self.shown: list[Incoming] = []
         self.told: list[str | None] = []
@@ -22,7 +22,7 @@ class Script:
     async def read(self) -> bytes | None:
         return self.runs.pop(0)
 
-    def give_back(self, run: bytes) -> None:
+    def unread(self, run: bytes) -> None:
         self.runs.insert(0, run)
 
     async def show(self, arrived: Sequence[Incoming], name: str) -> None:
@@ -41,7 +41,7 @@ async def test_what_is_read_when_the_connection_is_gone_already_is_given_back() 
 async def test_everything_is_sent_and_what_comes_back_is_shown(server: BroadcastServer) -> None:
     view = Script(b"one\ntwo\n", b"\\clients\n", None)
     async with BroadcastClient(port=server.port, user="other") as other:
-        await keep_talking(lambda: BroadcastClient(port=server.port, user="a", heartbeat=None), view, 30, reconnect=False)
+        await run_with_reconnect(lambda: BroadcastClient(port=server.port, user="a", heartbeat=None), view, 30, reconnect=False)
         assert [await anext(other) for _ in range(2)] == [Message("a", "one"), Message("a", "two")]
     assert view.shown == [Notice("2 clients"), Notice("a (you)"), Notice("other")]
     assert view.told == []
@@ -50,7 +50,7 @@ async def test_everything_is_sent_and_what_comes_back_is_shown(server: Broadcast
 async def test_nothing_after_an_exit_is_sent(server: BroadcastServer) -> None:
     view = Script(b"one\n\\exit\ntwo\n", b"three\n", None)
     async with BroadcastClient(port=server.port, user="other") as other:
-        await keep_talking(lambda: BroadcastClient(port=server.port, user="a", heartbeat=None), view, 30, reconnect=True)
+        await run_with_reconnect(lambda: BroadcastClient(port=server.port, user="a", heartbeat=None), view, 30, reconnect=True)
         await other.leave()
         assert [incoming async for incoming in other] == [Message("a", "one")]
     assert view.runs == [b"three\n", None]

@@ -205,7 +205,7 @@ def test_twenty_lines_pasted_are_twenty_lines_also_without_brackets() -> None:
     "sequence",
     ["\x1b[5~", "\x1b[1;5D", "\x1b[<0;12;7M", "\x1b[?62;22c", "\x1b[0 q", "\x1bOP", "\x1bO5D", "\x1b[[A", "\x1bx", "\x1b\u00e9", "\x1b[Z"],
 )
-def test_unknown_sequences_are_dropped_whole(sequence: str) -> None:
+def test_unknown_sequences_are_dropped_split_oversized(sequence: str) -> None:
     assert shown(after(f"a{sequence}b")) == "ab|"
     assert shown(after("a", *sequence, "b")) == "ab|"
 

@@ -11,9 +11,9 @@ from conftest import Connect, MakeServer, Peer, fanout_of
 from broadcast import BroadcastServer
 from broadcast.net.connection import Connection
 from broadcast.protocol import BLOCK_LIMIT
-from broadcast.server.batch import BATCH_SIZE, BATCH_WEIGHT, Batch, Receiver
+from broadcast.server.batch import BATCH_OVERHEAD, BATCH_SIZE, Batch, Subscription
 from broadcast.server.clock import ServingClock
-from broadcast.server.fanout import TURN, Fanout
+from broadcast.server.fanout import MAX_BATCHES_PER_FEED, Fanout
 
 MESSAGE = "x" * 100
 SMALL = 4096
@@ -112,9 +112,9 @@ async def test_a_leaver_gets_what_was_published_before_in_the_same_turn_and_noth
     (receiver,) = [session._member.subscription for session in server._sessions.values() if session._member and session._member.name == "leaves"]
     assert receiver
     fanout.publish(None, b"before\r\n")
-    served = fanout.leave(receiver)
+    delivered = fanout.leave(receiver)
     fanout.publish(None, b"after\r\n")
-    await served
+    await delivered
     assert await stays.lines(2) == ["before", "after"]
     assert await leaves.synchronise() == ["before"]
 
@@ -163,7 +163,7 @@ class TestStalledReader:
         while not flooding.done():
             largest = max(largest, backlog(server))
             await asyncio.sleep(0)
-        assert 300_000 < largest <= 300_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_WEIGHT
+        assert 300_000 < largest <= 300_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_OVERHEAD
 
     async def test_is_nobody_in_a_room_that_never_fills_the_backlog(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(grace=0.1, notices=False)
@@ -187,7 +187,7 @@ class TestStalledReader:
             lines.append(await slow.line())
             if len(lines) % 1500 == 0:
                 await asyncio.sleep(0.05)
-            held = held or fanout_of(server).held
+            held = held or fanout_of(server).input_paused
         assert held
         assert numbers(lines, "s") == list(range(15_000))
         await flooding
@@ -197,7 +197,7 @@ class TestStalledReader:
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
         stalled.stop_reading()
         flooding = asyncio.create_task(flood(sender, 50_000))
-        while not fanout_of(server).held:
+        while not fanout_of(server).input_paused:
             await asyncio.sleep(0.01)
         stalled.send("\\exit\n")
         while server.statistics()["clients"] > 1:
@@ -234,7 +234,7 @@ async def test_one_letter_lines_under_a_long_name_obey_the_bound(make_server: Ma
     while server.statistics()["clients"] > 1:
         largest = max(largest, backlog(server))
         await asyncio.sleep(0)
-    assert 500_000 < largest <= 500_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_WEIGHT
+    assert 500_000 < largest <= 500_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_OVERHEAD
 
 
 async def test_time_in_which_the_room_was_held_is_nobodys_silence(make_server: MakeServer, connect: Connect) -> None:
@@ -266,7 +266,7 @@ async def test_nobody_is_kept_out_of_a_room_that_is_held_again_and_again(make_se
 
     async def publish(number: int) -> None:
         while True:
-            await fanout.until_released()
+            await fanout.wait_to_publish()
             fanout.publish(None, b"x" * 9_998 + b"\r\n")
             turns[number] += 1
 
@@ -313,37 +313,37 @@ class TakesAll(Connection):
 
 
 class TestTurns:
-    async def lag(self) -> tuple[Fanout, TakesAll, Receiver]:
+    async def lag(self) -> tuple[Fanout, TakesAll, Subscription]:
         fanout, connection = Fanout(ServingClock(), 10_000_000, 1.0), TakesAll()
         fanout.join(TakesAll(), lambda: None)  # takes nothing: for it the backlog is kept
         receiver = fanout.join(connection, lambda: None)
-        for _ in range(4 * TURN):
+        for _ in range(4 * MAX_BATCHES_PER_FEED):
             fanout.publish(None, bytes(BATCH_SIZE))
         await asyncio.sleep(0)
         assert (connection.sent, fanout.lagging) == (1, 2)
         connection.tell()
-        assert connection.sent == 1 + TURN
+        assert connection.sent == 1 + MAX_BATCHES_PER_FEED
         return fanout, connection, receiver
 
     async def test_it_gets_more_when_the_others_had_theirs_until_it_is_level(self) -> None:
         fanout, connection, _ = await self.lag()
         for _ in range(3):
             await asyncio.sleep(0)
-        assert (connection.sent, fanout.lagging) == (4 * TURN, 1)
+        assert (connection.sent, fanout.lagging) == (4 * MAX_BATCHES_PER_FEED, 1)
 
     async def test_one_that_is_dropped_in_between_gets_nothing_more(self) -> None:
         fanout, connection, receiver = await self.lag()
         fanout.drop(receiver)
         await asyncio.sleep(0)
-        assert (connection.sent, fanout.lagging) == (1 + TURN, 1)
+        assert (connection.sent, fanout.lagging) == (1 + MAX_BATCHES_PER_FEED, 1)
 
     async def test_an_answer_in_between_is_taken_first(self) -> None:
         _, connection, _ = await self.lag()
         connection.write_pending = True
         await asyncio.sleep(0)
-        assert connection.sent == 1 + TURN
+        assert connection.sent == 1 + MAX_BATCHES_PER_FEED
         connection.tell()
-        assert connection.sent == 1 + 2 * TURN
+        assert connection.sent == 1 + 2 * MAX_BATCHES_PER_FEED
 
 
 class Slow(Connection):
@@ -383,11 +383,11 @@ class TestStragglers:
         for client in clients:
             fanout.join(client, lambda client=client: dropped.append(client))  # type: ignore[misc]
         self.fill(fanout)
-        assert fanout.held
+        assert fanout.input_paused
         return fanout, clients, dropped
 
     def fill(self, fanout: Fanout) -> None:
-        while not fanout.held:
+        while not fanout.input_paused:
             fanout.publish(None, bytes(BATCH_SIZE))
             fanout._flush()
 
@@ -397,7 +397,7 @@ class TestStragglers:
         fanout, (stalled,), dropped = self.pause("127.0.0.1:1")
         began = time.monotonic()
         async with asyncio.timeout(5):
-            await fanout.until_released()
+            await fanout.wait_to_publish()
         assert dropped == [stalled]
         assert 0.19 < time.monotonic() - began
 
@@ -407,33 +407,33 @@ class TestStragglers:
         while time.monotonic() < began + 0.5:
             slow.waiting = max(0, slow.waiting - 1000)
             await asyncio.sleep(0.01)
-        assert fanout.held and not dropped
+        assert fanout.input_paused and not dropped
 
     async def test_stop_of_the_process_counts_against_nobody(self) -> None:
         fanout, (stalled,), dropped = self.pause("127.0.0.1:1")
         time.sleep(0.4)  # noqa: ASYNC251 (as if the process were stopped)
         await asyncio.sleep(0.1)
-        assert fanout.held and not dropped
+        assert fanout.input_paused and not dropped
         async with asyncio.timeout(5):
-            await fanout.until_released()
+            await fanout.wait_to_publish()
         assert dropped == [stalled]
 
     async def test_newcomer_that_stalls_costs_little_where_the_budget_is_spent(self) -> None:
         fanout, _, dropped = self.pause("127.0.0.1:1", grace=0.2)
         async with asyncio.timeout(5):
-            await fanout.until_released()
+            await fanout.wait_to_publish()
         for number in range(5):
             fanout.join(stalled := Slow(f"127.0.0.1:{number}"), lambda: dropped.append(stalled))
             self.fill(fanout)
             began = time.monotonic()
-            await fanout.until_released()
+            await fanout.wait_to_publish()
             assert dropped[-1] is stalled
             assert time.monotonic() - began < 0.1
 
     async def test_no_client_is_looked_at_while_input_is_not_paused(self) -> None:
         fanout, (slow,), _ = self.pause("127.0.0.1:1")
         check = fanout._next_check
-        while fanout.held:
+        while fanout.input_paused:
             slow.take_all()
         assert check and check.cancelled()
         assert not fanout._next_check and not fanout._stragglers
@@ -449,7 +449,7 @@ class TestStragglers:
         fanout.join(second, lambda: dropped.append(second))
         self.fill(fanout)
         async with asyncio.timeout(5):
-            await fanout.until_released()
+            await fanout.wait_to_publish()
         assert dropped == [first]
 
 
@@ -458,13 +458,13 @@ class TestBatch:
         clock_free = Batch(0)
         clock_free.blocks += [b"aa", b"bb", b"cc", b"dd"]
         a, b, c, d = object(), object(), object(), object()
-        clock_free.withhold(a, 0, 2)  # type: ignore[arg-type]
-        clock_free.withhold(a, 4, 6)  # type: ignore[arg-type]
-        clock_free.withhold(b, 0, 4)  # type: ignore[arg-type]
-        clock_free.withhold(c, 2, 4)  # type: ignore[arg-type]
-        clock_free.withhold(c, 6, None)  # type: ignore[arg-type]
+        clock_free.exclude(a, 0, 2)  # type: ignore[arg-type]
+        clock_free.exclude(a, 4, 6)  # type: ignore[arg-type]
+        clock_free.exclude(b, 0, 4)  # type: ignore[arg-type]
+        clock_free.exclude(c, 2, 4)  # type: ignore[arg-type]
+        clock_free.exclude(c, 6, None)  # type: ignore[arg-type]
         assert clock_free.seal() == b"aabbccdd"
-        parts = [clock_free.for_receiver(receiver) for receiver in (a, b, c, d)]  # type: ignore[arg-type]
+        parts = [clock_free.data_for(receiver) for receiver in (a, b, c, d)]  # type: ignore[arg-type]
         assert parts == [b"bbdd", b"ccdd", b"aacc", b"aabbccdd"]
 
     async def test_a_single_block_is_sent_as_it_is_without_a_copy(self) -> None:
@@ -476,5 +476,5 @@ class TestBatch:
         fanout = Fanout(ServingClock(), 1000, 1.0)
         for _ in range(10):
             fanout.publish(None, b"x" * 1000)
-        assert not fanout._backlog and not fanout.held
+        assert not fanout._backlog and not fanout.input_paused
         await asyncio.sleep(0)

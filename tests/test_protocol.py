@@ -21,22 +21,22 @@ from broadcast.protocol import (
     NAME_LIMIT,
     Block,
     Connect,
-    LineCutter,
+    LineSplitter,
     TooLong,
     check_username,
-    clean,
-    fold,
-    name_given,
+    name_key,
     parse,
     parse_connect,
     parse_incoming,
-    taken,
+    parse_renamed,
+    renamed_notice,
+    sanitize,
 )
 
 
 def cut(limit: int, *pieces: bytes) -> list[bytes | TooLong]:
     """The lines, one by one, that a cutter makes of what arrives piece by piece."""
-    cutter = LineCutter(limit)
+    cutter = LineSplitter(limit)
     runs = [run for piece in pieces for run in cutter.feed(piece)] + cutter.finish()
     lines: list[bytes | TooLong] = []
     for run in runs:
@@ -72,7 +72,7 @@ CHUNK = 57_344
 """Bytes: as much as a client sends at once."""
 
 
-class TestLineCutter:
+class TestLineSplitter:
     def test_cuts_the_same_lines_wherever_the_packets_end(self) -> None:
         stream = b"one\ntwo\r\n\n" + b"x" * 20 + b"\n" + b"y" * 21 + b"\r\n" + b"z" * 20 + b"\r\nlast"
         whole = cut(20, stream)
@@ -87,7 +87,7 @@ class TestLineCutter:
         assert cut(5, b"123456" + ending) == [TooLong.LINE]
 
     def test_a_line_is_too_long_as_soon_as_that_is_certain_and_only_once(self) -> None:
-        cutter = LineCutter(5)
+        cutter = LineSplitter(5)
         assert cutter.feed(b"12345") == []
         assert cutter.feed(b"\r") == [], "that may be the ending"
         assert cutter.feed(b"6") == [TooLong.LINE]
@@ -95,14 +95,14 @@ class TestLineCutter:
         assert cutter.feed(b"8\nnext\n") == [b"next\n"]
 
     def test_memory_stays_bounded_however_long_a_line_gets(self) -> None:
-        cutter = LineCutter(1000)
+        cutter = LineSplitter(1000)
         for _ in range(1000):
             cutter.feed(b"x" * 1000)
         assert len(cutter._partial) <= 1001
 
     def test_short_lines_after_a_long_one_are_cut_without_a_list_of_them(self) -> None:
         """It would take twenty times the memory of the lines."""
-        cutter = LineCutter()
+        cutter = LineSplitter()
         assert cutter.feed(b"x" * LINE_LIMIT) == []
         chunk, lines = b"y\n" + b"ab\n" * 20_000, b"ab\n" * 20_000
         tracemalloc.start()
@@ -114,7 +114,7 @@ class TestLineCutter:
 
     def test_a_line_that_arrives_byte_by_byte_takes_linear_time(self) -> None:
         def feed(count: int) -> None:
-            cutter = LineCutter()
+            cutter = LineSplitter()
             for _ in range(count):
                 cutter.feed(b"x")
 
@@ -140,14 +140,14 @@ class TestCleaning:
         bidirectional = [0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
         for code in [*controls, 0x2028, 0x2029, *bidirectional]:
             expected = "a\tb" if code == 9 else "a\ufffdb"
-            assert clean(f"a{chr(code)}b".encode()) == expected, hex(code)
+            assert sanitize(f"a{chr(code)}b".encode()) == expected, hex(code)
 
     def test_nothing_else_changes(self) -> None:
         text = "".join(chr(code) for code in range(0x20, 0x30000) if not 0xD800 <= code < 0xE000)
-        changed = [char for char, kept in zip(text, clean(f"{text}.".encode()), strict=False) if char != kept]
+        changed = [char for char, kept in zip(text, sanitize(f"{text}.".encode()), strict=False) if char != kept]
         assert len(changed) == 1 + 32 + 1 + 2 + 2 + 5 + 4
         assert len(f"a{text}".splitlines()) > 1
-        assert len(clean(f"a{text}".encode()).splitlines()) == 1
+        assert len(sanitize(f"a{text}".encode()).splitlines()) == 1
 
     @pytest.mark.parametrize(
         ("data", "text"),
@@ -166,7 +166,7 @@ class TestCleaning:
         ],
     )
     def test_examples(self, data: bytes, text: str) -> None:
-        assert clean(data) == text
+        assert sanitize(data) == text
 
 
 class TestParse:
@@ -266,7 +266,7 @@ class TestParse:
             )
             expected: list[bytes | str] = []
             for line in run.split(b"\n")[:-1]:
-                text = clean(line.removesuffix(b"\r"))
+                text = sanitize(line.removesuffix(b"\r"))
                 if text:
                     expected.append(text if text.startswith("\\") else f"a: {text}".encode())
             assert sent(run) == expected, run
@@ -292,7 +292,7 @@ class TestConnect:
             parse_connect(line)
 
     def test_encodes_what_it_parses(self) -> None:
-        assert parse_connect(clean(Connect("a", "b").encode()[:-2])) == Connect("a", "b")
+        assert parse_connect(sanitize(Connect("a", "b").encode()[:-2])) == Connect("a", "b")
 
 
 class TestUsername:
@@ -349,22 +349,22 @@ class TestUsername:
         with pytest.raises(UsernameError, match="^bad username: longer than 32 characters$"):
             parse_connect(f"CONNECT {marks}")
         assert check_username(marks[:NAME_LIMIT]) == marks[:NAME_LIMIT]
-        fold(marks[:NAME_LIMIT])
+        name_key(marks[:NAME_LIMIT])
         assert max(normalised) <= NAME_LIMIT
 
     def test_ascii_names_are_not_normalised(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in map(chr, range(128)):
-            assert fold(name) == unicodedata.normalize("NFKC", name).casefold()
+            assert name_key(name) == unicodedata.normalize("NFKC", name).casefold()
         monkeypatch.setattr("broadcast.protocol.names.unicodedata", None)
         assert check_username("Attila7") == "Attila7"
-        assert fold("Attila-7_x") == "attila-7_x"
+        assert name_key("Attila-7_x") == "attila-7_x"
 
     def test_spellings_of_one_name_fold_alike(self) -> None:
-        assert fold("Attila") == fold("ATTILA") == fold("\uff21ttila")
-        assert fold("Straße") == fold("STRASSE")
-        assert fold("Zoë") == fold("Zoe\u0308")
-        assert fold("Attila") == fold("Attila\ufe0f") == fold("At\u034ftila")
-        assert fold("a") != fold("b")
+        assert name_key("Attila") == name_key("ATTILA") == name_key("\uff21ttila")
+        assert name_key("Straße") == name_key("STRASSE")
+        assert name_key("Zoë") == name_key("Zoe\u0308")
+        assert name_key("Attila") == name_key("Attila\ufe0f") == name_key("At\u034ftila")
+        assert name_key("a") != name_key("b")
 
 
 class TestIncoming:
@@ -388,7 +388,7 @@ class TestIncoming:
         assert parse_incoming(f"{longest}: hello") == Message(longest, "hello")
         assert parse_incoming(f"x{longest}: hello") == Notice(f"x{longest}: hello")
 
-    def test_a_name_given_is_found_in_no_other_line(self) -> None:
-        assert name_given(taken("Attila", "Attila-2")) == "Attila-2"
-        assert name_given("* Attila joined") is None
-        assert name_given("Attila: * a is taken: you are b") is None
+    def test_a_parse_renamed_is_found_in_no_other_line(self) -> None:
+        assert parse_renamed(renamed_notice("Attila", "Attila-2")) == "Attila-2"
+        assert parse_renamed("* Attila joined") is None
+        assert parse_renamed("Attila: * a is taken: you are b") is None

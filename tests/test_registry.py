@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from broadcast.protocol import fold
+from broadcast.protocol import name_key
 from broadcast.server.registry import PAGE_LINES, Registry
 
 
@@ -80,7 +80,7 @@ def test_random_rosters_are_in_order() -> None:
             present.remove(name)
         else:
             present.add(registry.claim("".join(chance.choices("abAB-2é", k=3))))
-        expected = [f"* {name}\r\n" for name in sorted(present, key=fold)]
+        expected = [f"* {name}\r\n" for name in sorted(present, key=name_key)]
         assert b"".join(registry.roster.pages()) == "".join(expected).encode()
         assert len(registry.roster) == len(present)
 

@@ -227,7 +227,7 @@ class TestShortChunks:
         stalled, sender, other = await connect(server, "stalled", buffer=4096), await connect(server, "s"), await connect(server, "o")
         stalled.stop_reading()
         sender.send(f"{'x' * 100}\n" * 40_000)
-        while not fanout_of(server).held:
+        while not fanout_of(server).input_paused:
             await asyncio.sleep(0)
         before = server.statistics()
         other.send("waits\n")

@@ -113,7 +113,7 @@ async def test_who_leaves_and_pauses_gets_it_too(secret: BroadcastServer, connec
         writer.close()
 
 
-async def test_a_flat_out_stream_arrives_whole(secret: BroadcastServer) -> None:
+async def test_a_flat_out_stream_arrives_split_oversized(secret: BroadcastServer) -> None:
     async with client_of(secret, "a") as a, client_of(secret, "b") as b:
 
         async def send() -> None:

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable, Sequence
 
 from ..client.client import BroadcastClient
-from ..client.reconnect import keep_talking
+from ..client.reconnect import run_with_reconnect
 from ..errors import BroadcastError, OutputClosedError
 from ..terminal.interactive import Terminal
 from ..terminal.pipeline import Pipeline
@@ -26,7 +26,7 @@ def main_client(arguments: Sequence[str] | None = None, program: str | None = No
     add_client_arguments(parser)
     options = parser.parse_args(arguments)
     return asyncio.run(
-        _talk(options, _client_context(parser, options), read_token(parser, options))
+        run_client(options, _client_context(parser, options), read_token(parser, options))
     )
 
 
@@ -47,7 +47,7 @@ def _client_context(
     return context
 
 
-async def _talk(options: argparse.Namespace, tls: ssl.SSLContext | None, token: str | None) -> int:
+async def run_client(options: argparse.Namespace, tls: ssl.SSLContext | None, token: str | None) -> int:
     task, status = asyncio.current_task(), OK
 
     def on_signal(code: int) -> None:
@@ -67,7 +67,7 @@ async def _talk(options: argparse.Namespace, tls: ssl.SSLContext | None, token: 
                 )
 
             try:
-                await _show_and_talk(options, console, connect, lambda: on_signal(INTERRUPTED))
+                await _run_view(options, console, connect, lambda: on_signal(INTERRUPTED))
             except OutputClosedError:
                 pass
             except BroadcastError as problem:
@@ -79,7 +79,7 @@ async def _talk(options: argparse.Namespace, tls: ssl.SSLContext | None, token: 
     return status
 
 
-async def _show_and_talk(
+async def _run_view(
     options: argparse.Namespace,
     console: Console,
     connect: Callable[[], BroadcastClient],
@@ -98,7 +98,7 @@ async def _show_and_talk(
     try:
         async with asyncio.TaskGroup() as group:
             showing = group.create_task(view.run())
-            await keep_talking(connect, view, options.heartbeat, options.reconnect)
+            await run_with_reconnect(connect, view, options.heartbeat, options.reconnect)
             showing.cancel()
     except* BroadcastError as problems:
         problem = problems.exceptions[0]

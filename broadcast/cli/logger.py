@@ -31,9 +31,9 @@ class Log:
     def __init__(self, level: str) -> None:
         self.lost = 0
         self._queue: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-        front = _Front(self._queue)
+        front = DroppingQueueHandler(self._queue)
         front.log = self
-        writer = _Writer()
+        writer = DescriptorHandler()
         writer.log = self
         writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         self._listener = logging.handlers.QueueListener(self._queue, writer)
@@ -51,7 +51,7 @@ class Log:
         stopping.join(CLOSING_TIME)
 
 
-class _Front(logging.handlers.QueueHandler):
+class DroppingQueueHandler(logging.handlers.QueueHandler):
     log: Log
     queue: queue.SimpleQueue[logging.LogRecord]
 
@@ -76,7 +76,7 @@ class _Front(logging.handlers.QueueHandler):
             self.log.lost += 1
 
 
-class _Writer(logging.Handler):
+class DescriptorHandler(logging.Handler):
     log: Log
 
     def handle(self, record: logging.LogRecord) -> bool:

@@ -14,7 +14,7 @@ from ..client import client
 from ..errors import UsernameError
 from ..server import server
 from ..server.strangers import DEFAULT_MAX_STRANGERS
-from ..terminal.stdio import complain
+from ..terminal.stdio import print_error
 from .logger import LEVELS
 
 SERVER = "Run a room: what one client sends reaches all others."
@@ -202,10 +202,10 @@ def read_token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
                 f"argument --token-file: can't read {options.token_file}: {getattr(problem, 'strerror', None) or problem}"
             )
         if os.name == "posix" and mode & 0o077:
-            complain(f"warning: others can read {options.token_file}; chmod 600 keeps them out")
+            print_error(f"warning: others can read {options.token_file}; chmod 600 keeps them out")
     if token == "":
         parser.error(f"the token is empty: put one in {source}")
-    shown = token and protocol.clean(token.encode(errors="replace"))
+    shown = token and protocol.sanitize(token.encode(errors="replace"))
     if token is not None and (shown != token or any(map(str.isspace, token))):
         parser.error("the token has to be one word of characters that can be shown")
     return token

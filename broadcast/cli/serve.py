@@ -15,7 +15,7 @@ from ..errors import BroadcastError
 from ..server import server
 from ..server.server import BroadcastServer
 from ..server.strangers import DEFAULT_MAX_STRANGERS
-from ..terminal.stdio import complain
+from ..terminal.stdio import print_error
 from .logger import LOGGER, Log
 
 try:
@@ -146,7 +146,7 @@ async def _serve(
                 handle_signal(signal.SIGUSR1, tell)
             await stop.wait()
     except BroadcastError as problem:
-        complain(str(problem))
+        print_error(str(problem))
         status = FAILED
     except asyncio.CancelledError:
         if not stop.is_set():

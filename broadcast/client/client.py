@@ -15,7 +15,7 @@ from ..errors import ConnectError, ConnectionLostError, RefusedError
 from ..net.address import format_address
 from ..net.connection import Connection
 from ..net.dial import connect
-from ..protocol import Connect, Incoming, LineCutter, TooLong
+from ..protocol import Connect, Incoming, LineSplitter, TooLong
 
 DEFAULT_HEARTBEAT = 30.0
 """Seconds: a tenth of the time after which our server gives up a silent client, and seldom enough to cost it nothing."""
@@ -72,7 +72,7 @@ class BroadcastClient:
         self._limit = (
             protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES
         )  # bytes in a line from the server
-        self._cutter = LineCutter(self._limit)
+        self._cutter = LineSplitter(self._limit)
         self.bytes_received = 0  # over all connections
         self._lines: deque[str] = deque()  # arrived, not given out yet
         self._turn = asyncio.Lock()  # held by who reads from the connection
@@ -96,7 +96,7 @@ class BroadcastClient:
         """Connect and shake hands. Raises ConnectError, RefusedError, or ConnectionLostError where the answer breaks off; nothing is left open
         then."""
         self._lines.clear()
-        self._cutter = LineCutter(self._limit)
+        self._cutter = LineSplitter(self._limit)
         self._name_may_follow = False
         self._connection = await connect(self._host, self._port, self._connect_timeout, self._tls)
         try:
@@ -220,13 +220,13 @@ class BroadcastClient:
                     f"{self.address} sent a line that is longer than this protocol allows"
                 )
             self._lines.extend(
-                filter(None, map(protocol.clean, run.replace(protocol.ENDING, b"\n").split(b"\n")))
+                filter(None, map(protocol.sanitize, run.replace(protocol.ENDING, b"\n").split(b"\n")))
             )
         return bool(chunk)
 
     def _interpret(self, line: str) -> Incoming:
         if self._name_may_follow:
-            given = protocol.name_given(line)
+            given = protocol.parse_renamed(line)
             if given and len(given) <= protocol.SENDER_LIMIT:  # our server gives no longer one
                 self.user = given
             self._name_may_follow = False

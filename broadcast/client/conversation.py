@@ -26,11 +26,11 @@ default one. The time that anything beyond it takes to be shown counts.
 class View(Protocol):
     """Where lines to be sent come from and where what arrives goes: `Pipeline` or `Terminal`."""
 
-    given_up: asyncio.Event
+    quit_requested: asyncio.Event
 
     async def read(self) -> bytes | None: ...
 
-    def give_back(self, run: bytes) -> None: ...
+    def unread(self, run: bytes) -> None: ...
 
     async def show(self, arrived: Sequence[Incoming], name: str) -> None: ...
 
@@ -52,7 +52,7 @@ class Conversation:
         self._showing = False  # while what arrived waits for our output to take it
         # The bytes received at which LEAVE_LIMIT is reached; from `\exit` on.
         self._limit = math.inf
-        self._farewell: Incoming | None = None  # the server's last words, where it had some
+        self._close_reason: Incoming | None = None  # the server's last words, where it had some
 
     async def run(self) -> None:
         """Return when the server has ended the connection because we left; its three tasks, which send, receive and keep alive, end together.
@@ -76,13 +76,13 @@ class Conversation:
         if problem:
             raise problem
         if not self.left:
-            why = f": {self._farewell.text[:REASON_LIMIT]}" if self._farewell else ""
+            why = f": {self._close_reason.text[:REASON_LIMIT]}" if self._close_reason else ""
             raise ConnectionLostError(f"{self._client.address} closed the connection{why}")
 
     async def _receive(self) -> None:
         loop = asyncio.get_running_loop()
         while arrived := await self._client.receive():
-            self._farewell = arrived[-1] if protocol.is_farewell(arrived[-1]) else None
+            self._close_reason = arrived[-1] if protocol.is_close_reason(arrived[-1]) else None
             if self._client.bytes_received > self._limit:
                 await self._view.show(arrived, self._client.user)
                 continue
@@ -106,7 +106,7 @@ class Conversation:
                     await self._client.leave()
                     return
                 if not self._client.is_connected:
-                    self._view.give_back(run)
+                    self._view.unread(run)
                     return
                 if (end := _end_of_exit(run)) is not None:
                     run = run[:end]
@@ -128,6 +128,6 @@ def _end_of_exit(run: bytes) -> int | None:
         end = 0
         for line in run.split(b"\n"):
             end += len(line) + 1
-            if protocol.is_exit(protocol.clean(line.removesuffix(b"\r"))):
+            if protocol.is_exit(protocol.sanitize(line.removesuffix(b"\r"))):
                 return end
     return None

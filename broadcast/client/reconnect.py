@@ -16,7 +16,7 @@ SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
 server that was restarted do not all come back at once."""
 
 
-async def keep_talking(
+async def run_with_reconnect(
     connect: Callable[[], BroadcastClient], view: View, heartbeat: float, reconnect: bool
 ) -> None:
     """Talk until we leave. With `reconnect` a lost connection, or one that can't be had yet, is tried again until there is one.
@@ -38,12 +38,12 @@ async def keep_talking(
                 await conversation.run()
                 return
         except (ConnectError, ConnectionLostError) as problem:
-            if not reconnect or (conversation and conversation.left) or view.given_up.is_set():
+            if not reconnect or (conversation and conversation.left) or view.quit_requested.is_set():
                 raise
             if not in_trouble:
                 in_trouble = True
                 await view.tell(str(problem))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))):
-                await view.given_up.wait()
+                await view.quit_requested.wait()
         delay = min(2 * delay, LONGEST_DELAY)

@@ -45,7 +45,7 @@ _CONTROLS_IN_LINES = bytes(code for code in _ASCII_CONTROLS if code not in (_LF,
 _SHORT_CHUNK = 4096  # bytes; measured, see _is_plain
 
 
-def clean(line: bytes) -> str:
+def sanitize(line: bytes) -> str:
     """Return a line as text that cannot drive a terminal, without trailing white space.
 
     Each of these becomes U+FFFD: bytes that are not UTF-8 (by maximal subparts, as Unicode
@@ -93,7 +93,7 @@ def _blocks_and_commands(run: bytes, prefix: bytes) -> Iterator[Block | str]:
     while start < len(run):
         if run.startswith(b"\\", start):
             end = run.index(b"\n", start) + 1
-            yield clean(run[start : end - 1].removesuffix(b"\r"))
+            yield sanitize(run[start : end - 1].removesuffix(b"\r"))
         else:
             end = run.find(b"\n\\", start) + 1 or len(run)
             yield from _blocks(run, start, end, run.count(b"\n", start, end), prefix)

@@ -20,7 +20,7 @@ class TooLong(enum.Enum):
     LINE = enum.auto()
 
 
-class LineCutter:
+class LineSplitter:
     """Cuts a stream of bytes into runs of whole lines, in bounded memory.
 
     `limit` is the most bytes a line may have, without its ending. What is held back is never more than that and one read.
@@ -47,7 +47,7 @@ class LineCutter:
         if end:
             run = b"".join((self._partial, data[:end])) if self._partial else data[:end]
             self._partial.clear()
-            items = self._whole(run)
+            items = self._split_oversized(run)
         self._partial += data[end:]
         if self._is_too_long(self._partial):
             self._partial.clear()
@@ -75,7 +75,7 @@ class LineCutter:
         # One byte more may be the CR of an ending.
         return len(line) - line.endswith(b"\r") > self._limit
 
-    def _whole(self, run: bytes) -> list[bytes | TooLong]:
+    def _split_oversized(self, run: bytes) -> list[bytes | TooLong]:
         first = run.find(b"\n")
         if first <= self._limit and len(run) - first - 2 <= self._limit:
             return [run]  # neither the first line nor all others together are over the limit

@@ -33,12 +33,12 @@ def line_too_long(limit: int) -> str:
     return error(f"line too long (at most {limit} bytes)")
 
 
-def taken(asked: str, given: str) -> str:
+def renamed_notice(asked: str, given: str) -> str:
     """Return the notice that tells a client its name was taken and which one it got."""
     return notice(f"{asked} is taken: you are {given}")
 
 
-def name_given(line: str) -> str | None:
+def parse_renamed(line: str) -> str | None:
     """Return the name that a line made by `taken` gives, None for any other line."""
     match = _TAKEN.fullmatch(line)
     return match[1] if match else None
@@ -92,7 +92,7 @@ def parse_incoming(line: str) -> Incoming:
     return Message(sender, text)
 
 
-def is_farewell(incoming: Incoming) -> bool:
+def is_close_reason(incoming: Incoming) -> bool:
     """Whether these are a server's last words: why it ends the connection."""
     if isinstance(incoming, Notice):
         return incoming.text == SHUTTING_DOWN

@@ -63,7 +63,7 @@ def _check_form(form: str) -> None:
         raise UsernameError(f"it begins with {form[0]}")
 
 
-def fold(name: str) -> str:
+def name_key(name: str) -> str:
     """Return what all spellings of one name have in common: names are unique by this.
 
     Characters that are never seen, such as variation selectors, make no difference. Only for text

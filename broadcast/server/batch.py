@@ -13,27 +13,27 @@ BATCH_SIZE = 2 * BLOCK_LIMIT
 """Bytes in a batch, but for a single longer block: what is published beyond that in one turn goes into another. One block in each cost 6 to
 17 % more a delivery, four are no better."""
 
-BATCH_WEIGHT = 600
+BATCH_OVERHEAD = 600
 """Bytes that a batch in the backlog weighs beyond its data: the objects around it, measured with tracemalloc."""
 
-PART_WEIGHT = 250
+EXCLUSION_OVERHEAD = 250
 """Bytes that a client with a part of its own in a batch adds to its weight, measured likewise."""
 
 
-class Receiver:
+class Subscription:
     """One client's place in the fan-out; made by `Fanout.join`, for `Fanout` alone to change."""
 
-    __slots__ = ("connection", "cursor", "joined_at", "on_too_slow", "served", "until")
+    __slots__ = ("connection", "cursor", "joined_at", "on_evicted", "delivered", "end_batch")
 
     def __init__(
-        self, connection: Connection, on_too_slow: Callable[[], None], joined_at: float
+        self, connection: Connection, on_evicted: Callable[[], None], joined_at: float
     ) -> None:
         self.connection = connection
         self.joined_at = joined_at  # on the serving clock
-        self.on_too_slow = on_too_slow
+        self.on_evicted = on_evicted
         self.cursor = 0  # while lagging: the number of the batch it gets next
-        self.until = math.inf  # from its leaving on: the number of the first batch it is not owed
-        self.served: asyncio.Future[None] | None = (
+        self.end_batch = math.inf  # from its leaving on: the number of the first batch it is not owed
+        self.delivered: asyncio.Future[None] | None = (
             None  # from its leaving on: done when it has all it is owed
         )
 
@@ -41,7 +41,7 @@ class Receiver:
 class Batch:
     """Blocks that go out together, and what of them is not for whom."""
 
-    __slots__ = ("blocks", "data", "number", "size", "start", "waiting", "withheld")
+    __slots__ = ("blocks", "data", "number", "size", "start", "waiting", "excluded")
 
     def __init__(self, number: int) -> None:
         self.number = number  # counts up from 0, without a gap
@@ -51,22 +51,22 @@ class Batch:
         self.data = b""  # from its sealing on
         self.waiting = 0  # how many cursors stand here
         # Client -> the stretches of `data` it does not get: what it sent, what was before it joined or (to None, the end) came after it left.
-        self.withheld: dict[Receiver, list[tuple[int, int | None]]] = {}
+        self.excluded: dict[Subscription, list[tuple[int, int | None]]] = {}
 
     @property
-    def weight(self) -> int:
-        return self.size + BATCH_WEIGHT + PART_WEIGHT * len(self.withheld)
+    def memory_cost(self) -> int:
+        return self.size + BATCH_OVERHEAD + EXCLUSION_OVERHEAD * len(self.excluded)
 
-    def withhold(self, receiver: Receiver, start: int, stop: int | None) -> None:
-        self.withheld.setdefault(receiver, []).append((start, stop))
+    def exclude(self, receiver: Subscription, start: int, stop: int | None) -> None:
+        self.excluded.setdefault(receiver, []).append((start, stop))
 
     def seal(self) -> bytes:
         self.data = b"".join(self.blocks)  # a single block as it is, without a copy
         self.blocks.clear()
         return self.data
 
-    def for_receiver(self, receiver: Receiver) -> bytes:
-        stretches = self.withheld.get(receiver)
+    def data_for(self, receiver: Subscription) -> bytes:
+        stretches = self.excluded.get(receiver)
         if stretches is None:
             return self.data
         start, parts = 0, []

@@ -23,7 +23,7 @@ class ServingClock:
         self._ticked_at = self._loop.time()  # the last tick, in the loop's time
         self._counted = 0.0  # seconds awake up to the last tick
         self._unread = 0.0  # seconds in which clients were not read, up to the end of the last hold
-        self._held_at: float | None = (
+        self._paused_at: float | None = (
             None  # when the hold began, in time awake; None while clients are read
         )
         self._timer: asyncio.TimerHandle | None = None  # the next tick, from `start` to `stop`
@@ -33,7 +33,7 @@ class ServingClock:
         self._tick()
 
     def _tick(self) -> None:
-        self._counted = self.awake()
+        self._counted = self.running_time()
         self._ticked_at = self._loop.time()
         self._timer = self._loop.call_later(TICK, self._tick)
 
@@ -42,20 +42,20 @@ class ServingClock:
         if self._timer:
             self._timer.cancel()
 
-    def awake(self) -> float:
+    def running_time(self) -> float:
         """Return the seconds in which this process ran."""
         return self._counted + min(self._loop.time() - self._ticked_at, TICK_LIMIT)
 
-    def reading(self) -> float:
+    def reading_time(self) -> float:
         """Return the seconds in which this process ran and clients were read."""
-        return (self.awake() if self._held_at is None else self._held_at) - self._unread
+        return (self.running_time() if self._paused_at is None else self._paused_at) - self._unread
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """From now on clients are not read."""
-        self._held_at = self.awake()
+        self._paused_at = self.running_time()
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Clients are read again."""
-        if self._held_at is not None:
-            self._unread += self.awake() - self._held_at
-            self._held_at = None
+        if self._paused_at is not None:
+            self._unread += self.running_time() - self._paused_at
+            self._paused_at = None

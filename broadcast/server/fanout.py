@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..net.connection import Connection, send_to_all
-from .batch import BATCH_SIZE, Batch, Receiver
+from .batch import BATCH_SIZE, Batch, Subscription
 from .budget import STALL_TIME, PauseBudget, Straggler, budget_key
 from .clock import ServingClock
 
@@ -31,7 +31,7 @@ NOTICE_DELAY = 0.01
 """Seconds that a notice may wait for others, or for a message, to go out with: nobody sees it, and a thousand clients that join at once
 take a hundredth of the writes."""
 
-TURN = 4
+MAX_BATCHES_PER_FEED = 4
 """Batches fed to one client before the others get their turn: some 100 us."""
 
 CHECKS_PER_LEEWAY = 4
@@ -56,7 +56,7 @@ class Fanout:
     seconds for which the clients of one address may keep the room held by reading too slowly.
     `stall_time`: seconds for which one of those may take nothing.
 
-    From `join` on a client gets every block, or `on_too_slow` is called and it gets nothing more. Nothing here waits for a client: `publish`
+    From `join` on a client gets every block, or `on_evicted` is called and it gets nothing more. Nothing here waits for a client: `publish`
     returns at once, and whoever publishes looks at `held` before.
     """
 
@@ -74,45 +74,45 @@ class Fanout:
         self.deliveries = 0  # lines times those who get them, since the beginning
         self.dropped = 0  # clients too slow, likewise
         self._closed = False  # from `close` on
-        self._ready: dict[Connection, Receiver] = {}  # have had every batch before the open one
+        self._ready: dict[Connection, Subscription] = {}  # have had every batch before the open one
         self._lagging: dict[
-            Receiver, None
+            Subscription, None
         ] = {}  # have a cursor, and something under way or a turn to come
         self._backlog: deque[Batch] = (
             deque()
         )  # the batches from the slowest cursor on; empty while nobody lags
-        self._backlog_weight = 0
-        self._kept_weight = 0  # of all batches that were ever in the backlog
-        self._released = asyncio.Event()  # set while the room is not held
-        self._released.set()
-        self._turnstile = asyncio.Lock()  # held by who is next to publish once the room is released; asyncio's is first come, first served
+        self._backlog_size = 0
+        self._stream_position = 0  # of all batches that were ever in the backlog
+        self._input_allowed = asyncio.Event()  # set while the room is not held
+        self._input_allowed.set()
+        self._publish_lock = asyncio.Lock()  # held by who is next to publish once the room is released; asyncio's is first come, first delivered
         # While the room is held: those that it waits for, as of the last look.
-        self._stragglers: dict[Receiver, Straggler] = {}
+        self._stragglers: dict[Subscription, Straggler] = {}
         self._next_check: asyncio.TimerHandle | None = None  # while the room is held
 
     # --- who takes part ---
 
-    def join(self, connection: Connection, on_too_slow: Callable[[], None]) -> Receiver:
+    def join(self, connection: Connection, on_evicted: Callable[[], None]) -> Subscription:
         """Let a client take part: it gets what is published from now on."""
-        receiver = Receiver(connection, on_too_slow, self._clock.awake())
+        receiver = Subscription(connection, on_evicted, self._clock.running_time())
         if self._open.size:
-            self._open.withhold(receiver, 0, self._open.size)
+            self._open.exclude(receiver, 0, self._open.size)
         self._ready[receiver.connection] = receiver
         return receiver
 
-    def leave(self, receiver: Receiver) -> asyncio.Future[None]:
+    def leave(self, receiver: Subscription) -> asyncio.Future[None]:
         """Let a client go: it gets what was published up to now; the future is done when its connection has taken all of it, or is gone."""
-        if receiver.served is None:
-            receiver.served = asyncio.get_running_loop().create_future()
-            receiver.until = self._open.number
+        if receiver.delivered is None:
+            receiver.delivered = asyncio.get_running_loop().create_future()
+            receiver.end_batch = self._open.number
             if self._open.size:
-                self._open.withhold(receiver, self._open.size, None)
-                receiver.until += 1
+                self._open.exclude(receiver, self._open.size, None)
+                receiver.end_batch += 1
             elif receiver.connection in self._ready:
-                self._settle(receiver)
-        return receiver.served
+                self._reclassify(receiver)
+        return receiver.delivered
 
-    def drop(self, receiver: Receiver) -> None:
+    def drop(self, receiver: Subscription) -> None:
         """Forget a client: it gets nothing more, whatever it is owed."""
         self._ready.pop(receiver.connection, None)
         self._stop_lagging(receiver)
@@ -135,31 +135,31 @@ class Fanout:
     @property
     def backlog(self) -> int:
         """Bytes kept for them."""
-        return self._backlog_weight
+        return self._backlog_size
 
     @property
-    def held(self) -> bool:
+    def input_paused(self) -> bool:
         """Whether input has to wait because too much is owed to those who read slowly."""
-        return not self._released.is_set()
+        return not self._input_allowed.is_set()
 
     @property
-    def is_awaited(self) -> bool:
+    def must_wait_to_publish(self) -> bool:
         """Whether who comes now to publish has to wait, for the room or for others who do."""
-        return self.held or self._turnstile.locked()
+        return self.input_paused or self._publish_lock.locked()
 
-    async def until_released(self) -> None:
+    async def wait_to_publish(self) -> None:
         """Wait while the room is held, those who wait in the order of coming: to be called before each block.
 
         Were all let in at once when it is released, the first few would fill it again each time, and the others never get in. Who comes between
         two of them goes before the second: made to queue up too, all would go on in step, a block a turn, for as long as there are some.
         """
-        if self.is_awaited:
-            async with self._turnstile:
-                while self.held:
-                    await self._released.wait()
+        if self.must_wait_to_publish:
+            async with self._publish_lock:
+                while self.input_paused:
+                    await self._input_allowed.wait()
 
     def publish(
-        self, author: Receiver | None, block: bytes, lines: int = 1, *, can_wait: bool = False
+        self, author: Subscription | None, block: bytes, lines: int = 1, *, defer: bool = False
     ) -> None:
         """Send whole lines, that many, to everyone but their author, at the end of this turn; those that can wait, with what comes next or NOTICE_DELAY later."""
         if self._closed:
@@ -173,16 +173,16 @@ class Fanout:
         )
         self.deliveries += lines * (len(self._ready) + len(self._lagging) - takes_part)
         if author and takes_part:
-            batch.withhold(author, batch.size, batch.size + len(block))
+            batch.exclude(author, batch.size, batch.size + len(block))
         batch.size += len(block)
-        if can_wait:
+        if defer:
             if not self._notices_due:
                 self._notices_due = asyncio.get_running_loop().call_later(NOTICE_DELAY, self._flush)
         elif not self._flush_due:
             self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush_at_end_of_turn)
+            asyncio.get_running_loop().call_soon(self._flush_at_end_of_iteration)
 
-    def _flush_at_end_of_turn(self) -> None:
+    def _flush_at_end_of_iteration(self) -> None:
         self._flush_due = False
         self._flush()
 
@@ -197,98 +197,98 @@ class Fanout:
         self._open = Batch(batch.number + 1)
         data = batch.seal()
         with_parts = [
-            receiver for receiver in batch.withheld if self._ready.pop(receiver.connection, None)
+            receiver for receiver in batch.excluded if self._ready.pop(receiver.connection, None)
         ]
         behind = [self._ready[connection] for connection in send_to_all(self._ready, data)]
         for receiver in with_parts:
-            if part := batch.for_receiver(receiver):
+            if part := batch.data_for(receiver):
                 receiver.connection.send(part)
         if self._lagging:
             self._backlog.append(batch)
-            batch.start = self._kept_weight
-            self._kept_weight += batch.weight
-            self._backlog_weight += batch.weight
+            batch.start = self._stream_position
+            self._stream_position += batch.memory_cost
+            self._backlog_size += batch.memory_cost
         for receiver in behind + with_parts:
-            self._settle(receiver)
-        self._hold_or_release()
+            self._reclassify(receiver)
+        self._pause_or_resume_input()
 
     # --- those who lag ---
 
-    def _settle(self, receiver: Receiver) -> None:
-        """Sort a client in that has had every batch, or can't have more: lagging with something under way, served for good, or ready."""
+    def _reclassify(self, receiver: Subscription) -> None:
+        """Sort a client in that has had every batch, or can't have more: lagging with something under way, delivered for good, or ready."""
         if receiver.connection.write_pending:
             self._ready.pop(receiver.connection, None)
             self._lagging[receiver] = None
             receiver.cursor = self._open.number
             self._open.waiting += 1
             receiver.connection.on_drained = lambda: self._feed(receiver)
-        elif receiver.served and (
-            receiver.until <= self._open.number or receiver.connection.is_closing
+        elif receiver.delivered and (
+            receiver.end_batch <= self._open.number or receiver.connection.is_closing
         ):
             self._ready.pop(receiver.connection, None)
             if (
-                not receiver.served.done()
+                not receiver.delivered.done()
             ):  # its session may have given up waiting in this very turn
-                receiver.served.set_result(None)
+                receiver.delivered.set_result(None)
         else:
             self._ready[receiver.connection] = receiver
 
-    def _feed(self, receiver: Receiver) -> None:
+    def _feed(self, receiver: Subscription) -> None:
         """Feed a lagging client from the backlog what the system takes; called again when it has taken it, until the client is level, or gone."""
         connection = receiver.connection
-        for _ in range(TURN):
-            if connection.is_closing or receiver.cursor >= min(receiver.until, self._open.number):
+        for _ in range(MAX_BATCHES_PER_FEED):
+            if connection.is_closing or receiver.cursor >= min(receiver.end_batch, self._open.number):
                 self._stop_lagging(receiver)
-                self._settle(receiver)
+                self._reclassify(receiver)
                 return
-            is_taken = connection.send(self._at(receiver.cursor).for_receiver(receiver))
-            self._move(receiver, receiver.cursor + 1)
+            is_taken = connection.send(self._batch(receiver.cursor).data_for(receiver))
+            self._advance_cursor(receiver, receiver.cursor + 1)
             if not is_taken:
                 return
-        asyncio.get_running_loop().call_soon(self._go_on_feeding, receiver)
+        asyncio.get_running_loop().call_soon(self._continue_feeding, receiver)
 
-    def _go_on_feeding(self, receiver: Receiver) -> None:
+    def _continue_feeding(self, receiver: Subscription) -> None:
         # In the meantime it may have been dropped, or sent an answer, at the end of which it is fed again.
         if receiver in self._lagging and not receiver.connection.write_pending:
             self._feed(receiver)
 
-    def _at(self, number: int) -> Batch:
+    def _batch(self, number: int) -> Batch:
         return (
             self._open
             if number == self._open.number
             else self._backlog[number - self._backlog[0].number]
         )
 
-    def _move(self, receiver: Receiver, number: int) -> None:
-        self._at(number).waiting += 1
-        self._at(receiver.cursor).waiting -= 1
+    def _advance_cursor(self, receiver: Subscription, number: int) -> None:
+        self._batch(number).waiting += 1
+        self._batch(receiver.cursor).waiting -= 1
         receiver.cursor = number
         self._trim()
 
-    def _stop_lagging(self, receiver: Receiver) -> None:
+    def _stop_lagging(self, receiver: Subscription) -> None:
         if receiver in self._lagging:
             del self._lagging[receiver]
             receiver.connection.on_drained = None
-            self._at(receiver.cursor).waiting -= 1
+            self._batch(receiver.cursor).waiting -= 1
             self._trim()
 
     def _trim(self) -> None:
         """Drop the batches before the slowest cursor."""
         while self._backlog and not self._backlog[0].waiting:
-            self._backlog_weight -= self._backlog.popleft().weight
-        self._hold_or_release()
+            self._backlog_size -= self._backlog.popleft().memory_cost
+        self._pause_or_resume_input()
 
     # --- flow control ---
 
-    def _hold_or_release(self) -> None:
-        if not self.held and self._backlog_weight > self._bound:
-            self._released.clear()
-            self._clock.hold()
+    def _pause_or_resume_input(self) -> None:
+        if not self.input_paused and self._backlog_size > self._bound:
+            self._input_allowed.clear()
+            self._clock.pause()
             self._find_stragglers()
             self._schedule_check()
-        elif self.held and self._backlog_weight <= self._bound // 2:
-            self._released.set()
-            self._clock.release()
+        elif self.input_paused and self._backlog_size <= self._bound // 2:
+            self._input_allowed.set()
+            self._clock.resume()
             self._stragglers.clear()
             if self._next_check:
                 self._next_check.cancel()
@@ -307,26 +307,26 @@ class Fanout:
         elapsed = asyncio.get_running_loop().time() - began
         counted = elapsed if elapsed <= interval + LATE_LIMIT else 0.0
         self._find_stragglers()
-        for receiver in self._budget.judge(self._stragglers, counted, self._clock.awake()):
+        for receiver in self._budget.judge(self._stragglers, counted, self._clock.running_time()):
             self.dropped += 1
             self.drop(receiver)
-            receiver.on_too_slow()
-        if self.held and self._next_check is None:
+            receiver.on_evicted()
+        if self.input_paused and self._next_check is None:
             self._schedule_check()
 
     def _find_stragglers(self) -> None:
         """Update `_stragglers`: who is more than half the bound behind, and what each has taken."""
         behind, first_near = 0, 0  # the first batch that is not that far from the end
         for batch in reversed(self._backlog):
-            behind += batch.weight
+            behind += batch.memory_cost
             if behind > self._bound // 2:
                 first_near = batch.number + 1
                 break
-        now = self._clock.awake()
+        now = self._clock.running_time()
         known, self._stragglers = self._stragglers, {}
         for receiver in self._lagging:
             if receiver.cursor < first_near:
-                position = self._at(receiver.cursor).start - receiver.connection.unsent
+                position = self._batch(receiver.cursor).start - receiver.connection.unsent
                 straggler = known.get(receiver)
                 if straggler is None:
                     key = budget_key(receiver.connection.peer)

@@ -63,7 +63,7 @@ async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, b
         data += chunk
         start = 0
         while (end := data.find(b"\n", start, protocol.HANDSHAKE_LIMIT)) >= 0:
-            if line := protocol.clean(data[start:end].removesuffix(b"\r")):
+            if line := protocol.sanitize(data[start:end].removesuffix(b"\r")):
                 return line, data[end + 1 :], len(data)
             start = end + 1
         if len(data) >= protocol.HANDSHAKE_LIMIT:
@@ -71,7 +71,7 @@ async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, b
         if not chunk:
             if connection.lost:
                 raise HandshakeError("connection lost")
-            if line := protocol.clean(data[start:]):
+            if line := protocol.sanitize(data[start:]):
                 return line, b"", len(data)
             raise HandshakeError(protocol.EXPECTED_CONNECT)
 

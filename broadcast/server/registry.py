@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
-from ..protocol import encode, fold, notice
+from ..protocol import encode, name_key, notice
 
 FIRST_SUFFIX = 2
 """The second Attila is Attila-2."""
@@ -70,7 +70,7 @@ class Registry:
 
     def claim(self, name: str) -> str:
         """Return `name`, or where it is taken the same with the lowest free number from 2 on; it is in use from now on."""
-        key = fold(name)
+        key = name_key(name)
         if key in self.roster:
             suffixes = self._suffixes.setdefault(key, _Suffixes())
             while (numbered := f"{key}-{suffixes.take()}") in self.roster:
@@ -81,14 +81,14 @@ class Registry:
 
     def release(self, name: str) -> None:
         """Let others have the name, which `claim` returned; without effect on one that is free."""
-        key = fold(name)
+        key = name_key(name)
         if key not in self.roster:
             return
         self.roster.remove(key)
         base, _, number = key.rpartition("-")
         suffixes = self._suffixes.get(base)
         if suffixes and number.isascii() and number.isdigit() and str(int(number)) == number:
-            suffixes.give_back(int(number))
+            suffixes.unread(int(number))
             if suffixes.all_free:
                 del self._suffixes[base]
 
@@ -111,7 +111,7 @@ class _Suffixes:
         self._next += 1
         return self._next - 1
 
-    def give_back(self, number: int) -> None:
+    def unread(self, number: int) -> None:
         """The number is free; without effect on one that was never taken here, or is free already."""
         at = bisect_left(self._free, number)
         if FIRST_SUFFIX <= number < self._next and self._free[at : at + 1] != [number]:

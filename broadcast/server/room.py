@@ -10,8 +10,8 @@ from .. import protocol
 from ..errors import HandshakeError
 from ..net.connection import Connection
 from ..protocol import Block
+from .batch import Subscription
 from .clock import ServingClock
-from .batch import Receiver
 from .fanout import Fanout
 from .registry import Registry, Roster
 
@@ -21,7 +21,7 @@ class Member:
     """One client's place in the room."""
 
     name: str
-    subscription: Receiver
+    subscription: Subscription
 
 
 class Room:
@@ -65,7 +65,7 @@ class Room:
         name = self._registry.claim(asked)
         connection.send(protocol.encode(protocol.SUCCESS))
         if name != asked:
-            connection.send(protocol.encode(protocol.taken(asked, name)))
+            connection.send(protocol.encode(protocol.renamed_notice(asked, name)))
         member = Member(name, self._fanout.join(connection, on_evicted))
         self._announce(member, f"{name} joined")
         return member
@@ -98,18 +98,18 @@ class Room:
     def _announce(self, member: Member, text: str) -> None:
         if self._notices:
             notice = protocol.encode(protocol.notice(text))
-            self._fanout.publish(member.subscription, notice, can_wait=True)
+            self._fanout.publish(member.subscription, notice, defer=True)
 
     # --- what is said ---
 
     @property
     def must_wait_to_publish(self) -> bool:
         """Whether a publisher must wait, because input is paused or others are queued."""
-        return self._fanout.is_awaited
+        return self._fanout.must_wait_to_publish
 
     async def wait_to_publish(self) -> None:
         """Wait while input is paused; to be called before each block."""
-        await self._fanout.until_released()
+        await self._fanout.wait_to_publish()
 
     def publish(self, member: Member, block: Block) -> None:
         """Send messages to everyone but their author, after all that was published before."""

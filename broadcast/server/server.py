@@ -343,6 +343,6 @@ class BroadcastServer:
 
     async def _wait_for_sessions(self, clock: ServingClock) -> None:
         """Return when all have ended, or the shutdown timeout has passed in running time."""
-        deadline = clock.awake() + self._shutdown_timeout
-        while self._sessions and (left := deadline - clock.awake()) > 0:
+        deadline = clock.running_time() + self._shutdown_timeout
+        while self._sessions and (left := deadline - clock.running_time()) > 0:
             await asyncio.wait(self._sessions, timeout=left)

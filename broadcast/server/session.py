@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from .. import protocol
-from . import dispatcher, handshake
 from ..errors import HandshakeError
 from ..net.connection import TIME_SLICE, Connection
-from ..protocol import Block, LineCutter, TooLong
+from ..protocol import Block, LineSplitter, TooLong
+from . import dispatcher, handshake
 from .budget import budget_key
 from .clock import ServingClock
 from .handshake import Admission
@@ -126,9 +126,9 @@ class Session:
         self._around = around
         self._state = State.HANDSHAKE
         self._scope: Scope[LeaveReason] = Scope()  # of the phase that the state names
-        self._last_activity = around.clock.reading()  # when something was heard, in reading time
+        self._last_activity = around.clock.reading_time()  # when something was heard, in reading time
         self._unread = (0, 0)  # of a leaving client: its cursor and unsent bytes at the last look
-        self._splitter = LineCutter(around.limits.line_limit)
+        self._splitter = LineSplitter(around.limits.line_limit)
         self._chunks: list[bytes | TooLong] = []  # whole lines, read and not handled yet
         self._input_ended = False  # once the client's last line is among them
         self._rate_used_until = 0.0  # with a maximum rate: its state there
@@ -156,7 +156,7 @@ class Session:
                 self._around.room.forget(self._member)
                 self._member = None  # its subscription refers to this session: a cycle
                 if rate := self._around.limits.rate:
-                    now = self._around.clock.awake()
+                    now = self._around.clock.running_time()
                     rate.leave(budget_key(self._connection.peer), self._rate_used_until, now)
             self._connection.reset()  # without effect after it was closed gracefully
 
@@ -179,7 +179,7 @@ class Session:
         """Run a phase until it ends or is interrupted, and return why."""
         scope, reason = self._scope, None
         on_expired = functools.partial(scope.interrupt, LeaveReason.TIMED_OUT)
-        clock = self._around.clock.reading
+        clock = self._around.clock.reading_time
         watchdog = asyncio.create_task(watch(deadline, clock, timeout, on_expired), name="watchdog")
         try:
             async with scope:
@@ -216,8 +216,8 @@ class Session:
         self._enter(State.JOINED)
         around.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
-        self._joined_at = around.clock.awake()
-        self._last_activity = around.clock.reading()
+        self._joined_at = around.clock.running_time()
+        self._last_activity = around.clock.reading_time()
         around.traffic.bytes_in += size
         if rest:
             self._split(rest)
@@ -326,7 +326,7 @@ class Session:
             self._chunks += self._splitter.finish()
         self._connection.limit_read_ahead(self._splitter.held)
         if self._chunks:
-            self._last_activity = self._around.clock.reading()
+            self._last_activity = self._around.clock.reading_time()
 
     def _try_fast_path(self, data: bytes) -> bool:
         """Handle a short chunk of messages, or a heartbeat, in the callback that brings it.
@@ -347,7 +347,7 @@ class Session:
             count, blocks = protocol.parse(data, self._prefix)
         self._around.traffic.bytes_in += len(data)
         self._count(count)
-        self._last_activity = self._around.clock.reading()
+        self._last_activity = self._around.clock.reading_time()
         for block in blocks:
             assert isinstance(block, Block)  # a command would have a backslash
             room.publish(member, block)
@@ -369,11 +369,11 @@ class Session:
         lines = chunk.split(b"\n", min(rate.most_lines, len(chunk)))
         if rest := lines.pop():
             self._chunks.insert(0, rest)
-        self._rate_used_until = rate.use(self._rate_used_until, len(lines), clock.awake())
-        while (left := self._rate_used_until - clock.awake()) > 0:
+        self._rate_used_until = rate.use(self._rate_used_until, len(lines), clock.running_time())
+        while (left := self._rate_used_until - clock.running_time()) > 0:
             if self._connection.is_closing:
                 return None
-            self._last_activity = clock.reading()  # it is not silent, we do not listen
+            self._last_activity = clock.reading_time()  # it is not silent, we do not listen
             await asyncio.sleep(min(left, self._around.limits.timeout / 2))
         return b"\n".join([*lines, b""])
 
@@ -411,7 +411,7 @@ class Session:
                 self._send_error(f"{protocol.TIMED_OUT} {self._around.limits.timeout:g} s")
             elif reason is LeaveReason.TOO_SLOW:
                 self._send_error(protocol.TOO_SLOW)
-        stayed = self._around.clock.awake() - self._joined_at
+        stayed = self._around.clock.running_time() - self._joined_at
         why = outcome.value or "left"
         LOGGER.info("%s out: %s, after %.1f s, %d lines", member.name, why, stayed, self._lines)
         if outcome is reason and reason is not LeaveReason.LOST:
@@ -431,5 +431,5 @@ class Session:
         unread = (self._member.subscription.cursor, self._connection.unsent)
         if unread != self._unread:
             self._unread = unread
-            self._last_activity = self._around.clock.reading()
+            self._last_activity = self._around.clock.reading_time()
         return self._last_activity + self._around.limits.timeout

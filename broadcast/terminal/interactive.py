@@ -15,7 +15,7 @@ from .editor import Editor, Key
 from .screen import Screen
 from .stdio import Console
 
-PEOPLE_LIMIT = 10_000
+REMEMBERED_NAMES_LIMIT = 10_000
 """Names that Tab remembers: more than a room has, so that a year in one does not fill the memory."""
 
 KEYS = (
@@ -43,7 +43,7 @@ class Terminal:
         bell: bool,
         interrupt: Callable[[], None],
     ) -> None:
-        self.given_up = asyncio.Event()  # set by Ctrl-D: no more lines come
+        self.quit_requested = asyncio.Event()  # set by Ctrl-D: no more lines come
         self._console = console
         self._name = name
         self._interrupt = interrupt
@@ -59,7 +59,7 @@ class Terminal:
         )  # held by who writes: what is drawn has to come in the order it was made
 
     @contextlib.asynccontextmanager
-    async def _as_ours(self) -> AsyncIterator[None]:
+    async def _terminal_session(self) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         with self._console.raw() as enter:
 
@@ -83,7 +83,7 @@ class Terminal:
     async def run(self) -> None:
         """Take the terminal, read its keys, and give it back as it was, however this ends."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        async with self._as_ours():
+        async with self._terminal_session():
             while chunk := await self._console.read():
                 lines: list[str] = []
                 for event in self._editor.feed(decoder.decode(chunk)):
@@ -111,7 +111,7 @@ class Terminal:
         """Return the next line entered, None once there are no more."""
         return self._given_back.pop(0) if self._given_back else await self._entered.get()
 
-    def give_back(self, run: bytes) -> None:
+    def unread(self, run: bytes) -> None:
         """Take back what could not be sent: it is the next to be read."""
         self._given_back.insert(0, run)
 
@@ -133,12 +133,12 @@ class Terminal:
         self._redraw()
 
     def _end(self) -> None:
-        self.given_up.set()
+        self.quit_requested.set()
         self._entered.put_nowait(None)
 
     def _enter(self, line: str) -> list[str]:
         """Send a line that was entered; return how it stays on the screen."""
-        text = protocol.clean(line.encode())
+        text = protocol.sanitize(line.encode())
         if not text:
             return []
         self._entered.put_nowait(protocol.encode(text))
@@ -166,10 +166,10 @@ class Terminal:
     def _saw(self, person: str) -> None:
         if person in self._people:
             del self._people[person]
-        elif not _can_be_name(person):
+        elif not _fits_a_name(person):
             return
         self._people[person] = None
-        if len(self._people) > PEOPLE_LIMIT:
+        if len(self._people) > REMEMBERED_NAMES_LIMIT:
             del self._people[next(iter(self._people))]
 
     def _completions(self, word: str) -> list[str]:
@@ -181,14 +181,14 @@ class Terminal:
             ]
         if not 0 < len(word) <= protocol.SENDER_LIMIT:
             return []  # no name begins with it, and to fold it would take quadratic time
-        folded = protocol.fold(word)
-        return sorted(person for person in self._people if protocol.fold(person).startswith(folded))
+        folded = protocol.name_key(word)
+        return sorted(person for person in self._people if protocol.name_key(person).startswith(folded))
 
 
-def _can_be_name(person: str) -> bool:
+def _fits_a_name(person: str) -> bool:
     """Tell whether a server of ours may have given that name; it bounds what 10,000 of them cost.
 
     A single character may become eighteen when it is folded; those of a name at most three.
     """
     limit = protocol.SENDER_LIMIT
-    return len(person) <= limit and (person.isascii() or len(protocol.fold(person)) <= 3 * limit)
+    return len(person) <= limit and (person.isascii() or len(protocol.name_key(person)) <= 3 * limit)

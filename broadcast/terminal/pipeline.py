@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 
 from .. import protocol
-from ..protocol import Incoming, LineCutter, Message, Notice, TooLong
+from ..protocol import Incoming, LineSplitter, Message, Notice, TooLong
 from .stdio import Console
 
 _BACKSLASH = b"\\"
@@ -29,13 +29,13 @@ class Pipeline:
         as_text: bool = False,
         listen: bool = False,
     ) -> None:
-        self.given_up = asyncio.Event()  # never set: nobody is there who could
+        self.quit_requested = asyncio.Event()  # never set: nobody is there who could
         self._console = console
         self._as_json = as_json
         self._as_text = as_text
         self._listen = listen
         self._limit = protocol.LINE_LIMIT - as_text  # a space may come in front
-        self._cutter = LineCutter(self._limit)
+        self._cutter = LineSplitter(self._limit)
         self._runs: list[bytes | TooLong] = []  # read and not taken yet
         self._ended = False  # once the last line is in _runs
 
@@ -58,7 +58,7 @@ class Pipeline:
                 return self._text(run) if self._as_text and _BACKSLASH in run else run
             await self._console.report(f"a line of more than {self._limit} bytes was not sent")
 
-    def give_back(self, run: bytes) -> None:
+    def unread(self, run: bytes) -> None:
         """Take back what could not be sent: it is the next to be read."""
         self._runs.insert(0, run)
 
@@ -73,7 +73,7 @@ class Pipeline:
             for incoming in arrived:
                 if isinstance(incoming, Message) or self._console.writes_to_a_terminal:
                     lines.append(str(incoming))
-                elif not protocol.is_farewell(incoming):  # that one will be the reason we give
+                elif not protocol.is_close_reason(incoming):  # that one will be the reason we give
                     errors.append(str(incoming))
         await self._console.write_errors(*errors)
         await self._console.write("".join(f"{line}\n" for line in lines).encode())
@@ -86,7 +86,7 @@ class Pipeline:
     def _text(self, run: bytes) -> bytes:
         """Return the run with no command in it: the protocol's way to say so is a space in front."""
         lines = (
-            b" " + line if protocol.clean(line).startswith("\\") else line
+            b" " + line if protocol.sanitize(line).startswith("\\") else line
             for line in run.split(b"\n")
         )
         return b"\n".join(lines)

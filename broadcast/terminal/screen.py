@@ -17,7 +17,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from ..protocol import Incoming, Message, ServerError, fold
+from ..protocol import Incoming, Message, ServerError, name_key
 
 TAB = " " * 4
 """What a TAB is shown as: its width must not depend on where it stands."""
@@ -166,11 +166,11 @@ def _names(text: str, name: str) -> bool:
 
 def _fold(text: str) -> str:
     """Return the text in the form in which names are compared, in time linear in its length."""
-    return text.lower() if text.isascii() else "".join(map(fold, _PIECE.findall(text)))
+    return text.lower() if text.isascii() else "".join(map(name_key, _PIECE.findall(text)))
 
 
 @functools.lru_cache(maxsize=1)
 def _mention(name: str) -> tuple[str, re.Pattern[str]]:
     """Return the folded name, and the pattern that finds it in a folded text."""
-    name = fold(name)
+    name = name_key(name)
     return name, re.compile(rf"(?<!\w)(?<!\w-){re.escape(name)}(?!\w|-\w)")

@@ -294,7 +294,7 @@ class Console:
         return True
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Write a line to stderr where there is no console; give up after ERROR_TIMEOUT."""
     if sys.stderr is None:
         return
