@@ -105,8 +105,11 @@ def test_what_a_stuck_log_cannot_take_is_counted_and_delays_nobody(
         for _ in range(1_000):
             LOGGER.info("%s", "x" * 1_000)
         deadline = time.monotonic() + 10
-        while log._queue.qsize() < 100 and time.monotonic() < deadline:
+        filled_for = 0
+        while filled_for < 5 and time.monotonic() < deadline:  # until its thread is stuck, too
+            filled_for = filled_for + 1 if log._queue.qsize() == 100 else 0
             LOGGER.info("%s", "x" * 1_000)
+            time.sleep(0.01)
         lost = log.lost
         for _ in range(1_000):
             LOGGER.info("one too many")
