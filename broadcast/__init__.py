@@ -1,24 +1,25 @@
-from .errors import (
-    BroadcastError,
-    ConnectError,
-    ConnectionLostError,
-    HandshakeError,
-    ListenError,
-    RefusedError,
-    UsernameError,
-)
-
 """A broadcast server and its client, in the standard library alone.
 
 What one client sends reaches all the others. Begin with `BroadcastServer` and `BroadcastClient`;
 the README has an example.
 """
 
-__version__ = "1.0.0"
+TYPE_CHECKING = False  # as in `typing`, whose import would take longer than everything here
+if TYPE_CHECKING:
+    from .client.client import BroadcastClient
+    from .errors import (
+        BroadcastError,
+        ConnectError,
+        ConnectionLostError,
+        HandshakeError,
+        ListenError,
+        RefusedError,
+        UsernameError,
+    )
+    from .protocol import Incoming, Message, Notice, ServerError
+    from .server.server import BroadcastServer
 
-from .client.client import BroadcastClient
-from .protocol import Incoming, Message, Notice, ServerError
-from .server.server import BroadcastServer
+__version__ = "1.0.0"
 
 __all__ = [
     "BroadcastClient",
@@ -35,3 +36,18 @@ __all__ = [
     "ServerError",
     "UsernameError",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on its first use.
+
+    Importing this package imports nothing else, so `__main__` can prepare for Ctrl-C first.
+    """
+    if name in __all__:
+        from importlib import import_module
+
+        for module in ("errors", "protocol", "client.client", "server.server"):
+            if found := getattr(import_module(f"{__name__}.{module}"), name, None):
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

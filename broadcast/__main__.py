@@ -1,11 +1,23 @@
-"""`python -m broadcast start|connect`."""
+"""Entry point: `python -m broadcast start` and `python -m broadcast connect`."""
 
-import _signal as signal  # type: ignore[import-not-found]  # `signal` imports much first, and a Ctrl-C may be lost in it
+import sys
+
+
+def run(program: str) -> None:
+    """Run one of the functions of `broadcast.cli` and exit; Ctrl-C never shows a traceback."""
+    try:
+        # Not `signal`: it imports other modules, and a Ctrl-C may arrive meanwhile.
+        import _signal  # type: ignore[import-not-found]
+
+        # Python may swallow a Ctrl-C during an import, so until the program handles it, it kills.
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        from . import cli
+
+        status = getattr(cli, program)()
+    except KeyboardInterrupt:  # before that, or when the program no longer handles it
+        status = 130
+    sys.exit(status)
+
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until the program sees to it: Python may swallow a Ctrl-C amid its imports
-    from .cli import main
-
-    main()
+    run("main")

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 
 class BroadcastError(Exception):
-    """The base of everything this package raises on purpose; its text is one line, meant for people."""
+    """Base class of this package's exceptions; the text is one line, written for people."""
 
 
 class HandshakeError(BroadcastError):
-    """A first line that lets nobody in; the text is what follows `ERROR ` in the answer."""
+    """A client's first line was rejected; the text is what follows `ERROR ` in the answer."""
 
 
 class UsernameError(HandshakeError, ValueError):
-    """A username that cannot be used; the text says what is wrong with it."""
+    """A username is not allowed; the text gives the reason."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"bad username: {why}")
 
 
 class ListenError(BroadcastError):
-    """The server cannot listen where it was told to."""
+    """The server cannot listen on the given address."""
 
 
 class ConnectError(BroadcastError):
-    """The server could not be reached."""
+    """The server could not be reached, or is temporarily unavailable."""
 
 
 class ConnectionLostError(BroadcastError):
-    """The connection broke: what was being sent in either direction may be lost."""
+    """The connection broke, and data in transit in either direction may be lost."""
 
 
 class RefusedError(BroadcastError):
-    """The server does not let this client in, and would not next time; the text has its reason."""
+    """The server refused this client and would refuse it again; the text gives the reason."""
 
 
 class OutputClosedError(BroadcastError):
-    """Whoever read our stdout has gone."""
+    """The reader of our standard output has gone."""

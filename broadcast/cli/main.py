@@ -1,9 +1,8 @@
-"""Run one of the two programs, as the first argument says."""
+"""The `broadcast-server` command: `start` runs the server, `connect` the client."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .connect import main_client
@@ -13,21 +12,17 @@ from .signals import INTERRUPTED
 
 
 def main() -> NoReturn:
-    """Run one of the two, as the first argument says, and exit: `broadcast-server start`, `python -m broadcast connect`."""
+    """Run the program that the first argument names, and exit with its status."""
     parser = make_parser(
         "broadcast-server", "A room in which what one client sends reaches all others."
     )
-    programs: dict[str, Callable[[Sequence[str], str], int]] = {
-        "start": main_server,
-        "connect": main_client,
-    }
     subcommands = parser.add_subparsers(dest="program", required=True)
     for name, description in (("start", SERVER), ("connect", CLIENT)):
         subcommands.add_parser(name, help=description, add_help=False)
-    known, rest = parser.parse_known_args(sys.argv[1:2])
-    del rest
+    program = parser.parse_args(sys.argv[1:2]).program
+    run = main_server if program == "start" else main_client
     try:
-        status = programs[known.program](sys.argv[2:], f"broadcast-server {known.program}")
+        status = run(sys.argv[2:], f"broadcast-server {program}")
     except KeyboardInterrupt:
         status = INTERRUPTED
     sys.exit(status)
