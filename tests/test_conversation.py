@@ -25,10 +25,10 @@ class Script:
     def unread(self, run: bytes) -> None:
         self.runs.insert(0, run)
 
-    async def show(self, arrived: Sequence[Incoming], name: str) -> None:
+    async def display(self, arrived: Sequence[Incoming], name: str) -> None:
         self.shown += arrived
 
-    async def tell(self, trouble: str | None) -> None:
+    async def set_status(self, trouble: str | None) -> None:
         self.told.append(trouble)
 
 

@@ -47,7 +47,9 @@ def _client_context(
     return context
 
 
-async def run_client(options: argparse.Namespace, tls: ssl.SSLContext | None, token: str | None) -> int:
+async def run_client(
+    options: argparse.Namespace, tls: ssl.SSLContext | None, token: str | None
+) -> int:
     task, status = asyncio.current_task(), OK
 
     def on_signal(code: int) -> None:
@@ -87,7 +89,7 @@ async def _run_view(
 ) -> None:
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
     view: Pipeline | Terminal
-    if is_dumb or options.json or options.listen or not console.can_be_raw:
+    if is_dumb or options.json or options.listen or not console.supports_raw_mode:
         view = Pipeline(console, as_json=options.json, as_text=options.text, listen=options.listen)
     else:
         coloured = not os.environ.get("NO_COLOR")

@@ -220,7 +220,9 @@ class BroadcastClient:
                     f"{self.address} sent a line that is longer than this protocol allows"
                 )
             self._lines.extend(
-                filter(None, map(protocol.sanitize, run.replace(protocol.ENDING, b"\n").split(b"\n")))
+                filter(
+                    None, map(protocol.sanitize, run.replace(protocol.ENDING, b"\n").split(b"\n"))
+                )
             )
         return bool(chunk)
 

@@ -1,4 +1,4 @@
-"""Take up a lost connection again."""
+"""Keeps a view connected: runs a conversation, and reconnects when it is lost."""
 
 from __future__ import annotations
 
@@ -12,37 +12,41 @@ from .client import BroadcastClient
 from .conversation import Conversation, View
 
 SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
-"""Seconds between two tries to connect; they double from one to the other, and are cut by up to half at random, so that the clients of a
-server that was restarted do not all come back at once."""
+"""Seconds between attempts to connect.
+
+The delay doubles each time, and is shortened by up to half at random, so that the clients of a
+restarted server do not all return at once.
+"""
 
 
 async def run_with_reconnect(
     connect: Callable[[], BroadcastClient], view: View, heartbeat: float, reconnect: bool
 ) -> None:
-    """Talk until we leave. With `reconnect` a lost connection, or one that can't be had yet, is tried again until there is one.
+    """Run conversations until the user leaves; with `reconnect`, a lost one is followed by another.
 
-    Lines read and not sent by then are sent first; what was under way may be lost, and nothing is sent twice. Raises what `Conversation.run`
-    and `BroadcastClient.connect` do.
+    Lines that were read but not sent are sent first. Lines in transit may be lost, and nothing is
+    sent twice. Raises what `BroadcastClient.connect` and `Conversation.run` raise.
     """
     delay = SHORTEST_DELAY
-    in_trouble = False
+    was_lost = False
     while True:
         conversation: Conversation | None = None
         try:
             async with connect() as client:
                 delay = SHORTEST_DELAY
-                if in_trouble:
-                    in_trouble = False
-                    await view.tell(None)
+                if was_lost:
+                    was_lost = False
+                    await view.set_status(None)
                 conversation = Conversation(client, view, heartbeat)
                 await conversation.run()
                 return
         except (ConnectError, ConnectionLostError) as problem:
-            if not reconnect or (conversation and conversation.left) or view.quit_requested.is_set():
+            has_left = view.quit_requested.is_set() or (conversation and conversation.is_leaving)
+            if not reconnect or has_left:
                 raise
-            if not in_trouble:
-                in_trouble = True
-                await view.tell(str(problem))
+            if not was_lost:
+                was_lost = True
+                await view.set_status(str(problem))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))):
                 await view.quit_requested.wait()

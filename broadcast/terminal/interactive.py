@@ -1,4 +1,4 @@
-"""A person at a terminal: keys in through the editor, the screen out, whatever arrives above what is being typed."""
+"""A person at a terminal: incoming messages appear above the line that is being typed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from ..protocol import Incoming, Message, Notice
 from .editor import Editor, Key
 from .screen import Screen
 from .stdio import Console
+from .tty import RawMode
 
 REMEMBERED_NAMES_LIMIT = 10_000
-"""Names that Tab remembers: more than a room has, so that a year in one does not fill the memory."""
+"""Names that Tab completes: more than a room has, but not all that a year in one brings."""
 
 KEYS = (
     "Enter sends, Up and Down go through what was entered, Tab completes commands and names",
-    "Ctrl-A Ctrl-E beginning and end, Ctrl-U Ctrl-K Ctrl-W delete to there or the word before, Ctrl-L clears the screen",
+    "Ctrl-A Ctrl-E beginning and end, Ctrl-U Ctrl-K Ctrl-W delete to there or the word before, "
+    + "Ctrl-L clears the screen",
     "Ctrl-C clears the line or leaves, Ctrl-D on an empty line leaves, Ctrl-Z suspends",
 )
-"""What `\\help` adds to the server's commands."""
+r"""What `\help` adds to the server's commands."""
 
 _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
 class Terminal:
-    """The terminal that is stdin and stdout; `run` goes on for as long as it is used, within `async with`.
+    """A view on the terminal that is stdin and stdout; `run` reads its keys until it is cancelled.
 
-    `coloured`: whether colours may be used; `bell`: whether it rings when somebody names us; `interrupt`: called for Ctrl-C on an empty line.
+    `coloured`: whether colours may be used; `bell`: whether it rings when a message names the user;
+    `interrupt`: called for Ctrl-C on an empty line.
     """
 
     def __init__(
@@ -43,152 +46,149 @@ class Terminal:
         bell: bool,
         interrupt: Callable[[], None],
     ) -> None:
-        self.quit_requested = asyncio.Event()  # set by Ctrl-D: no more lines come
+        self.quit_requested = asyncio.Event()  # set by Ctrl-D and by a hang-up
         self._console = console
         self._name = name
         self._interrupt = interrupt
         self._entered: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._given_back: list[bytes] = []  # could not be sent
-        self._people: dict[str, None] = {}  # names seen, oldest first
-        self._editor = Editor(self._completions)
+        self._unread: list[bytes] = []
+        self._names: dict[str, None] = {}  # seen in the room, least recently seen first
+        self._editor = Editor(self._complete)
         columns, rows = console.size()
         self._screen = Screen(columns, rows, coloured, bell)
-        self._trouble = ""  # why there is no connection: stands before the prompt
-        self._turn = (
-            asyncio.Lock()
-        )  # held by who writes: what is drawn has to come in the order it was made
-
-    @contextlib.asynccontextmanager
-    async def _terminal_session(self) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        with self._console.raw() as enter:
-
-            def again() -> None:
-                enter()
-                self._redraw(_PASTE_ON)
-
-            handlers = {"SIGWINCH": self._redraw, "SIGCONT": again}
-            for name, handler in handlers.items():
-                with contextlib.suppress(NotImplementedError, AttributeError):
-                    loop.add_signal_handler(getattr(signal, name), handler)
-            try:
-                await self._write(_PASTE_ON + self._screen.input(*self._input()))
-                yield
-            finally:
-                for name in handlers:
-                    with contextlib.suppress(NotImplementedError, AttributeError):
-                        loop.remove_signal_handler(getattr(signal, name))
-                self._console.write_at_once((self._screen.leave() + _PASTE_OFF).encode())
+        self._status = ""  # shown before the prompt
+        self._write_lock = asyncio.Lock()  # keeps drawings in the order they were made
 
     async def run(self) -> None:
-        """Take the terminal, read its keys, and give it back as it was, however this ends."""
+        """Read keys in raw mode until cancelled; the terminal is always restored."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        async with self._terminal_session():
+        async with self._terminal_session() as raw_mode:
             while chunk := await self._console.read():
                 lines: list[str] = []
                 for event in self._editor.feed(decoder.decode(chunk)):
                     if isinstance(event, str):
                         lines += self._enter(event)
-                    elif event is Key.INTERRUPT:
-                        self._interrupt()
-                    elif event is Key.END:
-                        self._end()
-                    elif event is Key.SUSPEND:
-                        await self._write(self._screen.leave() + _PASTE_OFF)
-                        self._console.stop()
-                        await self._write(_PASTE_ON)
-                    elif event is Key.REDRAW:
-                        await self._write(self._screen.clear(*self._input()))
-                await self._write(
-                    self._screen.above(lines, *self._input())
-                    if lines
-                    else self._screen.input(*self._input())
-                )
-            self._end()
-            await asyncio.Event().wait()  # the terminal is given back when the conversation is over
+                    else:
+                        await self._on_key(event, raw_mode)
+                if lines:
+                    await self._write(self._screen.above(lines, *self._input()))
+                else:
+                    await self._write(self._screen.input(*self._input()))
+            self._quit()
+            await asyncio.Event().wait()  # the conversation is still to end
 
     async def read(self) -> bytes | None:
-        """Return the next line entered, None once there are no more."""
-        return self._given_back.pop(0) if self._given_back else await self._entered.get()
+        """Return the next line to send, None when the user has left."""
+        return self._unread.pop(0) if self._unread else await self._entered.get()
 
-    def unread(self, run: bytes) -> None:
-        """Take back what could not be sent: it is the next to be read."""
-        self._given_back.insert(0, run)
+    def unread(self, lines: bytes) -> None:
+        """Put back what could not be sent, so that it is read next."""
+        self._unread.insert(0, lines)
 
-    async def show(self, arrived: Sequence[Incoming], name: str) -> None:
-        """Put what arrived above what is being typed; `name` is ours by now."""
+    async def display(self, received: Sequence[Incoming], name: str) -> None:
+        """Draw what was received above the input area; `name` is the user's current name."""
         self._name = name
-        for incoming in arrived:
+        for incoming in received:
             if isinstance(incoming, Message):
-                self._saw(incoming.sender)
+                self._remember(incoming.sender)
             elif isinstance(incoming, Notice) and incoming.text.endswith(" joined"):
-                self._saw(incoming.text.removesuffix(" joined"))
+                self._remember(incoming.text.removesuffix(" joined"))
         clock = time.strftime("%H:%M")
-        lines = [self._screen.style(incoming, clock, name) for incoming in arrived]
+        lines = [self._screen.style(incoming, clock, name) for incoming in received]
         await self._write(self._screen.above(lines, *self._input()))
 
-    async def tell(self, trouble: str | None) -> None:
-        """Say before the prompt why there is no connection; None when there is one again."""
-        self._trouble = f"({trouble}) " if trouble else ""
+    async def set_status(self, problem: str | None) -> None:
+        """Show before the prompt why there is no connection; None when there is one again."""
+        self._status = f"({problem}) " if problem else ""
         self._redraw()
 
-    def _end(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _terminal_session(self) -> AsyncIterator[RawMode]:
+        """Enter raw mode, draw the input area, follow SIGWINCH and SIGCONT; undo it at the end."""
+        loop = asyncio.get_running_loop()
+        with self._console.raw_mode() as raw_mode:
+
+            def on_continue() -> None:
+                raw_mode.enter()
+                self._redraw(_PASTE_ON)
+
+            handlers = {"SIGWINCH": self._redraw, "SIGCONT": on_continue}
+            for name, handler in handlers.items():
+                with contextlib.suppress(NotImplementedError, AttributeError):
+                    loop.add_signal_handler(getattr(signal, name), handler)
+            try:
+                await self._write(_PASTE_ON + self._screen.input(*self._input()))
+                yield raw_mode
+            finally:
+                for name in handlers:
+                    with contextlib.suppress(NotImplementedError, AttributeError):
+                        loop.remove_signal_handler(getattr(signal, name))
+                self._console.write_nowait((self._screen.leave() + _PASTE_OFF).encode())
+
+    async def _on_key(self, key: Key, raw_mode: RawMode) -> None:
+        match key:
+            case Key.INTERRUPT:
+                self._interrupt()
+            case Key.END:
+                self._quit()
+            case Key.SUSPEND:
+                await self._write(self._screen.leave() + _PASTE_OFF)
+                raw_mode.suspend()
+                await self._write(_PASTE_ON)
+            case Key.REDRAW:
+                await self._write(self._screen.clear(*self._input()))
+
+    def _quit(self) -> None:
         self.quit_requested.set()
         self._entered.put_nowait(None)
 
     def _enter(self, line: str) -> list[str]:
-        """Send a line that was entered; return how it stays on the screen."""
+        """Queue an entered line for sending; return the lines that stay on the screen for it."""
         text = protocol.sanitize(line.encode())
         if not text:
             return []
         self._entered.put_nowait(protocol.encode(text))
         clock = time.strftime("%H:%M")
-        helps = map(Notice, KEYS) if protocol.is_help(text) else ()
-        return [
-            self._screen.style(shown, clock, self._name)
-            for shown in (Message(self._name, text), *helps)
-        ]
+        keys = map(Notice, KEYS) if protocol.is_help(text) else ()
+        shown = (Message(self._name, text), *keys)
+        return [self._screen.style(incoming, clock, self._name) for incoming in shown]
 
     def _input(self) -> tuple[str, str, int]:
-        return f"{self._trouble}{self._name}> ", self._editor.line, self._editor.cursor
+        return f"{self._status}{self._name}> ", self._editor.line, self._editor.cursor
 
-    def _redraw(self, before: str = "") -> None:
+    def _redraw(self, prefix: str = "") -> None:
         self._screen.resize(*self._console.size())
-        drawing = asyncio.ensure_future(self._write(before + self._screen.input(*self._input())))
-        drawing.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # reading the keys meets the same trouble
+        drawing = asyncio.ensure_future(self._write(prefix + self._screen.input(*self._input())))
+        # An error here is ignored: reading the keys fails likewise.
+        drawing.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _write(self, text: str) -> None:
-        async with self._turn:
+        async with self._write_lock:
             await self._console.write(text.encode(errors="replace"))
 
-    def _saw(self, person: str) -> None:
-        if person in self._people:
-            del self._people[person]
-        elif not _fits_a_name(person):
+    def _remember(self, name: str) -> None:
+        if name in self._names:
+            del self._names[name]
+        elif not _fits_a_name(name):
             return
-        self._people[person] = None
-        if len(self._people) > REMEMBERED_NAMES_LIMIT:
-            del self._people[next(iter(self._people))]
+        self._names[name] = None
+        if len(self._names) > REMEMBERED_NAMES_LIMIT:
+            del self._names[next(iter(self._names))]
 
-    def _completions(self, word: str) -> list[str]:
+    def _complete(self, word: str) -> list[str]:
         if word.startswith("\\"):
-            return [
-                f"\\{command}"
-                for command in protocol.COMMANDS
-                if command.startswith(word[1:].lower())
-            ]
+            prefix = word[1:].lower()
+            return [f"\\{command}" for command in protocol.COMMANDS if command.startswith(prefix)]
         if not 0 < len(word) <= protocol.SENDER_LIMIT:
-            return []  # no name begins with it, and to fold it would take quadratic time
-        folded = protocol.name_key(word)
-        return sorted(person for person in self._people if protocol.name_key(person).startswith(folded))
+            return []  # no name begins with it, and normalizing it takes quadratic time
+        key = protocol.name_key(word)
+        return sorted(name for name in self._names if protocol.name_key(name).startswith(key))
 
 
-def _fits_a_name(person: str) -> bool:
-    """Tell whether a server of ours may have given that name; it bounds what 10,000 of them cost.
+def _fits_a_name(name: str) -> bool:
+    """Return whether our server could have assigned this name, which bounds its memory.
 
-    A single character may become eighteen when it is folded; those of a name at most three.
+    Normalization turns one character into up to eighteen, but into three at most in a name.
     """
     limit = protocol.SENDER_LIMIT
-    return len(person) <= limit and (person.isascii() or len(protocol.name_key(person)) <= 3 * limit)
+    return len(name) <= limit and (name.isascii() or len(protocol.name_key(name)) <= 3 * limit)

@@ -1,4 +1,4 @@
-"""stdin and stdout as streams of lines: a pipe, a file, or a terminal that is not capable of more."""
+"""stdin and stdout as streams of lines: pipes, files, or a terminal without raw mode."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _BACKSLASH = b"\\"
 
 
 class Pipeline:
-    """Lines in, lines out.
+    """A view on stdin and stdout as streams of lines.
 
-    `as_json`: print an object for whatever arrives. Otherwise messages go to stdout, and all else to stderr unless both are one terminal's.
-    `as_text`: no line of the input is a command. `listen`: leave the input alone.
+    Messages go to stdout and everything else to stderr, or all to stdout if that is a terminal.
+    `as_json`: print an object for everything received, to stdout. `as_text`: send every line as
+    text, even if it looks like a command. `listen`: do not read stdin.
     """
 
     def __init__(
@@ -29,78 +30,73 @@ class Pipeline:
         as_text: bool = False,
         listen: bool = False,
     ) -> None:
-        self.quit_requested = asyncio.Event()  # never set: nobody is there who could
+        self.quit_requested = asyncio.Event()  # never set: a pipeline has no key for it
         self._console = console
         self._as_json = as_json
         self._as_text = as_text
         self._listen = listen
-        self._limit = protocol.LINE_LIMIT - as_text  # a space may come in front
-        self._cutter = LineSplitter(self._limit)
-        self._runs: list[bytes | TooLong] = []  # read and not taken yet
-        self._ended = False  # once the last line is in _runs
+        self._line_limit = protocol.LINE_LIMIT - as_text  # which may put a space in front
+        self._splitter = LineSplitter(self._line_limit)
+        self._unread: list[bytes | TooLong] = []  # chunks of whole lines
+        self._input_ended = False
 
     async def run(self) -> None:
-        """Nothing has to be done meanwhile."""
+        """Do nothing: a pipeline needs no background task."""
 
     async def read(self) -> bytes | None:
-        """Return the next run of whole lines to be sent, None at the end of input. Cancelled, it loses nothing."""
+        """Return the next chunk of whole lines to send, None at the end of the input.
+
+        If the call is cancelled, no input is lost.
+        """
         if self._listen:
-            await self._console.until_output_closed()
+            await self._console.wait_output_closed()
         while True:
-            while not self._runs:
-                if self._ended:
+            while not self._unread:
+                if self._input_ended:
                     return None
                 chunk = await self._console.read()
-                self._ended = not chunk
-                self._runs.extend(self._cutter.feed(chunk) if chunk else self._cutter.finish())
-            run = self._runs.pop(0)
-            if not isinstance(run, TooLong):
-                return self._text(run) if self._as_text and _BACKSLASH in run else run
-            await self._console.report(f"a line of more than {self._limit} bytes was not sent")
+                self._input_ended = not chunk
+                self._unread += self._splitter.feed(chunk) if chunk else self._splitter.finish()
+            lines = self._unread.pop(0)
+            if not isinstance(lines, TooLong):
+                return _as_text(lines) if self._as_text and _BACKSLASH in lines else lines
+            await self._console.report(f"a line of more than {self._line_limit} bytes was not sent")
 
-    def unread(self, run: bytes) -> None:
-        """Take back what could not be sent: it is the next to be read."""
-        self._runs.insert(0, run)
+    def unread(self, lines: bytes) -> None:
+        """Put back what could not be sent, so that it is read next."""
+        self._unread.insert(0, lines)
 
-    async def show(self, arrived: Sequence[Incoming], name: str) -> None:
-        """Print what arrived, each as soon as it is there."""
+    async def display(self, received: Sequence[Incoming], name: str) -> None:
+        """Print what was received; `name` is the user's current name, which nothing here shows."""
+        lines: list[str] = []
         errors: list[str] = []
-        if self._as_json:
-            now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
-            lines = [_object(incoming, now) for incoming in arrived]
-        else:
-            lines = []
-            for incoming in arrived:
-                if isinstance(incoming, Message) or self._console.writes_to_a_terminal:
-                    lines.append(str(incoming))
-                elif not protocol.is_close_reason(incoming):  # that one will be the reason we give
-                    errors.append(str(incoming))
+        now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
+        for incoming in received:
+            if self._as_json:
+                lines.append(_as_json(incoming, now))
+            elif isinstance(incoming, Message) or self._console.stdout_is_terminal:
+                lines.append(str(incoming))
+            elif not protocol.is_close_reason(incoming):  # the error at the end will contain it
+                errors.append(str(incoming))
         await self._console.write_errors(*errors)
         await self._console.write("".join(f"{line}\n" for line in lines).encode())
 
-    async def tell(self, trouble: str | None) -> None:
-        """Say why there is no connection, once; None when there is one again."""
-        text = f"{trouble}; trying until it is there again" if trouble else "connected again"
+    async def set_status(self, problem: str | None) -> None:
+        """Report why there is no connection; None when there is one again."""
+        text = f"{problem}; trying until it is there again" if problem else "connected again"
         await self._console.report(text)
 
-    def _text(self, run: bytes) -> bytes:
-        """Return the run with no command in it: the protocol's way to say so is a space in front."""
-        lines = (
-            b" " + line if protocol.sanitize(line).startswith("\\") else line
-            for line in run.split(b"\n")
-        )
-        return b"\n".join(lines)
+
+def _as_text(lines: bytes) -> bytes:
+    """Escape every command in a chunk of lines: the protocol's escape is a space in front."""
+    return b"\n".join(
+        b" " + line if protocol.sanitize(line).startswith("\\") else line
+        for line in lines.split(b"\n")
+    )
 
 
-def _object(incoming: Incoming, now: str) -> str:
-    kind = (
-        "message"
-        if isinstance(incoming, Message)
-        else "notice"
-        if isinstance(incoming, Notice)
-        else "error"
-    )
-    return json.dumps(
-        {"time": now, "type": kind, "sender": incoming.sender, "text": incoming.text},
-        ensure_ascii=False,
-    )
+def _as_json(incoming: Incoming, now: str) -> str:
+    kinds = {Message: "message", Notice: "notice"}
+    kind = kinds.get(type(incoming), "error")
+    fields = {"time": now, "type": kind, "sender": incoming.sender, "text": incoming.text}
+    return json.dumps(fields, ensure_ascii=False)

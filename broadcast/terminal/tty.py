@@ -1,0 +1,82 @@
+"""What only a terminal can do: raw mode, suspending the program, and writes that never block."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from types import TracebackType
+from typing import Any, Self
+
+try:
+    import termios
+except ImportError:  # Windows
+    termios = None  # type: ignore[assignment]
+
+CAN_BE_RAW = termios is not None
+"""Whether this system has raw mode at all."""
+
+
+class RawMode:
+    """Raw mode of a terminal, within `with RawMode(fd) as raw_mode:`.
+
+    Keys arrive one at a time and unchanged, Ctrl-C and Ctrl-Z included. Input typed ahead is kept,
+    and no change waits for pending output, which a stopped terminal would never drain.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._original = termios.tcgetattr(fd)
+        raw: list[Any] = [part[:] if isinstance(part, list) else part for part in self._original]
+        raw[0] &= ~(termios.ICRNL | termios.IXON)
+        raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
+        raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
+        self._raw = raw
+
+    def __enter__(self) -> Self:
+        self.enter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(termios.error):  # the terminal has hung up
+            self._restore()
+
+    def enter(self) -> None:
+        """Enter raw mode, also again after the program was stopped and continued."""
+        with contextlib.suppress(OSError):  # not our controlling terminal
+            if os.tcgetpgrp(self._fd) != os.getpgrp():
+                return  # changing the terminal from the background would stop us
+        termios.tcsetattr(self._fd, termios.TCSANOW, self._raw)
+
+    def suspend(self) -> None:
+        """Stop this process as Ctrl-Z does, with the terminal restored, until SIGCONT arrives."""
+        self._restore()
+        os.kill(os.getpid(), signal.SIGTSTP)
+        # The signal is ignored where nobody could continue us, as under `ssh host command`.
+        self.enter()
+
+    def _restore(self) -> None:
+        termios.tcsetattr(self._fd, termios.TCSANOW, self._original)
+
+
+def open_terminal(fd: int | None) -> int | None:
+    """Open the terminal behind `fd` again, non-blocking; None if it is none or cannot be opened.
+
+    Only a file description of our own may be made non-blocking: the original one is shared with
+    other programs.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        if fd is not None and os.isatty(fd):
+            return os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    return None
+
+
+def terminal_size(fd: int | None) -> tuple[int, int]:
+    """Return the columns and rows of a terminal, or 80 and 24 where it does not know."""
+    columns, rows = os.get_terminal_size(fd if fd is not None else -1)
+    return columns or 80, rows or 24
