@@ -249,7 +249,7 @@ async def test_heartbeats_keep_a_silent_client_in(make_server: MakeServer) -> No
 
 async def test_heartbeats_end_quietly_with_the_connection(server: BroadcastServer) -> None:
     async with BroadcastClient(port=server.port, heartbeat=0.01) as client:
-        heart = client._heart
+        heart = client._heartbeat_task
         closing = asyncio.create_task(server.close())
         assert [incoming async for incoming in client] == [Notice("server is shutting down")]
     await closing

@@ -1,4 +1,4 @@
-"""The two programs: their arguments, signals, exit codes and log."""
+"""The server and client programs: their arguments, signals, exit codes and log."""
 
 from .connect import main_client
 from .main import main

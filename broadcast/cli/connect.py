@@ -1,4 +1,4 @@
-"""The client program."""
+"""The client program: its view, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from .signals import FAILED, INTERRUPTED, OK, TERMINATED, handle_signal
 
 
 def main_client(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
-    r"""Run the client; return 0 after `\exit` or the end of input or of output, 1 where the server can't be reached, refuses or goes
-    away, 130 and 143 after SIGINT and SIGTERM."""
+    r"""Run the client and return its exit code.
+
+    0 after `\exit`, the end of the input or of the output; 1 if the server cannot be reached,
+    refuses or goes away; 130 after SIGINT; 143 after SIGTERM.
+    """
     parser = make_parser(program, CLIENT)
     add_client_arguments(parser)
     options = parser.parse_args(arguments)
-    return asyncio.run(
-        run_client(options, _client_context(parser, options), read_token(parser, options))
-    )
+    tls = _tls_context(parser, options)
+    return asyncio.run(_run_client(options, tls, read_token(parser, options)))
 
 
-def _client_context(
+def _tls_context(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> ssl.SSLContext | None:
     if not options.tls:
@@ -39,70 +41,71 @@ def _client_context(
         return None
     try:
         context = ssl.create_default_context(cafile=options.tls_ca)
-    except OSError as problem:
-        parser.error(
-            f"argument --tls-ca: can't use {options.tls_ca}: {problem.strerror or problem}"
-        )
+    except OSError as error:
+        reason = error.strerror or error
+        parser.error(f"argument --tls-ca: can't use {options.tls_ca}: {reason}")
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
-async def run_client(
+async def _run_client(
     options: argparse.Namespace, tls: ssl.SSLContext | None, token: str | None
 ) -> int:
     task, status = asyncio.current_task(), OK
 
-    def on_signal(code: int) -> None:
+    def stop(code: int) -> None:
         nonlocal status
         status = code
         if task:
             task.cancel()
 
-    handle_signal(signal.SIGINT, on_signal, INTERRUPTED)
-    handle_signal(signal.SIGTERM, on_signal, TERMINATED)
+    def make_client() -> BroadcastClient:
+        return BroadcastClient(
+            options.host, options.port, options.user, heartbeat=None, tls=tls, token=token
+        )
+
+    handle_signal(signal.SIGINT, stop, INTERRUPTED)
+    handle_signal(signal.SIGTERM, stop, TERMINATED)
     try:
         with Console() as console:
-
-            def connect() -> BroadcastClient:
-                return BroadcastClient(
-                    options.host, options.port, options.user, heartbeat=None, tls=tls, token=token
-                )
-
             try:
-                await _run_view(options, console, connect, lambda: on_signal(INTERRUPTED))
+                view = _make_view(options, console, lambda: stop(INTERRUPTED))
+                await _run_view(options, view, make_client)
             except OutputClosedError:
                 pass
-            except BroadcastError as problem:
-                status = status or FAILED  # a signal may have come at the same time
-                await console.report(str(problem))
+            except BroadcastError as error:
+                status = status or FAILED  # a signal may have arrived at the same time
+                await console.report(str(error))
     except asyncio.CancelledError:
         if status == OK:
             raise
     return status
 
 
+def _make_view(
+    options: argparse.Namespace, console: Console, interrupt: Callable[[], None]
+) -> Pipeline | Terminal:
+    is_dumb = os.environ.get("TERM", "dumb") == "dumb"
+    if is_dumb or options.json or options.listen or not console.supports_raw_mode:
+        return Pipeline(console, as_json=options.json, as_text=options.text, listen=options.listen)
+    coloured = not os.environ.get("NO_COLOR")
+    return Terminal(
+        console, options.user, coloured=coloured, bell=not options.quiet, interrupt=interrupt
+    )
+
+
 async def _run_view(
     options: argparse.Namespace,
-    console: Console,
-    connect: Callable[[], BroadcastClient],
-    interrupt: Callable[[], None],
+    view: Pipeline | Terminal,
+    make_client: Callable[[], BroadcastClient],
 ) -> None:
-    is_dumb = os.environ.get("TERM", "dumb") == "dumb"
-    view: Pipeline | Terminal
-    if is_dumb or options.json or options.listen or not console.supports_raw_mode:
-        view = Pipeline(console, as_json=options.json, as_text=options.text, listen=options.listen)
-    else:
-        coloured = not os.environ.get("NO_COLOR")
-        view = Terminal(
-            console, options.user, coloured=coloured, bell=not options.quiet, interrupt=interrupt
-        )
-    problem: Exception | None = None
+    error: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            showing = group.create_task(view.run())
-            await run_with_reconnect(connect, view, options.heartbeat, options.reconnect)
-            showing.cancel()
-    except* BroadcastError as problems:
-        problem = problems.exceptions[0]
-    if problem:
-        raise problem
+            view_task = group.create_task(view.run())
+            await run_with_reconnect(make_client, view, options.heartbeat, options.reconnect)
+            view_task.cancel()
+    except* BroadcastError as errors:
+        error = errors.exceptions[0]  # raised in here it would become another group
+    if error:
+        raise error

@@ -1,4 +1,4 @@
-"""The project's logger: one place that sets format, level and stream."""
+"""The program's log: its format, its level, and a writer thread that never delays the server."""
 
 from __future__ import annotations
 
@@ -10,55 +10,58 @@ import sys
 import threading
 
 LOGGER = logging.getLogger("broadcast")
-"""What this package logs to. As a library it sets nothing up: that is the program's to do."""
+"""The package's logger; only a program configures it."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 QUEUE_LIMIT = 10_000
-"""Log lines that wait to be written: a rush of ten thousand clients fits in, and it is 5 MB."""
+"""Log lines waiting to be written: enough for ten thousand clients at once, and some megabytes."""
 
 CLOSING_TIME = 0.5
-"""Seconds that the last lines have to be written."""
+"""Seconds that `close` waits for the last lines to be written."""
 
 
 class Log:
-    """The log of a program on stderr, from `level` (one of LEVELS) up, a line an event, with the time in front; `close` it at the end.
+    """The log of a program on stderr, one line per event, from `level` up; `close` it at the end.
 
-    A thread of its own writes it, so a stderr that takes nothing, or is not there, delays and stops nobody; what does not fit a bounded
-    queue is dropped and counted in `lost`. asyncio's errors go the same way; its warnings, of writes to peers that are gone, tell nobody anything.
+    Its own thread writes it, so a blocked or missing stderr delays nobody. Lines that do not fit
+    into a bounded queue are dropped and counted in `lost`. asyncio's errors are logged likewise,
+    but not its warnings about writes to peers that have gone.
     """
 
     def __init__(self, level: str) -> None:
         self.lost = 0
         self._queue: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-        front = DroppingQueueHandler(self._queue)
-        front.log = self
-        writer = DescriptorHandler()
+        handler = DroppingQueueHandler(self._queue)
+        handler.log = self
+        writer = StderrHandler()
         writer.log = self
         writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         self._listener = logging.handlers.QueueListener(self._queue, writer)
         self._listener.start()
-        for source, lowest in ((LOGGER, level), (logging.getLogger("asyncio"), logging.ERROR)):
-            source.handlers[:] = [front]
-            source.setLevel(lowest)
-            source.propagate = False
+        for logger, lowest in ((LOGGER, level), (logging.getLogger("asyncio"), logging.ERROR)):
+            logger.handlers[:] = [handler]
+            logger.setLevel(lowest)
+            logger.propagate = False
 
     def close(self) -> None:
-        """Have the last lines written, within CLOSING_TIME."""
-        # It waits for the writer, which may be stuck for good.
+        """Write the last lines, for at most CLOSING_TIME."""
+        # `stop` waits for the writer thread, which may be blocked for ever.
         stopping = threading.Thread(target=self._listener.stop, daemon=True)
         stopping.start()
         stopping.join(CLOSING_TIME)
 
 
 class DroppingQueueHandler(logging.handlers.QueueHandler):
+    """Queues records for the writer thread, and drops them while the queue is full."""
+
     log: Log
     queue: queue.SimpleQueue[logging.LogRecord]
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Leave it to the writing thread to format a record that holds only strings and numbers.
+        """Leave the formatting to the writer thread if the arguments are strings and numbers.
 
-        Anything else could have changed by then, and an exception would keep the frames of its
+        Other arguments may change before that, and an exception would keep the frames of its
         traceback alive.
         """
         arguments = record.args or ()
@@ -69,27 +72,35 @@ class DroppingQueueHandler(logging.handlers.QueueHandler):
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Append a record without ever waiting; count it as lost when too many are pending."""
+        """Queue a record without waiting, or count it as lost if the queue is full."""
         if self.queue.qsize() < QUEUE_LIMIT:
             self.queue.put(record)
         else:
             self.log.lost += 1
 
 
-class DescriptorHandler(logging.Handler):
+class StderrHandler(logging.Handler):
+    """Writes records to file descriptor 2, without a lock."""
+
     log: Log
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Take no lock: only one thread is here, and the interpreter's end would wait for it while it is stuck."""
+        """Emit a record without the handler's lock.
+
+        Only the writer thread calls this, and at exit the interpreter would wait for a lock that a
+        blocked thread holds.
+        """
         self.emit(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        if sys.stderr is None:  # descriptor 2 is somebody else's by now
+        """Write a record, or count it as lost if that fails."""
+        if sys.stderr is None:  # closed at the start: fd 2 may be another file by now
             return
-        rest = f"{self.format(record)}\n".encode(errors="replace")
+        unwritten = f"{self.format(record)}\n".encode(errors="replace")
         try:
-            while rest:  # not by sys.stderr: its lock, held by a thread that is stuck, would abort the interpreter's end
-                rest = rest[os.write(2, rest) :]
+            # Not through sys.stderr: if a blocked thread holds its lock, the interpreter aborts.
+            while unwritten:
+                unwritten = unwritten[os.write(2, unwritten) :]
         except OSError:
             self.log.lost += 1

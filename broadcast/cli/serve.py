@@ -1,4 +1,4 @@
-"""The server program: limits, signals, exit codes."""
+"""The server program: its limits, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -17,64 +17,49 @@ from ..server.server import BroadcastServer
 from ..server.strangers import DEFAULT_MAX_STRANGERS
 from ..terminal.stdio import print_error
 from .logger import LOGGER, Log
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 from .options import SERVER, add_server_arguments, make_parser, read_token
 from .signals import FAILED, OK, handle_signal
 
 GC_THRESHOLDS = (5_000, 10, 200)
-"""A pass takes 0.3 us an object and ten thousand clients are a million: with the usual thresholds full passes paused the server for up to
-350 ms while they joined. These make one only after ten million, and keep the second generation's at some 20 ms."""
+"""With the default thresholds, full collections pause the server noticeably while thousands of
+clients join. These start one only after ten million allocations and keep the others short."""
 
-RESERVED_DESCRIPTORS = 64
-"""Open files kept for all that is not a connection: listening, the log, modules being imported."""
+RESERVED_FDS = 64
+"""Open files reserved for everything but connections: listening, the log, imports."""
 
 STRANGERS_SHARE = 8
-"""Where the system allows few open files, an eighth of them is for connections that have not
-joined, and as many again for those that are being turned away."""
+"""If the system allows few open files, an eighth of them is for connections that have not joined,
+and as many again for those that are being turned away."""
 
 FEW_CLIENTS = 100
-"""A limit on open files that leaves room for fewer clients is logged as a warning."""
+"""A limit on open files that allows fewer clients is logged as a warning."""
 
-UNLIMITED_DESCRIPTORS = 1_048_576
-"""What to ask for where there is no limit: more than one process can serve, and no kernel refuses it."""
+UNLIMITED_FDS = 1_048_576
+"""What to ask for if there is no limit: more than one process can serve, and no kernel refuses it."""
 
 
 def main_server(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
-    """Run the server until a signal; return 0 after an orderly end, 1 where it could not listen or was ended by a second signal."""
+    """Run the server until a signal and return its exit code.
+
+    0 after a graceful shutdown; 1 if it cannot listen, or a second signal cuts the shutdown short.
+    """
     parser = make_parser(program, SERVER)
     add_server_arguments(parser)
     options = parser.parse_args(arguments)
-    tls = _server_context(parser, options)
+    tls = _tls_context(parser, options)
     token = read_token(parser, options)
-    open_files = _raise_open_file_limit()
-    if options.max_strangers is None:
-        few_strangers = max(1, open_files // STRANGERS_SHARE)
-        options.max_strangers = min(DEFAULT_MAX_STRANGERS, few_strangers)
-    allowed = max(1, open_files - RESERVED_DESCRIPTORS - 2 * options.max_strangers)
-    few = options.max_clients is None and allowed < FEW_CLIENTS
-    if options.max_clients is None:
-        options.max_clients = min(server.DEFAULT_MAX_CLIENTS, allowed)
-    elif options.max_clients > allowed:
-        parser.error(
-            f"argument --max-clients: the system's limit on open files allows {allowed}, not {options.max_clients}"
-        )
+    warning = _limit_connections(parser, options)
     gc.set_threshold(*GC_THRESHOLDS)
     log = Log(options.log_level)
-    if few:
-        clients = "1 client" if allowed == 1 else f"{allowed} clients"
-        message = "this system allows %d open files: at most %s; raise `ulimit -n`"
-        LOGGER.warning(message, open_files, clients)
+    if warning:
+        LOGGER.warning(warning)
     try:
         return asyncio.run(_serve(options, log, tls, token))
     finally:
         log.close()
 
 
-def _server_context(
+def _tls_context(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> ssl.SSLContext | None:
     if not options.tls_cert:
@@ -86,24 +71,45 @@ def _server_context(
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could demand it again and again
     try:
         context.load_cert_chain(options.tls_cert, options.tls_key)
-    except OSError as problem:
-        parser.error(
-            f"argument --tls-cert: can't use {options.tls_cert}: {problem.strerror or problem}"
-        )
+    except OSError as error:
+        reason = error.strerror or error
+        parser.error(f"argument --tls-cert: can't use {options.tls_cert}: {reason}")
     return context
 
 
+def _limit_connections(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
+    """Fit the options' limits into the one on open files; return a warning if that is low."""
+    open_files = _raise_open_file_limit()
+    if options.max_strangers is None:
+        share = max(1, open_files // STRANGERS_SHARE)
+        options.max_strangers = min(DEFAULT_MAX_STRANGERS, share)
+    allowed = max(1, open_files - RESERVED_FDS - 2 * options.max_strangers)
+    if options.max_clients is not None:
+        if options.max_clients > allowed:
+            parser.error(
+                "argument --max-clients: the system's limit on open files allows"
+                f" {allowed}, not {options.max_clients}"
+            )
+        return None
+    options.max_clients = min(server.DEFAULT_MAX_CLIENTS, allowed)
+    if allowed >= FEW_CLIENTS:
+        return None
+    clients = "1 client" if allowed == 1 else f"{allowed} clients"
+    return f"this system allows {open_files} open files: at most {clients}; raise `ulimit -n`"
+
+
 def _raise_open_file_limit() -> int:
-    """Raise the limit on open files to what the system allows; return the limit."""
-    if resource is None:
-        return UNLIMITED_DESCRIPTORS
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most == resource.RLIM_INFINITY:
-        most = UNLIMITED_DESCRIPTORS
+    """Raise the limit on open files as far as the system allows; return it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return UNLIMITED_FDS
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard_limit == resource.RLIM_INFINITY:
+        hard_limit = UNLIMITED_FDS
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return int(now)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 async def _serve(
@@ -111,8 +117,7 @@ async def _serve(
 ) -> int:
     stop = asyncio.Event()
     task, status = asyncio.current_task(), OK
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_log_problem)
+    asyncio.get_running_loop().set_exception_handler(_log_loop_error)
 
     def on_signal() -> None:
         nonlocal status
@@ -137,16 +142,11 @@ async def _serve(
             tls=tls,
             token=token,
         ) as running:
-
-            def tell() -> None:
-                numbers = running.statistics() | {"log lines lost": log.lost}
-                LOGGER.info("%s", ", ".join(f"{name} {number}" for name, number in numbers.items()))
-
             if hasattr(signal, "SIGUSR1"):
-                handle_signal(signal.SIGUSR1, tell)
+                handle_signal(signal.SIGUSR1, _log_statistics, running, log)
             await stop.wait()
-    except BroadcastError as problem:
-        print_error(str(problem))
+    except BroadcastError as error:
+        print_error(str(error))
         status = FAILED
     except asyncio.CancelledError:
         if not stop.is_set():
@@ -154,8 +154,13 @@ async def _serve(
     return status
 
 
-def _log_problem(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what asyncio has to say in one line; only a bug of ours, which is no OSError, with its traceback."""
-    problem = context.get("exception")
-    bug = problem if not isinstance(problem, OSError) else None
-    LOGGER.error("%s: %s", context["message"], problem, exc_info=bug)
+def _log_statistics(running: BroadcastServer, log: Log) -> None:
+    numbers = running.statistics() | {"log lines lost": log.lost}
+    LOGGER.info("%s", ", ".join(f"{name} {number}" for name, number in numbers.items()))
+
+
+def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error of the event loop in one line, with a traceback only if it is a bug of ours."""
+    error = context.get("exception")
+    bug = error if not isinstance(error, OSError) else None
+    LOGGER.error("%s: %s", context["message"], error, exc_info=bug)

@@ -1,4 +1,4 @@
-"""Exit codes, and signals that act within the event loop."""
+"""Exit codes, and signal handlers that run within the event loop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
-"""Exit codes; argparse's own is 2, for bad arguments."""
+"""Exit codes; argparse adds 2, for bad arguments."""
 
 
-def handle_signal(number: int, act: Callable[..., None], *arguments: Any) -> None:
-    """Have a signal act within the event loop, on systems too whose loop has no signal handlers."""
+def handle_signal(number: int, callback: Callable[..., None], *arguments: Any) -> None:
+    """Call back within the event loop on a signal, even on systems where asyncio cannot."""
     loop = asyncio.get_running_loop()
     try:
-        loop.add_signal_handler(number, act, *arguments)
-    except NotImplementedError:
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(act, *arguments))
+        loop.add_signal_handler(number, callback, *arguments)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback, *arguments))

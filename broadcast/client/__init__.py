@@ -1,1 +1,1 @@
-"""The client without a terminal: connect, send, iterate over what arrives, reconnect."""
+"""The client without a terminal: it connects, sends, receives and reconnects."""

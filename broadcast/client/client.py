@@ -1,4 +1,4 @@
-"""BroadcastClient: connect, send, iterate over what arrives, heartbeat; no terminal in it."""
+"""BroadcastClient: connects, sends, iterates over what arrives; it needs no terminal."""
 
 from __future__ import annotations
 
@@ -15,36 +15,40 @@ from ..errors import ConnectError, ConnectionLostError, RefusedError
 from ..net.address import format_address
 from ..net.connection import Connection
 from ..net.dial import connect
-from ..protocol import Connect, Incoming, LineSplitter, TooLong
+from ..protocol import Connect, Incoming, LineSplitter, ServerError, TooLong
 
 DEFAULT_HEARTBEAT = 30.0
-"""Seconds: a tenth of the time after which our server gives up a silent client, and seldom enough to cost it nothing."""
+"""Seconds: a tenth of our server's timeout, and seldom enough to cost it nothing."""
 
-CONNECT_TIME = 10.0
-"""Seconds for each of the connection, TLS and the server's answer: a server under load answers in one, a person waits no longer than ten."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds for each of connecting, the TLS handshake and the server's answer: a loaded server
+answers within one, and a person waits no longer than ten."""
 
 LEAVE_TIME = 10.0
-"""Seconds from `\\exit` within which the server has to have sent what it owes and closed."""
+r"""Seconds after `\exit` for the server to send what is pending and to close the connection."""
 
-CUT_SHORT_TIME = 0.3
-"""Seconds for the same when the client is closed because of an exception: enough for a server that is there."""
+ABORT_TIME = 0.3
+"""The same when the client is closed by an exception: enough for a responsive server."""
 
 REASON_LIMIT = 256
-"""Characters of a reason given by the server that an error repeats: several times what ours says,
-and little enough for a prompt."""
+"""Characters of a server's reason that an error repeats: several times what our server sends, but
+short enough for a prompt."""
 
 
 class BroadcastClient:
-    """A client in this process: `async with BroadcastClient(port=8888, user="Attila") as client:` is connected while the body runs.
+    """A client, connected within `async with BroadcastClient(port=8888, user="Attila") as client:`.
 
-    `async for message in client:` gives what arrives, in order: a Message, a Notice or a ServerError. It ends when the server ends the
-    connection in order, and raises ConnectionLostError when it breaks; what had arrived is given before either.
+    `async for message in client:` yields what arrives, in order: a Message, a Notice or a
+    ServerError. It ends when the server closes the connection gracefully, and raises
+    ConnectionLostError when the connection breaks, in both cases after all that had arrived.
 
-    `heartbeat`: seconds between two signs of life, None to leave `keep_alive` to the caller. `connect_timeout`: seconds. `line_limit`: bytes
-    that the server accepts in a line; what it sends may be three times as long. `tls`: a context that says whom to trust; None for plain
-    TCP. `token`: the word that the server asks for.
+    `heartbeat`: seconds between heartbeats, None to leave `keep_alive` to the caller.
+    `connect_timeout`: seconds. `line_limit`: bytes that the server accepts in a line; the lines it
+    sends may be three times as long. `tls`: a context that says which certificates to trust; None
+    for plain TCP. `token`: the word that the server requires.
 
-    Raises UsernameError for a bad `user`; on entering ConnectError where the server can't be reached, RefusedError where it refuses.
+    Raises UsernameError for a bad `user`. Entering raises ConnectError if the server cannot be
+    reached, RefusedError if it refuses.
     """
 
     def __init__(
@@ -54,31 +58,28 @@ class BroadcastClient:
         user: str = "anonymous",
         *,
         heartbeat: float | None = DEFAULT_HEARTBEAT,
-        connect_timeout: float = CONNECT_TIME,
+        connect_timeout: float = CONNECT_TIMEOUT,
         line_limit: int = protocol.LINE_LIMIT,
         tls: ssl.SSLContext | None = None,
         token: str | None = None,
     ) -> None:
-        self.user = protocol.check_username(
-            user
-        )  # as asked for; as given, once the first line after SUCCESS has been received
+        # The requested name, until the first line after SUCCESS may tell of another.
+        self.user = protocol.check_username(user)
         self.address = format_address((host, port))
+        self.bytes_received = 0  # over all connections
         self._host = host
         self._port = port
         self._heartbeat = heartbeat
         self._connect_timeout = connect_timeout
         self._tls = tls
         self._token = token
-        self._limit = (
-            protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES
-        )  # bytes in a line from the server
-        self._cutter = LineSplitter(self._limit)
-        self.bytes_received = 0  # over all connections
-        self._lines: deque[str] = deque()  # arrived, not given out yet
-        self._turn = asyncio.Lock()  # held by who reads from the connection
+        self._line_limit = protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES
+        self._splitter = LineSplitter(self._line_limit)
+        self._lines: deque[str] = deque()  # received, but not returned yet
+        self._read_lock = asyncio.Lock()
         self._name_may_follow = False  # from SUCCESS to the line after it
         self._connection: Connection | None = None  # from `connect` to `close`
-        self._heart: asyncio.Task[None] | None = None  # likewise, where `heartbeat` is given
+        self._heartbeat_task: asyncio.Task[None] | None = None  # likewise, if there is a heartbeat
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -90,18 +91,20 @@ class BroadcastClient:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close(LEAVE_TIME if exception is None else CUT_SHORT_TIME)
+        await self.close(LEAVE_TIME if exception is None else ABORT_TIME)
 
     async def connect(self) -> None:
-        """Connect and shake hands. Raises ConnectError, RefusedError, or ConnectionLostError where the answer breaks off; nothing is left open
-        then."""
+        """Connect and join, or leave nothing open.
+
+        Raises ConnectError, RefusedError, or ConnectionLostError if the answer breaks off.
+        """
         self._lines.clear()
-        self._cutter = LineSplitter(self._limit)
+        self._splitter = LineSplitter(self._line_limit)
         self._name_may_follow = False
         self._connection = await connect(self._host, self._port, self._connect_timeout, self._tls)
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await self._shake_hands(self._connection)
+                await self._join(self._connection)
         except BaseException as problem:
             await _close(self._connection)
             self._connection = None
@@ -111,9 +114,9 @@ class BroadcastClient:
                 ) from None
             raise
         if self._heartbeat is not None:
-            self._heart = asyncio.create_task(self.keep_alive(self._heartbeat))
+            self._heartbeat_task = asyncio.create_task(self.keep_alive(self._heartbeat))
 
-    async def _shake_hands(self, connection: Connection) -> None:
+    async def _join(self, connection: Connection) -> None:
         connection.send(Connect(self.user, self._token).encode())
         while not self._lines:
             if not await self._read():
@@ -121,72 +124,73 @@ class BroadcastClient:
                 raise ConnectError(f"{self.address} closed the connection without an answer{hint}")
         answer = self._lines.popleft()
         if answer != protocol.SUCCESS:
-            said = protocol.parse_incoming(answer)
-            if isinstance(said, protocol.ServerError):
-                if said.text in protocol.PASSING_REFUSALS:
-                    raise ConnectError(f"{self.address} is not to be had now: {said.text}")
-                raise RefusedError(f"{self.address} refuses: {said.text[:REASON_LIMIT]}")
-            raise RefusedError(f"{self.address} does not speak this protocol")
+            refusal = protocol.parse_incoming(answer)
+            if not isinstance(refusal, ServerError):
+                raise RefusedError(f"{self.address} does not speak this protocol")
+            if refusal.text in protocol.PASSING_REFUSALS:
+                raise ConnectError(f"{self.address} is temporarily unavailable: {refusal.text}")
+            raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}")
         self._name_may_follow = True
 
     @property
     def is_connected(self) -> bool:
-        """Whether something can be sent."""
+        """Whether lines can be sent."""
         return self._connection is not None and not self._connection.is_closing
 
     async def send(self, text: str) -> None:
-        r"""Send a message to all others, or a command where it begins with `\`; return when the system has taken it.
+        r"""Send a message, or a command if it begins with `\`; wait until it is written.
 
-        Raises ValueError for a text with a line ending in it, ConnectionLostError where nothing more can be sent.
+        Raises ValueError if the text contains a line ending, ConnectionLostError if the connection
+        no longer accepts lines.
         """
         if "\n" in text or "\r" in text:
             raise ValueError("a message is one line: it can't have a line ending in it")
         await self.send_lines(protocol.encode(text))
 
     async def send_lines(self, lines: bytes) -> None:
-        """Send whole lines, as they are on the wire, each ended by LF; otherwise as `send`."""
-        connection = self._connected()
+        """Send whole encoded lines, each with its line ending, and wait until they are written."""
+        connection = self._require_connection()
         connection.send(lines)
         await connection.drain()
         if connection.is_closing:
-            raise self._lost()
+            raise self._lost_error()
 
     async def leave(self) -> None:
-        r"""Send `\exit`: the server sends what it still owes, which can be received, and ends the connection."""
+        r"""Send `\exit`: the server sends what is pending, to be received, and then closes."""
         await self.send("\\exit")
 
     async def receive(self) -> list[Incoming]:
-        """Return all that has arrived by now, in order, waiting for at least one; nothing when the server has ended the connection.
+        """Wait for at least one line; return all that have arrived, none at the connection's end.
 
-        Raises ConnectionLostError when it broke.
+        Raises ConnectionLostError if the connection broke.
         """
-        await self._until_received()
-        arrived = [self._interpret(line) for line in self._lines]
+        await self._wait_received()
+        received = [self._interpret(line) for line in self._lines]
         self._lines.clear()
-        return arrived
+        return received
 
     def __aiter__(self) -> AsyncIterator[Incoming]:
         return self
 
     async def __anext__(self) -> Incoming:
-        await self._until_received()
+        await self._wait_received()
         if not self._lines:
             raise StopAsyncIteration
         return self._interpret(self._lines.popleft())
 
     async def keep_alive(self, seconds: float) -> None:
-        r"""Send a sign of life, `\ping`, every so many seconds, until nothing more can be sent."""
-        with contextlib.suppress(ConnectionLostError):  # whoever receives is told
+        r"""Send a heartbeat, `\ping`, at this interval until the connection is lost."""
+        with contextlib.suppress(ConnectionLostError):  # receiving reports it
             while True:
                 await asyncio.sleep(seconds)
                 await self.send("\\ping")
 
     async def close(self, seconds: float = LEAVE_TIME) -> None:
-        r"""Leave: send `\exit`, wait for the server to end the connection, that many seconds at most, and close it."""
+        r"""Send `\exit`, wait at most that long for the server to close, and close."""
         connection, self._connection = self._connection, None
-        heart, self._heart = self._heart, None
-        if heart:
-            heart.cancel()
+        heartbeat_task, self._heartbeat_task = self._heartbeat_task, None
+        if heartbeat_task:
+            heartbeat_task.cancel()
         if connection is None:
             return
         try:
@@ -194,59 +198,53 @@ class BroadcastClient:
                 async with asyncio.timeout(seconds):
                     connection.send(protocol.encode("\\exit"))
                     await connection.drain()
-                    async with (
-                        self._turn
-                    ):  # somebody may be receiving still, and is given what arrives
+                    async with self._read_lock:  # another task may still be receiving
                         while await connection.read_chunk():
                             pass
         finally:
             await _close(connection)
 
-    async def _until_received(self) -> None:
-        """Return when there are lines, or there will be none because the server has ended the connection."""
+    async def _wait_received(self) -> None:
+        """Wait until there are lines, or there will be none because the connection has ended."""
         while not self._lines and await self._read():
             pass
-        if not self._lines and self._connected().lost:
-            raise self._lost()
+        if not self._lines and self._require_connection().lost:
+            raise self._lost_error()
 
     async def _read(self) -> bool:
-        """Take in what arrives next; return False at the end. A last line without an ending is dropped: it is not whole."""
-        async with self._turn:
-            chunk = await self._connected().read_chunk()
-        self.bytes_received += len(chunk)
-        for run in self._cutter.feed(chunk):
-            if isinstance(run, TooLong):
+        """Read and split a chunk; return False at the end, where an unfinished line is dropped."""
+        async with self._read_lock:
+            data = await self._require_connection().read_chunk()
+        self.bytes_received += len(data)
+        for chunk in self._splitter.feed(data):
+            if isinstance(chunk, TooLong):
                 raise ConnectionLostError(
                     f"{self.address} sent a line that is longer than this protocol allows"
                 )
-            self._lines.extend(
-                filter(
-                    None, map(protocol.sanitize, run.replace(protocol.ENDING, b"\n").split(b"\n"))
-                )
-            )
-        return bool(chunk)
+            lines = chunk.replace(protocol.ENDING, b"\n").split(b"\n")
+            self._lines.extend(filter(None, map(protocol.sanitize, lines)))
+        return bool(data)
 
     def _interpret(self, line: str) -> Incoming:
         if self._name_may_follow:
-            given = protocol.parse_renamed(line)
-            if given and len(given) <= protocol.SENDER_LIMIT:  # our server gives no longer one
-                self.user = given
+            name = protocol.parse_renamed(line)
+            if name and len(name) <= protocol.SENDER_LIMIT:  # our server assigns no longer one
+                self.user = name
             self._name_may_follow = False
         return protocol.parse_incoming(line)
 
-    def _connected(self) -> Connection:
+    def _require_connection(self) -> Connection:
         if self._connection is None:
             raise ConnectionLostError(f"not connected to {self.address}")
         return self._connection
 
-    def _lost(self) -> ConnectionLostError:
+    def _lost_error(self) -> ConnectionLostError:
         lost = self._connection.lost if self._connection else None
-        why = f" ({lost})" if isinstance(lost, TimeoutError) else ""
-        return ConnectionLostError(f"lost the connection to {self.address}{why}")
+        reason = f" ({lost})" if isinstance(lost, TimeoutError) else ""
+        return ConnectionLostError(f"lost the connection to {self.address}{reason}")
 
 
 async def _close(connection: Connection) -> None:
     connection.close()
-    await asyncio.sleep(
-        0
-    )  # asyncio closes the socket in the loop's next turn, and this may be the last
+    # asyncio closes the socket in its next iteration, and this one may be the last.
+    await asyncio.sleep(0)

@@ -128,7 +128,7 @@ class Conversation:
                 self._leave_deadline.resume()
 
     async def _send(self) -> None:
-        """Send what the view has, in whole lines so that heartbeats stay between them, and leave."""
+        """Send what the view has, in whole lines so that no heartbeat splits one, and leave."""
         # Receiving reports a lost connection, after everything that had arrived before.
         with contextlib.suppress(ConnectionLostError):
             while not self.is_leaving:

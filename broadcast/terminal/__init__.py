@@ -1,1 +1,1 @@
-"""A person at a terminal, or a pipeline: where lines come from and go to."""
+"""What the client shows to its user: an interactive terminal, or a pipeline."""
