@@ -68,71 +68,33 @@ def username(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-# fmt: off  # one argument per entry reads as a table
+# One argument per entry reads as a table.
+# fmt: off
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the server."""
     add: Callable[..., Any] = parser.add_argument
-    add(
-        "--host",
-        default=server.DEFAULT_HOST,
-        help="address or name to listen on; empty for every interface",
-    )
-    add(
-        "--port",
-        type=port_number,
-        default=server.DEFAULT_PORT,
-        help="port to listen on; 0 for any free one",
-    )
-    add(
-        "--timeout",
-        type=positive,
-        default=server.DEFAULT_TIMEOUT,
-        metavar="S",
-        help="seconds a client may be silent",
-    )
-    add(
-        "--backlog",
-        type=whole_number,
-        default=server.DEFAULT_BACKLOG,
-        metavar="BYTES",
-        help="bytes kept for slow readers",
-    )
-    add(
-        "--grace",
-        type=positive,
-        default=server.DEFAULT_GRACE,
-        metavar="S",
-        help="seconds the slow readers of one address may hold up the room",
-    )
-    add(
-        "--max-clients",
-        type=whole_number,
-        metavar="N",
-        help=f"clients at once (default: {server.DEFAULT_MAX_CLIENTS})",
-    )
+    add("--host", default=server.DEFAULT_HOST,
+        help="address or name to listen on; empty for every interface")
+    add("--port", type=port_number, default=server.DEFAULT_PORT,
+        help="port to listen on; 0 for any free one")
+    add("--timeout", type=positive, default=server.DEFAULT_TIMEOUT, metavar="S",
+        help="seconds a client may be silent")
+    add("--backlog", type=whole_number, default=server.DEFAULT_BACKLOG, metavar="BYTES",
+        help="bytes kept for slow readers")
+    add("--grace", type=positive, default=server.DEFAULT_GRACE, metavar="S",
+        help="seconds the slow readers of one address may hold up the room")
+    add("--max-clients", type=whole_number, metavar="N",
+        help=f"clients at once (default: {server.DEFAULT_MAX_CLIENTS})")
     add("--max-strangers", type=whole_number, metavar="N", help=STRANGERS_HELP)
-    add(
-        "--max-rate",
-        type=positive,
-        metavar="N",
-        help="lines a second from one client, which is slowed down to it",
-    )
+    add("--max-rate", type=positive, metavar="N",
+        help="lines a second from one client, which is slowed down to it")
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM; encrypts every connection")
     add("--tls-key", metavar="FILE", help="private key, PEM, if it is not in the same file")
     add("--token-file", metavar="FILE", help=TOKEN_HELP)
-    add(
-        "--no-notices",
-        dest="notices",
-        action="store_false",
-        help="do not announce who joins and leaves",
-    )
-    add(
-        "--log-level",
-        type=log_level,
-        default=os.environ.get("LOG_LEVEL", "INFO"),
-        metavar="LEVEL",
-        help=f"one of {', '.join(LEVELS)}",
-    )
+    add("--no-notices", dest="notices", action="store_false",
+        help="do not announce who joins and leaves")
+    add("--log-level", type=log_level, default=os.environ.get("LOG_LEVEL", "INFO"),
+        metavar="LEVEL", help=f"one of {', '.join(LEVELS)}")
 
 
 def add_client_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,43 +103,22 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default=server.DEFAULT_HOST, help="address or name of the server")
     add("--port", type=port_number, default=server.DEFAULT_PORT, help="port of the server")
     add("--user", type=username, default="anonymous", metavar="NAME", help="your name in the room")
-    add(
-        "--heartbeat",
-        type=positive,
-        default=client.DEFAULT_HEARTBEAT,
-        metavar="S",
-        help="seconds between heartbeats",
-    )
-    add(
-        "--listen",
-        action="store_true",
-        help="only print: do not read stdin, stay until the server closes the connection",
-    )
-    add(
-        "--tls",
-        action="store_true",
-        help="use TLS; the server's certificate must be trusted and valid for --host",
-    )
-    add("--tls-ca", metavar="FILE", help="certificates to trust instead of the system's, PEM")
+    add("--heartbeat", type=positive, default=client.DEFAULT_HEARTBEAT, metavar="S",
+        help="seconds between heartbeats")
+    add("--listen", action="store_true",
+        help="only print: do not read stdin, stay until the server closes the connection")
+    add("--tls", action="store_true",
+        help="use TLS; the server's certificate must be trusted and valid for --host")
+    add("--tls-ca", metavar="FILE",
+        help="certificates to trust instead of the system's, PEM")
     add("--token-file", metavar="FILE", help=TOKEN_HELP)
-    add(
-        "--reconnect",
-        action="store_true",
-        help="reconnect when the connection is lost, however long it takes",
-    )
+    add("--reconnect", action="store_true",
+        help="reconnect when the connection is lost, however long it takes")
     add("--quiet", action="store_true", help="do not ring the bell when somebody names you")
-    add(
-        "--text",
-        action="store_true",
-        help="send every line of stdin as text, even if it begins with a backslash",
-    )
-    add(
-        "--json",
-        action="store_true",
-        help="print everything received as one object per line: time, type, sender, text",
-    )
-
-
+    add("--text", action="store_true",
+        help="send every line of stdin as text, even if it begins with a backslash")
+    add("--json", action="store_true",
+        help="print everything received as one object per line: time, type, sender, text")
 # fmt: on
 
 

@@ -35,7 +35,7 @@ FEW_CLIENTS = 100
 """A limit on open files that allows fewer clients is logged as a warning."""
 
 UNLIMITED_FDS = 1_048_576
-"""What to ask for if there is no limit: more than one process can serve, and no kernel refuses it."""
+"""What to ask for if there is no limit: more than one process can serve, but valid everywhere."""
 
 
 def main_server(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
