@@ -1,11 +1,13 @@
-"""How the line being typed and what arrives share a terminal: widths, rows, colours. It returns what to write and writes nothing.
+"""Draws the input line and the messages above it, as strings for the terminal.
 
-The input area (the prompt and the line typed) is the last thing on the screen. Whatever arrives takes it away, comes to stand where
-it was, and the area is drawn again below: all in one string for one write, so that no half of it is ever seen.
+The input area, which is the prompt and the line being typed, is the last thing on the screen. To
+show a message, one string erases the area, prints the message in its place and draws the area again
+below: in one write, so that no intermediate state is ever visible.
 
-No width is relied upon but that of the input area, which the terminal wraps by itself, so that it can also wrap it anew when its
-window changes. For the same reason the cursor always stands on a cell that has been written, a blank behind the line's last
-character: a cursor that waits behind a full row is taken along differently by each terminal.
+Only the width of the input area matters. The terminal itself wraps it, so that it can wrap it again
+when its window is resized. For the same reason the cursor is always on a cell that has been
+written, a blank after the line's last character: terminals differ in where a resize leaves a cursor
+that waits after a full row.
 """
 
 from __future__ import annotations
@@ -20,21 +22,21 @@ from collections.abc import Sequence
 from ..protocol import Incoming, Message, ServerError, name_key
 
 TAB = " " * 4
-"""What a TAB is shown as: its width must not depend on where it stands."""
+"""Replaces a tab, whose width would depend on its column."""
 
 _NAME_COLOURS = [*range(31, 37), *range(91, 97)]
-"""All that have a name but black and white: they can be read on a dark and on a light ground alike, mostly."""
+"""The standard colours except black and white: mostly legible on dark and light backgrounds."""
 
-_DIM, _RED, _STANDING_OUT, _PLAIN = "2", "31", "1;7", "\x1b[0m"
+_DIM, _RED, _HIGHLIGHT, _RESET = "2", "31", "1;7", "\x1b[0m"
 
-_PIECE = re.compile(r".{1,64}(?=\s|\Z)|.{1,64}(?=\w)|.{1,64}", re.DOTALL)
-"""A piece of a message that is folded at once: normalization takes time quadratic in the length of
-a run of combining marks. It ends before white space where there is some, so that a word of 64
-characters stays whole, or else before a letter or digit, where a cut hardly ever matters."""
+_NORMALIZABLE = re.compile(r".{1,64}(?=\s|\Z)|.{1,64}(?=\w)|.{1,64}", re.DOTALL)
+"""A piece of a message to normalize at once: normalization takes time quadratic in the number of
+consecutive combining marks. It ends before white space if possible, so that a word of 64 characters
+stays whole, or else before a letter or digit, where a cut hardly ever matters."""
 
 
 def width(text: str) -> int:
-    """Return how many columns a text takes up, as `unicodedata` says; it must not have control characters in it."""
+    """Return how many columns a text without control characters needs, by `unicodedata`."""
     return len(text) if text.isascii() else sum(map(_cells, text))
 
 
@@ -45,132 +47,136 @@ def _cells(character: str) -> int:
 
 
 def _layout(text: str, columns: int) -> list[tuple[int, int]]:
-    """Return the row and the column of each character, as a terminal wraps them: a wide one that does not fit moves on whole."""
-    places = []
+    """Return the row and column of each character, as a terminal wraps them.
+
+    A wide character that does not fit into a row moves to the next one.
+    """
+    positions = []
     row = column = 0
     for character in text:
         cells = _cells(character)
         if column + cells > columns:
             row, column = row + 1, 0
-        places.append((row, column))
+        positions.append((row, column))
         column += cells
-    return places
+    return positions
 
 
 class Screen:
-    r"""The input area of a terminal, and what is put above it.
+    r"""Draws the input area of a terminal, and messages above it.
 
-    Everything returned is to be written whole and in order, by nobody else in between, and with `\r\n` for a new row it is right
-    whether or not the terminal's driver makes one of each LF. The terminal is one that wraps lines anew when it is resized.
+    Each string returned must be written whole and in order, with no other output in between. Rows
+    end with `\r\n`, so it does not matter whether the terminal translates LF.
     """
 
     def __init__(self, columns: int, rows: int, coloured: bool, bell: bool) -> None:
         self._coloured = coloured
         self._bell = bell
-        self._columns, self._rows = (
-            max(columns, 2),
-            max(rows, 2),
-        )  # less than that holds no wide character, and no message
-        self._drawn = (
-            ""  # the input area as it is on the screen: all of it, or the rows around the cursor
-        )
-        self._at = 0  # which of its characters the cursor stands on
-        self._up = 0  # rows of it above the cursor
+        # Fewer columns hold no wide character, fewer rows no message.
+        self._columns, self._rows = max(columns, 2), max(rows, 2)
+        # The input area on the screen: all of it, or the rows around the cursor.
+        self._drawn = ""
+        self._cursor_index = 0  # of the character in it that the cursor is on
+        self._rows_above = 0  # of it, above the cursor
 
     def input(self, prompt: str, line: str, cursor: int) -> str:
-        """Show the input area anew, in place, `cursor` being an index into the line."""
+        """Redraw the input area in place; `cursor` is an index into the line."""
         return self._erase() + self._draw(prompt, line, cursor)
 
     def above(self, lines: Sequence[str], prompt: str, line: str, cursor: int) -> str:
-        """Put lines, already styled, above the input area."""
-        return (
-            self._erase()
-            + "".join(f"{_without_tabs(shown)}\r\n" for shown in lines)
-            + self._draw(prompt, line, cursor)
-        )
+        """Print styled lines above the input area."""
+        printed = "".join(f"{_expand_tabs(styled)}\r\n" for styled in lines)
+        return self._erase() + printed + self._draw(prompt, line, cursor)
 
     def clear(self, prompt: str, line: str, cursor: int) -> str:
-        """Clear the screen; the input area is at its top."""
+        """Clear the screen and draw the input area at the top."""
         return "\x1b[H\x1b[J" + self._draw(prompt, line, cursor)
 
     def leave(self) -> str:
-        """Take the input area away, for leaving or being suspended; the cursor is at the beginning of an empty row, no colour is on.
+        """Erase the input area, to quit or to suspend, and reset the colours.
 
-        `input` and `above` draw the area again, in the row where the cursor is by then.
+        `input` and `above` draw the area again, in the row where the cursor is then.
         """
-        taken_away = self._erase()
-        self._drawn, self._at, self._up = "", 0, 0
-        return taken_away + (_PLAIN if self._coloured else "")
+        erased = self._erase()
+        self._drawn, self._cursor_index, self._rows_above = "", 0, 0
+        return erased + (_RESET if self._coloured else "")
 
     def resize(self, columns: int, rows: int) -> None:
-        """The terminal has another size by now and has wrapped what is on it anew; `input` makes the best of the new one."""
+        """Adjust to a new size, for which the terminal has already wrapped; then call `input`."""
         self._columns, self._rows = max(columns, 2), max(rows, 2)
         if self._drawn:
-            self._up = _layout(self._drawn, self._columns)[self._at][0]
+            self._rows_above, _ = _layout(self._drawn, self._columns)[self._cursor_index]
 
     def style(self, incoming: Incoming, clock: str, own_name: str) -> str:
-        """Return what arrived as it is to be shown, as `12:34 name: text`; with the bell, if wanted, where it names us.
+        """Format what was received as `12:34 name: text`, with the bell if it names the user.
 
-        A name has one colour of a dozen, the same everywhere and always. What we said ourselves does not count as naming us.
+        Each name has one colour of a dozen, everywhere and always. The user's own messages never
+        ring the bell.
         """
         if isinstance(incoming, Message):
-            names_us = incoming.sender != own_name and _names(incoming.text, own_name)
+            is_mention = incoming.sender != own_name and _mentions(incoming.text, own_name)
             colour = _NAME_COLOURS[zlib.crc32(incoming.sender.encode()) % len(_NAME_COLOURS)]
-            sender = self._in(str(colour), incoming.sender)
-            text = _without_tabs(incoming.text)
-            bell = "\a" if names_us and self._bell else ""
-            return f"{clock} {sender}: {self._in(_STANDING_OUT, text) if names_us else text}{bell}"
-        return f"{clock} {self._in(_RED if isinstance(incoming, ServerError) else _DIM, _without_tabs(str(incoming)))}"
+            sender = self._in_style(str(colour), incoming.sender)
+            text = _expand_tabs(incoming.text)
+            if is_mention:
+                text = self._in_style(_HIGHLIGHT, text) + ("\a" if self._bell else "")
+            return f"{clock} {sender}: {text}"
+        style = _RED if isinstance(incoming, ServerError) else _DIM
+        return f"{clock} {self._in_style(style, _expand_tabs(str(incoming)))}"
 
-    def _in(self, style: str, text: str) -> str:
-        return f"\x1b[{style}m{text}{_PLAIN}" if self._coloured else text
+    def _in_style(self, style: str, text: str) -> str:
+        return f"\x1b[{style}m{text}{_RESET}" if self._coloured else text
 
     def _erase(self) -> str:
-        # Not from the very first cell: what is cleared from the top left on, tmux takes for a screenful and keeps in its history.
-        return _go(self._up, "A") + "\r\x1b[K \x1b[J\r"
+        # Not from the very first cell: clearing from the top left makes tmux save a screenful in
+        # its history.
+        return _move(self._rows_above, "A") + "\r\x1b[K \x1b[J\r"
 
     def _draw(self, prompt: str, line: str, cursor: int) -> str:
-        """Return what shows the input area from the beginning of an empty row on, and remember what that is.
+        """Draw the input area from the beginning of an empty row, and record what is drawn.
 
-        One that leaves no row for what arrives is cut down to the rows around the cursor.
+        An area that would leave no row for messages is cut down to the rows around the cursor.
         """
-        at = len(_without_tabs(prompt + line[:cursor]))
+        index = len(_expand_tabs(prompt + line[:cursor]))
+        # Text further away than a screenful cannot be visible, so it is not laid out at each key.
         screenful = self._columns * self._rows
-        start = (
-            max(0, at // screenful - 1) * screenful
-        )  # nothing further away can be shown: no need to lay it out at each key
-        text = (_without_tabs(prompt + line) + " ")[start : at + screenful]
-        places = _layout(text, self._columns)
+        start = max(0, index // screenful - 1) * screenful
+        text = (_expand_tabs(prompt + line) + " ")[start : index + screenful]
+        positions = _layout(text, self._columns)
         height = self._rows - 1
-        row, column = places[at - start]
-        first = max(0, min(row - height // 2, places[-1][0] - height + 1))
-        begin, end = bisect_left(places, (first, 0)), bisect_left(places, (first + height, 0))
-        self._drawn, self._at, self._up = text[begin:end], at - start - begin, row - first
-        # After a full row the terminal waits to wrap; a carriage return ends that without leaving the row.
-        return f"{self._drawn}\r{_go(places[end - 1][0] - row, 'A')}{_go(column, 'C')}"
+        row, column = positions[index - start]
+        top = max(0, min(row - height // 2, positions[-1][0] - height + 1))
+        begin, end = bisect_left(positions, (top, 0)), bisect_left(positions, (top + height, 0))
+        self._drawn = text[begin:end]
+        self._cursor_index, self._rows_above = index - start - begin, row - top
+        # After a full row the terminal delays wrapping; a carriage return stays in that row.
+        return f"{self._drawn}\r{_move(positions[end - 1][0] - row, 'A')}{_move(column, 'C')}"
 
 
-def _go(steps: int, direction: str) -> str:
+def _move(steps: int, direction: str) -> str:
     return f"\x1b[{steps}{direction}" if steps else ""
 
 
-def _without_tabs(text: str) -> str:
+def _expand_tabs(text: str) -> str:
     return text.replace("\t", TAB)
 
 
-def _names(text: str, name: str) -> bool:
-    """Tell whether the name stands in the text as a word, in any case; `Al` is neither in `also` nor in `Al-2`, who is another."""
-    text, (name, pattern) = _fold(text), _mention(name)
-    return bool(name) and name in text and bool(pattern.search(text))
+def _mentions(text: str, name: str) -> bool:
+    """Return whether a text contains a name as a word, in any case.
+
+    `Al` is neither in `also` nor in `Al-2`, which is another name.
+    """
+    text, (key, pattern) = _normalize(text), _compile_mention(name)
+    return bool(key) and key in text and bool(pattern.search(text))
 
 
-def _fold(text: str) -> str:
-    """Return the text in the form in which names are compared, in time linear in its length."""
-    return text.lower() if text.isascii() else "".join(map(name_key, _PIECE.findall(text)))
+def _normalize(text: str) -> str:
+    """Return a text in the form in which names are compared, in linear time."""
+    return text.lower() if text.isascii() else "".join(map(name_key, _NORMALIZABLE.findall(text)))
 
 
 @functools.lru_cache(maxsize=1)
-def _mention(name: str) -> tuple[str, re.Pattern[str]]:
-    """Return the folded name, and the pattern that finds it in a folded text."""
-    name = name_key(name)
-    return name, re.compile(rf"(?<!\w)(?<!\w-){re.escape(name)}(?!\w|-\w)")
+def _compile_mention(name: str) -> tuple[str, re.Pattern[str]]:
+    """Return the normalized name, and the pattern that finds it in a normalized text."""
+    key = name_key(name)
+    return key, re.compile(rf"(?<!\w)(?<!\w-){re.escape(key)}(?!\w|-\w)")
