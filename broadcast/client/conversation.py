@@ -28,13 +28,17 @@ class View(Protocol):
 
     quit_requested: asyncio.Event
 
-    async def read(self) -> bytes | None: ...
+    async def read(self) -> bytes | None:
+        """Return the next whole lines to send, None once the user has left."""
 
-    def unread(self, lines: bytes) -> None: ...
+    def unread(self, lines: bytes) -> None:
+        """Put back what could not be sent, so that it is read next."""
 
-    async def display(self, received: Sequence[Incoming], name: str) -> None: ...
+    async def display(self, received: Sequence[Incoming], name: str) -> None:
+        """Show what was received; `name` is the user's current name."""
 
-    async def set_status(self, problem: str | None) -> None: ...
+    async def set_status(self, problem: str | None) -> None:
+        """Show why there is no connection; None when there is one again."""
 
 
 class LeaveDeadline:
@@ -91,7 +95,7 @@ class Conversation:
         self._close_reason: Incoming | None = None  # the last line received, if it is one
 
     async def run(self) -> None:
-        """Send, receive and keep the connection alive until the server closes it after `\\exit`.
+        r"""Send, receive and keep the connection alive until the server closes it after `\exit`.
 
         Raises ConnectionLostError if the connection ends otherwise or does not end, and
         OutputClosedError if the reader of our output has gone.

@@ -220,7 +220,7 @@ def _is_mark(character: str) -> bool:
 def _common_prefix(words: Sequence[str]) -> str:
     """Return the prefix that all words share in any case, spelled as in the first one."""
     length = 0
-    for letters in zip(*words):
+    for letters in zip(*words, strict=False):
         if len({letter.casefold() for letter in letters}) > 1:
             break
         length += 1

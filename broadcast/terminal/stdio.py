@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ..errors import BroadcastError, OutputClosedError
-from .tty import CAN_BE_RAW, RawMode, open_terminal, terminal_size
+from .tty import HAS_RAW_MODE, RawMode, open_terminal, terminal_size
 
 READ_SIZE = 65_536
 """Bytes read from stdin at once."""
@@ -201,7 +201,7 @@ class Console:
     @property
     def supports_raw_mode(self) -> bool:
         """Whether keys can be read one at a time."""
-        return CAN_BE_RAW and self._stdin_is_terminal and self._terminal is not None
+        return HAS_RAW_MODE and self._stdin_is_terminal and self._terminal is not None
 
     def raw_mode(self) -> RawMode:
         """Return the raw mode of the terminal that stdin is."""

@@ -13,8 +13,8 @@ try:
 except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
-CAN_BE_RAW = termios is not None
-"""Whether this system has raw mode at all."""
+HAS_RAW_MODE = termios is not None
+"""Whether this system supports raw mode."""
 
 
 class RawMode:
