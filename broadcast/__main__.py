@@ -6,10 +6,11 @@ import sys
 def run(program: str) -> None:
     """Run one of the functions of `broadcast.cli` and exit; Ctrl-C never shows a traceback."""
     try:
-        # Not `signal`: it imports other modules, and a Ctrl-C may arrive meanwhile.
+        # Not `signal`, which imports other modules: Ctrl-C may arrive meanwhile.
         import _signal  # type: ignore[import-not-found]
 
-        # Python may swallow a Ctrl-C during an import, so until the program handles it, it kills.
+        # Python may swallow the KeyboardInterrupt during an import, so until the program has its
+        # own handler, Ctrl-C ends the process directly.
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         from . import cli
 

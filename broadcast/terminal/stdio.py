@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ..errors import BroadcastError, OutputClosedError
@@ -115,12 +114,7 @@ class Console:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         os.close(self._wake_writer)  # wakes every thread that polls the other end
         # Without poll nothing wakes the threads.
         deadline = time.monotonic() + (JOIN_TIMEOUT if hasattr(select, "poll") else 0)

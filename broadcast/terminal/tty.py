@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from types import TracebackType
 from typing import Any, Self
 
 try:
@@ -37,12 +36,7 @@ class RawMode:
         self.enter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         with contextlib.suppress(termios.error):  # the terminal has hung up
             self._restore()
 
