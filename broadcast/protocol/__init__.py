@@ -1,7 +1,7 @@
 """The wire format, as pure functions and values: no socket, no event loop, no clock.
 
-It is a protocol of lines that a person can speak with `nc`. The server and the client of this
-package both speak it through this folder alone.
+The protocol consists of lines of text, so that a person can use it with `nc`. The server and the
+client both use this folder for everything that they send and receive.
 """
 
 from .blocks import (
@@ -102,20 +102,20 @@ __all__ = [
     "TOO_SLOW",
     "TooLong",
     "check_username",
-    "sanitize",
     "command_word",
     "encode",
     "error",
     "first_word",
-    "name_key",
-    "is_exit",
     "is_close_reason",
+    "is_exit",
     "is_help",
     "line_too_long",
-    "parse_renamed",
+    "name_key",
     "notice",
     "parse",
     "parse_connect",
     "parse_incoming",
+    "parse_renamed",
     "renamed_notice",
+    "sanitize",
 ]

@@ -1,4 +1,4 @@
-"""Lines out of a client's chunk: sanitised, and joined into blocks of messages."""
+"""Parse what a client sends: sanitise its lines, and join its messages into blocks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NamedTuple
 from .framing import ENDING, REPLACEMENT
 
 REPLACEMENT_GROWTH = 3
-"""A byte that is no UTF-8 leaves as U+FFFD, which is three: a line can leave that many times longer than it came."""
+"""A byte that is not UTF-8 is sent as U+FFFD, which is three bytes: how much a line can grow."""
 
 BLOCK_LIMIT = 64_000
-"""Bytes in a block of messages as sent, but for a single longer message: a little under what TCP hands on in one piece (65,483 over loopback,
-65,160 over Ethernet). A little over it cost the server 20 % more a delivery."""
+"""Bytes in a block as sent, unless it is a single longer message: just below what TCP passes on in
+one piece, because a block just above that costs more per delivery."""
 
 BLOCK_TOLERANCE = 1_000
-"""Bytes by which a block may exceed BLOCK_LIMIT, so that a chunk can be cut into equal blocks."""
+"""Bytes by which a block may exceed BLOCK_LIMIT, so that a chunk can be split into equal blocks."""
 
 BLOCK_LINES = 8_000
-"""Lines parsed at once for a block, blank ones included: 1 ms at most, whatever is in them."""
+"""Lines parsed at once for a block, blank ones included: bounds the time, whatever they contain."""
 
 _TAB, _LF, _CR, _DELETE = 0x09, 0x0A, 0x0D, 0x7F
 
@@ -26,23 +26,23 @@ _ASCII_CONTROLS = [*(code for code in range(0x20) if code != _TAB), _DELETE]
 
 _OTHER_CONTROLS = range(0x80, 0xA0)
 
-_LINE_SEPARATORS = [0x2028, 0x2029]  # str.splitlines and many programs end a line there
+_LINE_SEPARATORS = [0x2028, 0x2029]  # str.splitlines and many programs break a line there
 
 _BIDIRECTIONAL = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 
-_UNSAFE: dict[bytes, list[str]] = {}  # by what their UTF-8 forms begin with
+_UNSAFE: dict[bytes, list[str]] = {}  # keyed by all but the last byte of their UTF-8 forms
 
 for _code in (*_OTHER_CONTROLS, *_LINE_SEPARATORS, *_BIDIRECTIONAL):
     _UNSAFE.setdefault(chr(_code).encode()[:-1], []).append(chr(_code))
 
-# 0xff is never part of a UTF-8 sequence: it is decoded to U+FFFD and leaves its neighbours alone.
+# 0xff is never part of a UTF-8 sequence: it decodes to U+FFFD without affecting its neighbours.
 _MASK_CONTROLS = bytes.maketrans(bytes(_ASCII_CONTROLS), b"\xff" * len(_ASCII_CONTROLS))
 
 _MASK_CONTROLS_BUT_LF = _MASK_CONTROLS[:_LF] + b"\n" + _MASK_CONTROLS[_LF + 1 :]
 
 _CONTROLS_IN_LINES = bytes(code for code in _ASCII_CONTROLS if code not in (_LF, _CR))
 
-_SHORT_CHUNK = 4096  # bytes; measured, see _is_plain
+_SHORT_CHUNK = 4096  # bytes; see _is_plain
 
 
 def sanitize(line: bytes) -> str:
@@ -61,66 +61,69 @@ def _decode(data: bytes) -> str:
         return text
     for first_bytes, characters in _UNSAFE.items():
         if first_bytes in data:
-            # str.translate looks every character of the text up, which takes ten times as long.
+            # str.translate looks up every character of the text, which is far slower.
             for character in characters:
                 text = text.replace(character, REPLACEMENT)
     return text
 
 
 class Block(NamedTuple):
-    """Messages ready to be sent, each behind its sender's name and with its ending, and how many there are."""
+    """Messages as they are sent, each with a sender and a line ending, and their number."""
 
     data: bytes
     lines: int
 
 
-def parse(run: bytes, prefix: bytes) -> tuple[int, Iterator[Block | str]]:
-    """Take whole lines from one client; return how many there are, and what they ask for, in order.
+def parse(chunk: bytes, prefix: bytes) -> tuple[int, Iterator[Block | str]]:
+    """Parse whole lines from one client; return their number, and their content in order.
 
-    A `Block` holds messages, each behind `prefix`; a `str` is a command line. Unless there is only
-    one block, each item is made when it is asked for, in bounded time, and nothing but `run` is
-    kept in between. A block exceeds BLOCK_LIMIT by BLOCK_TOLERANCE at most, unless it is a single
-    longer message.
+    A `Block` holds messages, each preceded by `prefix`; a `str` is a command line. Unless there is
+    only one block, each item is made when the iterator is advanced, in bounded time, and only
+    `chunk` is kept between items. A block exceeds BLOCK_LIMIT by BLOCK_TOLERANCE at most, unless
+    it is a single longer message.
     """
-    lines = run.count(b"\n")
-    if b"\\" in run:
-        return lines, _blocks_and_commands(run, prefix)
-    return lines, iter(_blocks(run, 0, len(run), lines, prefix))
+    lines = chunk.count(b"\n")
+    if b"\\" in chunk:
+        return lines, _blocks_and_commands(chunk, prefix)
+    return lines, iter(_blocks(chunk, 0, len(chunk), lines, prefix))
 
 
-def _blocks_and_commands(run: bytes, prefix: bytes) -> Iterator[Block | str]:
+def _blocks_and_commands(chunk: bytes, prefix: bytes) -> Iterator[Block | str]:
     start = 0
-    while start < len(run):
-        if run.startswith(b"\\", start):
-            end = run.index(b"\n", start) + 1
-            yield sanitize(run[start : end - 1].removesuffix(b"\r"))
+    while start < len(chunk):
+        if chunk.startswith(b"\\", start):
+            end = chunk.index(b"\n", start) + 1
+            yield sanitize(chunk[start : end - 1].removesuffix(b"\r"))
         else:
-            end = run.find(b"\n\\", start) + 1 or len(run)
-            yield from _blocks(run, start, end, run.count(b"\n", start, end), prefix)
+            end = chunk.find(b"\n\\", start) + 1 or len(chunk)
+            yield from _blocks(chunk, start, end, chunk.count(b"\n", start, end), prefix)
         start = end
 
 
-def _blocks(run: bytes, start: int, end: int, lines: int, prefix: bytes) -> Iterable[Block]:
-    """Return the messages from `start` to `end`, which are so many lines, as blocks."""
+def _blocks(chunk: bytes, start: int, end: int, lines: int, prefix: bytes) -> Iterable[Block]:
+    """Return the messages between two offsets, which contain that many lines, as blocks."""
     sent = end - start + lines * (len(prefix) + len(ENDING))
     if lines > BLOCK_LINES or sent > BLOCK_LIMIT:
         blocks = max(-(-lines // BLOCK_LINES), -(-sent // BLOCK_LIMIT))
-        return _several_blocks(run, start, end, -(-(end - start) // blocks), prefix)
-    block = _block(run[start:end], lines, prefix)  # the usual case, without the cost of a generator
+        return _several_blocks(chunk, start, end, -(-(end - start) // blocks), prefix)
+    # The usual case is one block: it is made without the cost of a generator.
+    block = _block(chunk[start:end], lines, prefix)
     if block and _is_too_large(block):
-        return _several_blocks(run, start, end, -(-(end - start) // REPLACEMENT_GROWTH), prefix)
+        return _several_blocks(chunk, start, end, -(-(end - start) // REPLACEMENT_GROWTH), prefix)
     return (block,) if block else ()
 
 
-def _several_blocks(run: bytes, start: int, end: int, step: int, prefix: bytes) -> Iterator[Block]:
-    """Make a block of about each `step` bytes, so that they are few and equal in size."""
+def _several_blocks(
+    chunk: bytes, start: int, end: int, step: int, prefix: bytes
+) -> Iterator[Block]:
+    """Yield blocks of about `step` bytes of input each, so that they are few and equal in size."""
     while start < end:
-        stop, lines = _find_block_end(run, start, min(start + step, end), len(prefix + ENDING))
-        block = _block(run[start:stop], lines, prefix)
-        if block and _is_too_large(block):  # replacements made it grow: a third is certain to fit
-            third = run.rfind(b"\n", start, start + (stop - start) // REPLACEMENT_GROWTH)
-            stop = (third if third >= 0 else run.index(b"\n", start)) + 1
-            block = _block(run[start:stop], run.count(b"\n", start, stop), prefix)
+        stop, lines = _find_block_end(chunk, start, min(start + step, end), len(prefix + ENDING))
+        block = _block(chunk[start:stop], lines, prefix)
+        if block and _is_too_large(block):  # replacements made it grow: a third of it always fits
+            third = chunk.rfind(b"\n", start, start + (stop - start) // REPLACEMENT_GROWTH)
+            stop = (third if third >= 0 else chunk.index(b"\n", start)) + 1
+            block = _block(chunk[start:stop], chunk.count(b"\n", start, stop), prefix)
             step = -(-step // REPLACEMENT_GROWTH)
         if block:
             yield block
@@ -131,33 +134,33 @@ def _is_too_large(block: Block) -> bool:
     return block.lines > 1 and len(block.data) > BLOCK_LIMIT + BLOCK_TOLERANCE
 
 
-def _find_block_end(run: bytes, start: int, target: int, growth: int) -> tuple[int, int]:
-    """Return where a block from `start` to about `target` can end, and its number of lines."""
-    stop = run.index(b"\n", target - 1) + 1
+def _find_block_end(chunk: bytes, start: int, target: int, growth: int) -> tuple[int, int]:
+    """Return where a block from `start` to about `target` may end, and its number of lines."""
+    stop = chunk.index(b"\n", target - 1) + 1
     while True:
-        lines = run.count(b"\n", start, stop)
+        lines = chunk.count(b"\n", start, stop)
         size = stop - start
         sent = size + lines * growth
         if lines == 1 or (lines <= BLOCK_LINES and sent <= BLOCK_LIMIT + BLOCK_TOLERANCE):
             return stop, lines
-        # At least a sixteenth less each time, however unevenly the lines are distributed.
+        # Shrink by a sixteenth at least, however unevenly the lines are distributed.
         fitting = min(size * BLOCK_LIMIT // sent, size * BLOCK_LINES // lines, size * 15 // 16)
-        stop = run.rfind(b"\n", start, start + fitting) + 1 or run.index(b"\n", start) + 1
+        stop = chunk.rfind(b"\n", start, start + fitting) + 1 or chunk.index(b"\n", start) + 1
 
 
 def _block(chunk: bytes, lines: int, prefix: bytes) -> Block | None:
-    """Return the messages of a chunk of whole lines as a block, None if all of them are blank."""
+    """Return the messages in a chunk of whole lines as a block, or None if all are blank."""
     if _is_plain(chunk):
         if chunk.isspace() and chunk.count(b"\r") == chunk.count(ENDING):
-            return None  # known without a look at each line: a flood of blank lines costs little
+            return None  # without splitting: a flood of blank lines must cost little
         if b"\r" not in chunk:
             whole = chunk.split(b"\n")
-            whole.pop()  # what follows the last LF: nothing
+            whole.pop()  # the empty string after the last LF
         else:
-            whole = chunk.splitlines()  # replacing CR LF first would take three times as long
-        if len(whole) == lines:  # otherwise there is a CR that does not belong to an ending
+            whole = chunk.splitlines()  # faster than replacing CR LF first
+        if len(whole) == lines:  # otherwise there is a CR that is not part of a line ending
             texts = list(filter(None, map(bytes.rstrip, whole)))
-            texts[0] = prefix + texts[0]  # after the join it would copy the whole block once more
+            texts[0] = prefix + texts[0]  # doing this after the join would copy the whole block
             texts[-1] += ENDING
             return Block((ENDING + prefix).join(texts), len(texts))
     text = _decode(chunk.replace(ENDING, b"\n").translate(_MASK_CONTROLS_BUT_LF))
@@ -176,5 +179,5 @@ def _is_plain(chunk: bytes) -> bool:
         return False
     if len(chunk) < _SHORT_CHUNK:
         return len(chunk.translate(None, _CONTROLS_IN_LINES)) == len(chunk)
-    # One search for each takes half as long as one pass through a table.
+    # In a longer chunk, one search for each control is faster than a pass through the table.
     return not any(map(chunk.__contains__, _CONTROLS_IN_LINES))

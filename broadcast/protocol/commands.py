@@ -1,12 +1,12 @@
-"""The command words and their help: what both sides know of them."""
+"""The command words and their help, shared by the server and the client."""
 
 from __future__ import annotations
 
 HEARTBEATS = frozenset((b"\\ping\n", b"\\ping\r\n", b"\\\\ping\n", b"\\\\ping\r\n"))
-"""The lines that ten thousand quiet clients send: they ask for nothing and are answered with nothing."""
+"""The lines that idle clients send to show that they are alive; they are not answered."""
 
 SHOWN_COMMAND_LIMIT = 64
-"""Characters of an unknown command that are repeated to who typed it."""
+"""Characters of an unknown command that the error message repeats."""
 
 COMMANDS = {
     "exit": "leave",
@@ -14,16 +14,16 @@ COMMANDS = {
     "ping": "a sign of life; nothing is answered",
     "help": "this list",
 }
-"""What `\\help` says of each command."""
+"""What `\\help` says about each command."""
 
 
 def is_exit(line: str) -> bool:
-    """Whether a line is the command to leave."""
+    """Return whether a line is the command to leave."""
     return line.startswith("\\") and command_word(line) == "exit"
 
 
 def is_help(line: str) -> bool:
-    """Whether a line is the command that lists the commands."""
+    """Return whether a line is the command that lists the commands."""
     return line.startswith("\\") and command_word(line) == "help"
 
 
@@ -33,6 +33,6 @@ def command_word(line: str) -> str:
 
 
 def first_word(line: str) -> str:
-    """Return a command's first word as it was typed, as far as it is shown."""
-    # Cut first: to put a word of 64 KB into lower case takes a millisecond, and it is no command.
+    """Return a command's first word as typed, up to SHOWN_COMMAND_LIMIT characters of it."""
+    # Truncate before splitting: a word of 64 KB is slow to process, and is not a command.
     return line[:SHOWN_COMMAND_LIMIT].split(maxsplit=1)[0]

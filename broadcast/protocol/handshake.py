@@ -1,4 +1,4 @@
-"""The first line of a client and its answer, built and parsed."""
+"""Build and parse the first line of a client, and name the answers to it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .framing import encode
 from .names import check_username
 
 HANDSHAKE_LIMIT = 1_024
-"""Bytes that a client may send until the end of its CONNECT, blank lines included; a name has 128
-at most, which leaves a token plenty."""
+"""Bytes that a client may send up to the end of its CONNECT, blank lines included. A username has
+128 at most, which leaves enough for a token."""
 
 SUCCESS = "SUCCESS"
 
@@ -25,29 +25,32 @@ NOT_AUTHORISED = "not authorised"
 NO_TLS_HERE = "this server does not use TLS: connect without it"
 
 TLS_FIRST_BYTE = b"\x16"
-"""What a TLS client begins with, and then waits for an answer: no line of this protocol does."""
+"""The first byte that a TLS client sends, which no line of this protocol begins with."""
 
 SHUTTING_DOWN = "server is shutting down"
 
 PASSING_REFUSALS = (SHUTTING_DOWN, HANDSHAKE_TIMED_OUT, FULL)
-"""Refusals that say nothing against who is refused: another try may well succeed."""
+"""Refusals that are temporary: the same client may be accepted later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """What the first line of a client asks for."""
+    """The username that a client asks for in its first line, and the token that it presents."""
 
     username: str
     token: str | None = None
 
     def encode(self) -> bytes:
-        """Return it as the line that a client sends."""
+        """Return the line that the client sends."""
         words = ["CONNECT", self.username] + ([self.token] if self.token is not None else [])
         return encode(" ".join(words))
 
 
 def parse_connect(text: str) -> Connect:
-    """Read a client's first line, cleaned; raise HandshakeError where it is anything but `CONNECT [username [token]]`."""
+    """Parse a client's first line, sanitised, of the form `CONNECT [username [token]]`.
+
+    Raises HandshakeError if it is anything else.
+    """
     keyword, _, rest = text.partition(" ")
     words = list(filter(None, rest.split(" ")))
     if keyword != "CONNECT" or len(words) > 2:

@@ -1,4 +1,4 @@
-"""What the server sends and a client receives, as lines and as values."""
+"""Build and parse what the server sends: messages, notices and errors."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ TIMED_OUT = "timed out: nothing heard for"
 
 _ERROR, _NOTICE = "ERROR ", "* "
 
-_TAKEN = re.compile(r"\* \S+ is taken: you are (\S+)")
+_RENAMED = re.compile(r"\* \S+ is taken: you are (\S+)")
 
 
 def notice(text: str) -> str:
-    """Return what the server says of itself, as a line."""
+    """Return a notice from the server as a line."""
     return _NOTICE + text
 
 
 def error(text: str) -> str:
-    """Return what concerns one client alone, as a line."""
+    """Return an error that concerns one client as a line."""
     return _ERROR + text
 
 
 def line_too_long(limit: int) -> str:
-    """Return the answer to a line of more than `limit` bytes."""
+    """Return the error that answers a line of more than `limit` bytes."""
     return error(f"line too long (at most {limit} bytes)")
 
 
@@ -39,14 +39,14 @@ def renamed_notice(asked: str, given: str) -> str:
 
 
 def parse_renamed(line: str) -> str | None:
-    """Return the name that a line made by `taken` gives, None for any other line."""
-    match = _TAKEN.fullmatch(line)
+    """Return the name given in a line made by `renamed_notice`, or None for any other line."""
+    match = _RENAMED.fullmatch(line)
     return match[1] if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What another client said."""
+    """A message from another client."""
 
     sender: str
     text: str
@@ -57,7 +57,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What the server says of itself: who joined, who left, the answer to a command."""
+    """A notice from the server: a join, a leave, or the answer to a command."""
 
     text: str
     sender: ClassVar[None] = None
@@ -68,7 +68,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class ServerError:
-    """What the server says went wrong with this one client."""
+    """An error from the server that concerns this client alone."""
 
     text: str
     sender: ClassVar[None] = None
@@ -81,9 +81,12 @@ Incoming = Message | Notice | ServerError
 
 
 def parse_incoming(line: str) -> Incoming:
-    """Tell what a line from the server is. No client can forge a notice or an error: no username begins with `*` or has a `:` or white
-    space in it. A line of neither form, which our server never sends, counts as a notice; so does
-    one with a sender of more than SENDER_LIMIT characters, who is nobody our server lets in."""
+    """Parse a line from the server.
+
+    No client can forge a notice or an error: no username begins with `*`, and none contains a `:`
+    or white space. A line of any other form, which our server never sends, counts as a notice; so
+    does one whose sender has more than SENDER_LIMIT characters.
+    """
     if line.startswith(_ERROR):
         return ServerError(line.removeprefix(_ERROR))
     sender, colon, text = line.partition(": ")
@@ -93,7 +96,7 @@ def parse_incoming(line: str) -> Incoming:
 
 
 def is_close_reason(incoming: Incoming) -> bool:
-    """Whether these are a server's last words: why it ends the connection."""
+    """Return whether this is the server's last line, which says why it closes the connection."""
     if isinstance(incoming, Notice):
         return incoming.text == SHUTTING_DOWN
     return isinstance(incoming, ServerError) and incoming.text.startswith((TOO_SLOW, TIMED_OUT))

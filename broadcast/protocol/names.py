@@ -1,4 +1,4 @@
-"""Which usernames are allowed, and when two are the same."""
+"""Decide which usernames are allowed, and which are the same name."""
 
 from __future__ import annotations
 
@@ -8,39 +8,31 @@ from ..errors import UsernameError
 from .framing import REPLACEMENT
 
 NAME_LIMIT = 32
-"""Characters in a username as asked for; a number that tells it from another's comes on top."""
+"""Characters in a username as requested, without the number that may be added to make it unique."""
 
 NAME_BYTES = 4 * NAME_LIMIT + len("-1000000000: ")
-"""The most bytes that a name, its number and the colon take up in front of a text."""
+"""The most bytes that a name, its number and the colon take up before a message."""
 
 SENDER_LIMIT = NAME_LIMIT + len("-1000000000")
-"""The most characters in a username as given: the limit on what is asked for, and a number."""
+"""The most characters in a username as given: NAME_LIMIT and the number."""
 
-_BLANK = frozenset(
-    "\u115f\u1160\u2800\u3164\uffa0"
-)  # printable, says Unicode, and nothing is to be seen
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # Unicode calls them printable
 
-_UNSEEN = dict.fromkeys(
-    [
-        0x34F,
-        0x17B4,
-        0x17B5,
-        *range(0x180B, 0x1810),
-        *range(0xFE00, 0xFE10),
-        *range(0xE0100, 0xE01F0),
-    ]
-)
+_VARIATION_SELECTORS = [*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
+
+_INVISIBLE = dict.fromkeys([0x34F, 0x17B4, 0x17B5, *_VARIATION_SELECTORS])
 
 
 def check_username(name: str) -> str:
-    """Return `name` if it can be a username; raise UsernameError if it, or its NFKC form, cannot.
+    """Return `name` if it is a valid username; otherwise raise UsernameError.
 
-    The rules keep a line of the server's own, which begins with `*` or `ERROR `, and another's message from being forged.
+    Both the name and its NFKC form must obey the rules, which make it impossible to forge a notice,
+    an error or another client's message.
     """
     if name.isascii() and name.isalnum() and len(name) <= NAME_LIMIT:
-        return name  # no rule applies
+        return name  # such a name breaks no rule
     _check_form(name)
-    # NFKC takes quadratic time for combining marks: at this point the name is known to be short.
+    # Only now is the name known to be short: NFKC takes quadratic time for combining marks.
     _check_form(unicodedata.normalize("NFKC", name))
     return name
 
@@ -54,7 +46,7 @@ def _check_form(form: str) -> None:
         raise UsernameError("it has white space in it")
     if not form.isprintable() or REPLACEMENT in form or not _BLANK.isdisjoint(form):
         raise UsernameError("it has characters in it that can't be shown")
-    visible = form.translate(_UNSEEN)
+    visible = form.translate(_INVISIBLE)
     if all(unicodedata.category(character).startswith("M") for character in visible):
         raise UsernameError("it has nothing in it but combining marks")
     if ":" in form:
@@ -64,12 +56,12 @@ def _check_form(form: str) -> None:
 
 
 def name_key(name: str) -> str:
-    """Return what all spellings of one name have in common: names are unique by this.
+    """Return the same key for all spellings of a name: names are unique by this key.
 
-    Characters that are never seen, such as variation selectors, make no difference. Only for text
-    as short as a name: NFKC takes quadratic time for combining marks.
+    It ignores case and invisible characters such as variation selectors. Use it only for text as
+    short as a name: NFKC takes quadratic time for combining marks.
     """
     if name.isascii():
         return name.lower()
-    visible = unicodedata.normalize("NFKC", name.translate(_UNSEEN))
+    visible = unicodedata.normalize("NFKC", name.translate(_INVISIBLE))
     return unicodedata.normalize("NFKC", visible.casefold())
