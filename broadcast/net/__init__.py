@@ -1,1 +1,1 @@
-"""One connection, for either side: reach it, read and write it, encrypt it, close it."""
+"""One connection, for the client and the server: connect, read, write, encrypt and close it."""

@@ -1,4 +1,4 @@
-"""Hosts and ports: looked up without holding anybody up, and shown to people."""
+"""Look up host names without blocking the event loop, and format addresses and errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import threading
 from typing import Any
 
 Address = tuple[Any, ...]
-"""A socket's, as the socket module has it: host, port and, of IPv6, two more."""
+"""A socket address as the socket module defines it: host, port and, for IPv6, two more items."""
 
 
 async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
-    """Return the socket addresses of `host`, each once, an empty one being every interface; raise OSError where there is none.
+    """Return the socket addresses of `host`, without duplicates; an empty host is every interface.
 
-    It asks in a thread that nobody joins: the loop's own executor is joined at exit, which a look-up of some seconds would hold up.
+    Raises OSError if there is none. The lookup runs in a daemon thread, because the event loop's
+    own executor is joined at exit, which a slow lookup would delay.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[Address]] = loop.create_future()
@@ -38,7 +39,7 @@ async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
             problem = exception
         except ValueError:  # such as a label of more than 63 characters
             problem = OSError("not a host name")
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting
             loop.call_soon_threadsafe(settle, addresses, problem)
 
     threading.Thread(target=look_up, daemon=True).start()
@@ -46,14 +47,14 @@ async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
 
 
 def describe_os_error(problem: OSError) -> str:
-    """Return what went wrong, for people: in the system's words, which asyncio wraps in its own, where it named an errno of the system."""
+    """Return the reason for an error in the operating system's words, without asyncio's wording."""
     if problem.errno and not isinstance(problem, socket.gaierror):
         return os.strerror(problem.errno)
     return problem.strerror or str(problem)
 
 
 def format_address(address: Address | None) -> str:
-    """Return a socket's address as host:port, IPv6 hosts in brackets."""
+    """Return an address as host:port, with an IPv6 host in brackets."""
     if not address:
         return "an unknown address"
     host, port, *_ = address

@@ -1,4 +1,4 @@
-"""One connection, for either side: chunks in, bytes out, closed gracefully or reset."""
+"""One connection, for the client and the server: read chunks, write bytes, close or reset it."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from .address import format_address
 from .tls import PIECE_SIZE, RECORD_SIZE, Phase, TLSLayer
 
 READ_AHEAD_LIMIT = 114_688
-"""Bytes of input held for one client: the line that it has begun, and what was read after it. It
-is two blocks of messages, for a batch; with what surrounds them they stay below 128 KB."""
+"""Bytes of input held for one connection: the unfinished line, and what was read after it. With
+the objects around them, two blocks of messages (a batch) stay below 128 KB."""
 
 TLS_READ_AHEAD_LIMIT = 73_728
-"""The same under TLS, whose own buffers for one client are the difference."""
+"""The same under TLS, whose own buffers for one connection make up the difference."""
 
 SMALLEST_READ = 4_096
-"""Bytes read at once at least, however long the line is that has begun."""
+"""The least number of bytes read at once, however long the unfinished line is."""
 
 PARTIAL_WRITE_SIZE = 4_096
-"""Bytes handed to asyncio when the system took only a part of a write, so that asyncio tells when
-there is room for the rest. The rest need not be copied: on 3.11, asyncio copies what it keeps."""
+"""Bytes passed to asyncio after a partial write, so that asyncio reports when the socket is
+writable again. The rest stays here uncopied: on 3.11, asyncio copies what it keeps."""
 
 NO_DIRECT_FD = -1
-"""In place of a file descriptor: writing to it fails as writing to a closed one does."""
+"""In place of a file descriptor: writing to it fails like writing to a closed one."""
 
 CLOSE_TIMEOUT = 1.0
-"""Seconds that the peer has to read what it is still sent, and to end its side, when a connection
-is closed gracefully; after that it is reset."""
+"""Seconds that the peer has to read the rest of its data, and to end its side, when a connection is
+closed gracefully; after that it is reset."""
 
 TLS_REPLY_LIMIT = 16_384
-"""Bytes of TLS's own replies, such as to key updates, that may wait for the peer to read them;
-with more than that, nothing is read from it."""
+"""Bytes of TLS's own replies, such as to key updates, that may wait for the peer to read them.
+Above this limit nothing is read from the peer."""
 
 TIME_SLICE = 0.002
-"""Seconds for which one connection may keep the others waiting in an iteration of the event loop."""
+"""Seconds for which one connection may occupy the event loop before others are served."""
 
+NO_CIPHERTEXT = memoryview(b"")
 
-NOTHING = memoryview(b"")
 CUT_OFF = "the connection was cut off"
 
 
 class _Writing(enum.Enum):
-    """What a write does; changed in `_set_writing` alone."""
+    """Where a write goes; changed only in `_set_writing`."""
 
     DIRECT = enum.auto()
-    """Nothing is pending, and it is plain TCP: it goes to the file descriptor."""
+    """To the file descriptor: nothing is pending, and the connection is plain TCP."""
     TRANSPORT = enum.auto()
-    """Nothing is pending, and it goes through asyncio's transport."""
+    """To asyncio's transport: nothing is pending."""
     BLOCKED = enum.auto()
-    """Something is pending: it queues up behind that."""
+    """To the end of a queue: earlier data is pending."""
     CLOSED = enum.auto()
-    """It has no effect."""
+    """Nowhere: a write has no effect."""
 
 
 class _Reading(enum.Enum):
-    """What the transport does; changed in `_set_reading` alone."""
+    """Whether the transport reads; changed only in `_set_reading`."""
 
     FLOWING = enum.auto()
     PAUSED = enum.auto()
-    """Nothing more is read until what has arrived is taken."""
+    """It does not read until the data that has arrived is consumed."""
     ENDED = enum.auto()
     """Nothing more will arrive."""
 
@@ -74,17 +74,17 @@ class _Reading(enum.Enum):
 class Connection(asyncio.Protocol):
     """One connection, plain or TLS: chunks in, bytes out, closed gracefully or reset.
 
-    It is asyncio's protocol for its transport: a StreamReader raises a reset's exception before it
-    hands out what had arrived.
+    It is an asyncio protocol, not a pair of streams, because a StreamReader raises a reset's
+    exception before it returns the data that arrived before the reset.
 
-    `lost` is the exception that broke the connection; None while it is intact, or has ended
-    gracefully. `write_pending` is whether the system has not taken everything written yet; when it
-    has, or never will, `on_drained` is called. While somebody waits in `read_chunk`, what arrives
-    is offered to `on_chunk` first: if that returns True, it is dealt with, and the wait goes on.
+    `lost` is the exception that broke the connection; None while it is intact, or after it has
+    ended gracefully. `write_pending` is whether written data has not all been sent; once it has
+    been, or never will be, `on_drained` is called. While `read_chunk` is waiting, data that arrives
+    is passed to `on_chunk` first: if that returns True, the data is handled and the wait continues.
 
-    Memory is bounded: nothing is read from the socket while a chunk has not been taken, and a chunk
-    has at most READ_AHEAD_LIMIT bytes (under TLS, TLS_READ_AHEAD_LIMIT). A reader that holds a
-    chunk while it waits for something else calls `pause_reading` first.
+    Memory is bounded: nothing is read from the socket before the last chunk is consumed, and a
+    chunk has at most READ_AHEAD_LIMIT bytes (under TLS, TLS_READ_AHEAD_LIMIT). A reader that holds
+    a chunk while it waits for something else calls `pause_reading` first.
     """
 
     __slots__ = (
@@ -109,45 +109,43 @@ class Connection(asyncio.Protocol):
         "on_drained",
         "peer",
         "transport",
-    )  # there may be ten thousand of them
+    )  # it saves memory: there may be thousands of connections
 
     transport: asyncio.Transport  # set in `connection_made`, as is the socket
     _socket: socket.socket
 
     def __init__(self) -> None:
-        self.peer = ""  # its host:port; set in `connection_made`
+        self.peer = ""  # the peer's host:port; set in `connection_made`
         self.lost: Exception | None = None
         self.on_chunk: Callable[[bytes], bool] | None = None
         self.on_drained: Callable[[], None] | None = None
         # Reading.
         self._reading = _Reading.FLOWING
-        self._received = b""  # the chunk that has arrived and was not taken yet
-        self._reader: asyncio.Future[None] | None = None  # while somebody waits for a chunk
-        self._post_reset_socket: socket.socket | None = None  # after a reset: what had arrived
+        self._received = b""  # the chunk that has arrived and is not consumed yet
+        self._reader: asyncio.Future[None] | None = None  # while `read_chunk` is waiting
+        self._post_reset_socket: socket.socket | None = None  # holds what arrived before a reset
         # Writing.
         self._writing = _Writing.TRANSPORT
-        self._direct_fd = NO_DIRECT_FD  # the descriptor while _writing is DIRECT
-        self._unsent: list[bytes | memoryview] = []  # follows what the transport holds
-        self._drained: asyncio.Event | None = None  # while somebody waits for it
+        self._direct_fd = NO_DIRECT_FD  # the file descriptor while _writing is DIRECT
+        self._unsent: list[bytes | memoryview] = []  # to be sent after what the transport holds
+        self._drained: asyncio.Event | None = None  # while `drain` is waiting
         self._closed_gracefully = False
-        # TLS, from `start_tls` on.
+        # TLS, after `start_tls` is called.
         self._tls: TLSLayer | None = None
-        self._handshake: asyncio.Future[None] | None = None  # while it is under way
-        self._ciphertext = NOTHING  # arrived and not decrypted yet
-        self._reply_bytes = 0  # of TLS's own in what the transport holds, at most
+        self._handshake: asyncio.Future[None] | None = None  # while `start_tls` is waiting
+        self._ciphertext = NO_CIPHERTEXT  # arrived and not decrypted yet
+        self._reply_bytes = 0  # an upper bound on TLS's own replies that the transport holds
         self._close_notify_sent = False
-        self._accepted: asyncio.StreamWriter | None = None  # what `accept` took the transport from
+        self._accepted: asyncio.StreamWriter | None = None  # keeps the transport open, see `accept`
 
     @classmethod
     def accept(cls, writer: asyncio.StreamWriter) -> Connection:
-        """Take over the transport that `asyncio.start_server` has made; nothing was read from it."""
+        """Take over a transport from `asyncio.start_server`, which has not read from it yet."""
         connection = cls()
-        connection._accepted = writer  # it would close the transport if it were collected before
+        connection._accepted = writer  # if collected, it would close the transport
         replaced = writer.transport.get_protocol()
         writer.transport.set_protocol(connection)
-        replaced.connection_lost(
-            None
-        )  # it would wait for this for ever, in a cycle with the writer
+        replaced.connection_lost(None)  # otherwise it and the writer would form a cycle for ever
         connection.connection_made(writer.transport)
         return connection
 
@@ -158,13 +156,13 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         self._socket = transport.get_extra_info("socket")
         self.peer = format_address(transport.get_extra_info("peername"))
-        transport.set_write_buffer_limits(high=0)  # "paused" means that anything at all is pending
+        transport.set_write_buffer_limits(high=0)  # pause writing as soon as anything is pending
         self.limit_read_ahead(0)
         self._set_writing(_Writing.DIRECT)
 
     def data_received(self, data: bytes) -> None:
         if self._reading is _Reading.ENDED:
-            return  # after a close_notify, or our own close: it only has to be read
+            return  # after a close_notify or our own close, input is discarded
         if self._tls is None:
             self._deliver(data)
         else:
@@ -179,9 +177,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc:
-            self.lost = exc.with_traceback(None)  # its frames hold the transport, a cycle
-            # A reset met by a write leaves what had arrived before in the kernel, and asyncio
-            # closes the socket next.
+            self.lost = exc.with_traceback(None)  # its frames refer to the transport: a cycle
+            # When a write meets a reset, earlier input is still in the kernel, and asyncio is about
+            # to close the socket.
             if self._reading is not _Reading.ENDED:
                 with contextlib.suppress(OSError):
                     self._post_reset_socket = self._socket.dup()
@@ -191,12 +189,12 @@ class Connection(asyncio.Protocol):
         self._notify_drained()
 
     def _deliver(self, data: bytes) -> None:
-        """Offer what arrived to `on_chunk`, or keep it until it is read, and read no more until then."""
+        """Pass data to `on_chunk`, or keep it for `read_chunk` and read no more until then."""
         waiting = self._reader is not None and not self._reader.done()
         if waiting and self.on_chunk and self.on_chunk(data):
             return
         self._received = self._received + data if self._received else data
-        if waiting:  # the reader runs before the next read: asyncio polls the sockets after that
+        if waiting:  # no need to pause: the reader runs before asyncio polls the sockets again
             self._wake_reader()
         else:
             self._set_reading(_Reading.PAUSED)
@@ -206,7 +204,7 @@ class Connection(asyncio.Protocol):
             self._reader.set_result(None)
 
     def _set_reading(self, state: _Reading) -> None:
-        """Change it: FLOWING and PAUSED follow each other until ENDED, which is final."""
+        """Change the reading state: FLOWING and PAUSED alternate until ENDED, which is final."""
         if self._reading is _Reading.ENDED or state is self._reading:
             return
         self._reading = state
@@ -223,36 +221,35 @@ class Connection(asyncio.Protocol):
         self._set_writing(_Writing.BLOCKED)
 
     def resume_writing(self) -> None:
-        # Not at once: asyncio is in the middle of a write, and one of ours that met a reset there
-        # would make it call `connection_lost` twice.
+        # Not at once: asyncio is in the middle of a write, and if a write of ours met a reset now,
+        # it would call `connection_lost` twice.
         asyncio.get_running_loop().call_soon(self._resume_sending)
 
     def _resume_sending(self) -> None:
         if self.is_closing or self.transport.get_write_buffer_size():
-            return  # `connection_lost` follows, or did, or `resume_writing` again
+            return  # `connection_lost` has been called or will be, or `resume_writing` again
         self._set_writing(_Writing.DIRECT)
         self._reply_bytes = 0
         unsent, self._unsent = self._unsent, []
-        for place, data in enumerate(unsent):
+        for index, data in enumerate(unsent):
             if not self.send(data):
-                self._unsent += unsent[place + 1 :]
+                self._unsent += unsent[index + 1 :]
                 break
         if not self.write_pending:
             self._notify_drained()
         self._continue_decrypting()
 
     def _set_writing(self, state: _Writing) -> None:
-        """Change it: DIRECT or TRANSPORT alternate with BLOCKED until CLOSED, which is final.
+        """Change the writing state: DIRECT or TRANSPORT alternate with BLOCKED until CLOSED.
 
-        The descriptor is written to only while nothing is pending, and is forgotten before the
-        socket can be closed.
+        The file descriptor is written to directly only while nothing is pending, and is forgotten
+        before the socket can be closed.
         """
         if self._writing is _Writing.CLOSED:
             return
+        # TLS has to encrypt first; outside POSIX, a socket is not a file descriptor.
         if state is _Writing.DIRECT and (self._tls or os.name != "posix"):
-            state = (
-                _Writing.TRANSPORT
-            )  # ciphertext has to be made first; elsewhere no socket is a file
+            state = _Writing.TRANSPORT
         self._writing = state
         self._direct_fd = self._socket.fileno() if state is _Writing.DIRECT else NO_DIRECT_FD
         if state is _Writing.CLOSED:
@@ -268,9 +265,9 @@ class Connection(asyncio.Protocol):
     # --- TLS ---
 
     async def start_tls(self, context: ssl.SSLContext, hostname: str | None = None) -> None:
-        """Shake hands, and encrypt from then on; a client gives the server's `hostname`.
+        """Perform the TLS handshake, and encrypt from then on; a client passes the `hostname`.
 
-        Raises OSError, of which ssl.SSLError is one, when that fails. There is no timeout in it.
+        Raises OSError, of which ssl.SSLError is one, when that fails. It has no timeout.
         """
         tls = self._tls = TLSLayer(context, hostname)
         self._set_writing(_Writing.TRANSPORT)
@@ -285,33 +282,32 @@ class Connection(asyncio.Protocol):
             await self._handshake
         finally:
             if self._handshake.done() and not self._handshake.cancelled():
-                self._handshake.exception()  # it is known, even if a cancellation came first
+                self._handshake.exception()  # mark it as retrieved, in case of a cancellation
             self._handshake = None
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether what is sent now is encrypted."""
+        """Whether TLS is set up, so that data sent now is encrypted."""
         return self._tls is not None and self._tls.phase is Phase.OPEN
 
     def _decrypt(self, tls: TLSLayer) -> None:
-        """Decrypt what has arrived, for one time slice, and reply as TLS demands.
+        """Decrypt what has arrived, for one time slice, and send the replies that TLS requires.
 
-        Nothing is decrypted while a chunk is waiting to be read, nor while the peer does not read
-        our replies.
+        It stops while the peer does not read these replies.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + TIME_SLICE
         plaintext: list[bytes] = []
         while self._ciphertext and self._reply_bytes <= TLS_REPLY_LIMIT:
             plaintext += tls.decrypt(self._ciphertext[:PIECE_SIZE])
-            # An empty slice would keep all of it in memory.
-            self._ciphertext = self._ciphertext[PIECE_SIZE:] or NOTHING
+            # An empty slice would keep the whole buffer in memory.
+            self._ciphertext = self._ciphertext[PIECE_SIZE:] or NO_CIPHERTEXT
             reply = tls.take_output()
             if reply and not self.is_closing and not self._close_notify_sent:
                 self.transport.write(reply)
                 self._reply_bytes += len(reply) if self.write_pending else 0
             if tls.phase is Phase.ENDED:
-                self._ciphertext = NOTHING
+                self._ciphertext = NO_CIPHERTEXT
             if loop.time() > deadline:
                 break
         if plaintext:
@@ -319,7 +315,7 @@ class Connection(asyncio.Protocol):
         self._follow_tls(tls)
 
     def _follow_tls(self, tls: TLSLayer) -> None:
-        """Do what the TLS session's state demands of the connection."""
+        """Update the connection after a change in the TLS session's phase or buffers."""
         if tls.phase is Phase.OPEN and self._handshake and not self._handshake.done():
             self._handshake.set_result(None)
         if tls.phase is Phase.ENDED:
@@ -327,10 +323,10 @@ class Connection(asyncio.Protocol):
             self._fail_handshake(tls.error)
             self._set_reading(_Reading.ENDED)
         elif self._received:
-            pass  # `read_chunk` goes on with it
+            pass  # `read_chunk` continues
         elif self._ciphertext:
             self._set_reading(_Reading.PAUSED)
-            if self._reply_bytes <= TLS_REPLY_LIMIT:  # otherwise `_resume_sending` goes on with it
+            if self._reply_bytes <= TLS_REPLY_LIMIT:  # otherwise `_resume_sending` continues
                 asyncio.get_running_loop().call_soon(self._continue_decrypting)
         elif self._reader or self._handshake:
             self._set_reading(_Reading.FLOWING)
@@ -340,10 +336,10 @@ class Connection(asyncio.Protocol):
             self._decrypt(self._tls)
 
     def _on_tls_cut_off(self, tls: TLSLayer) -> None:
-        """Deal with an end of the input without a close_notify: the peer has closed its socket.
+        """Handle the end of the input without a close_notify: the peer has closed its socket.
 
-        From a server it means that something may be missing, since ours always sends one; clients
-        that just close are common.
+        From a server, data may be missing, since ours always sends a close_notify. Clients often
+        close without one.
         """
         self._fail_handshake(None)
         if not tls.is_server:
@@ -352,32 +348,32 @@ class Connection(asyncio.Protocol):
 
     def _fail_handshake(self, error: Exception | None) -> None:
         if self._handshake and not self._handshake.done():
-            # A copy: raised, the error itself would hold the frames that hold this connection.
+            # A copy: the raised error refers to frames that refer to this connection, a cycle.
             self._handshake.set_exception(copy(error) or ConnectionResetError(CUT_OFF))
 
     # --- reading ---
 
     def limit_read_ahead(self, held: int) -> None:
-        """Bound the next reads, `held` being what the reader still holds of the last ones."""
+        """Bound the size of the next reads; `held` is the bytes that the reader still holds."""
         limit = TLS_READ_AHEAD_LIMIT if self._tls else READ_AHEAD_LIMIT
         self.limit_next_read(max(limit - held, SMALLEST_READ))
 
     def limit_next_read(self, size: int) -> None:
-        """Bound the next reads to `size` bytes each."""
-        # What asyncio's selector transports pass to `recv`; others have no such bound.
+        """Bound each of the next reads to `size` bytes."""
+        # asyncio's selector transports pass this to `recv`; others have no such bound.
         setattr(self.transport, "max_size", size)  # noqa: B010 (unknown to mypy)
 
     def pause_reading(self) -> None:
         """Read nothing from the socket until `read_chunk` is called again.
 
-        A reader calls this before it waits for anything else, so that what it holds is bounded.
+        A reader calls this before it waits for anything else, so that its memory is bounded.
         """
         self._set_reading(_Reading.PAUSED)
 
     async def read_chunk(self) -> bytes:
-        """Return what has arrived; nothing at the end, when `lost` tells a reset from a graceful end.
+        """Return data that has arrived, or nothing at the end; `lost` is set if that was a reset.
 
-        All that arrived before a reset is returned before the end is.
+        All data that arrived before a reset is returned first.
         """
         while not self._received:
             if self._ciphertext and self._tls:
@@ -399,10 +395,10 @@ class Connection(asyncio.Protocol):
         return chunk
 
     def _read_post_reset(self) -> bool:
-        """Take what had arrived before a reset that a write met; return whether there was any."""
+        """Read data that arrived before a reset that a write met; return whether there was any."""
         data = b""
         if self._post_reset_socket:
-            with contextlib.suppress(OSError):  # the reset itself, once there is nothing left
+            with contextlib.suppress(OSError):  # the reset itself, once all data is read
                 data = self._post_reset_socket.recv(READ_AHEAD_LIMIT)
         if data and self._tls is None:
             self._received = data
@@ -419,23 +415,23 @@ class Connection(asyncio.Protocol):
 
     @property
     def write_pending(self) -> bool:
-        """Whether the system has not taken everything written yet."""
+        """Whether written data has not all been sent to the system yet."""
         return self._writing is _Writing.BLOCKED
 
     @property
     def unsent(self) -> int:
-        """Bytes that the system has not taken yet: of what was written, or as ciphertext."""
+        """Bytes that have not been sent to the system yet, as plaintext or as ciphertext."""
         return self.transport.get_write_buffer_size() + sum(map(len, self._unsent))
 
     def send(self, data: bytes | memoryview) -> bool:
-        """Write after what was written before; return whether the system has taken everything.
+        """Write `data` after all that was written before; return whether everything has been sent.
 
-        `data` is kept until it has, not copied. Without effect once the connection is closing.
+        Until it has been, `data` is kept, not copied. No effect once the connection is closing.
         """
         return not send_to_all((self,), data)
 
     def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
-        """Write what the direct write of `send_to_all` did not; return what `send` does."""
+        """Write what a direct write in `send_to_all` did not send; return the same as `send`."""
         rest = memoryview(data)[sent:]
         if self.is_closing:
             pass
@@ -447,7 +443,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(rest[:PARTIAL_WRITE_SIZE])
             if self.write_pending:
                 self._unsent.append(rest[PARTIAL_WRITE_SIZE:])
-            else:  # there is room by now, or the connection is closing
+            else:  # the socket is writable again, or the connection is closing
                 self.transport.write(rest[PARTIAL_WRITE_SIZE:])
         return not self.write_pending
 
@@ -460,12 +456,12 @@ class Connection(asyncio.Protocol):
             plaintext = plaintext[RECORD_SIZE:]
 
     def limit_send_buffer(self, size: int) -> None:
-        """Bound the bytes that the system may hold for the peer."""
-        with contextlib.suppress(OSError):  # the peer has gone again: the next read tells
+        """Bound the bytes that the system may buffer for the peer."""
+        with contextlib.suppress(OSError):  # the connection has ended: the next read reports it
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
     async def drain(self) -> None:
-        """Return when the system has taken everything written, or the connection is gone."""
+        """Wait until everything written has been sent to the system, or the connection is lost."""
         if self.write_pending:
             self._drained = self._drained or asyncio.Event()
             await self._drained.wait()
@@ -473,11 +469,11 @@ class Connection(asyncio.Protocol):
     # --- closing ---
 
     async def close_gracefully(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close so that the peer gets everything: drain, end the output, read until it ends its side.
+        """Close so that the peer gets everything: drain, end the output, read until the input ends.
 
-        A close with input unread would make the system send a reset, which destroys what the peer
-        has not read yet. A peer that does not read what it is sent within `timeout` seconds is reset,
-        so that its stream does not end as if complete.
+        Closing with unread input would make the system send a reset, which destroys what the peer
+        has not read yet. A peer that does not read everything within `timeout` seconds is reset, so
+        that its stream does not appear complete.
         """
         complete = False
         try:
@@ -490,7 +486,7 @@ class Connection(asyncio.Protocol):
                 while await self.read_chunk():
                     pass
         except (TimeoutError, OSError):
-            pass  # then it is as complete as it gets
+            pass  # `complete` says whether the output ended in time
         finally:
             self._closed_gracefully = complete and not self.transport.get_write_buffer_size()
             if not self._closed_gracefully:
@@ -504,20 +500,17 @@ class Connection(asyncio.Protocol):
         self.transport.write_eof()
 
     def reset(self) -> None:
-        """Close at once, in a way that the peer cannot take for a graceful end.
-
-        Without effect on a connection that has ended.
-        """
+        """Abort the connection, which the peer sees as an error; no effect if it is closed."""
         if not self._closed_gracefully and not self.is_closing:
             with contextlib.suppress(OSError):
-                # struct linger {on, seconds}: with 0 seconds, a close sends a reset.
+                # struct linger {on, seconds}: with 0 seconds, closing sends a reset.
                 linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.transport.abort()
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection; without effect on one that has ended."""
+        """Close without waiting for the peer; pending data may be lost."""
         if self.write_pending and self._unsent:
             self.transport.abort()
         elif self._tls and not self._close_notify_sent and not self.is_closing:
@@ -526,7 +519,7 @@ class Connection(asyncio.Protocol):
         self._set_writing(_Writing.CLOSED)
         self._set_reading(_Reading.ENDED)
         self.transport.close()
-        # A cycle of asyncio's: a transport must not wait for the garbage collector.
+        # Break asyncio's reference cycle, so that a transport is freed without garbage collection.
         if hasattr(self.transport, "_read_ready_cb"):
             setattr(self.transport, "_read_ready_cb", None)  # noqa: B010 (unknown to mypy)
         if self._post_reset_socket:
@@ -535,10 +528,10 @@ class Connection(asyncio.Protocol):
 
 
 def send_to_all(connections: Iterable[Connection], data: bytes | memoryview) -> list[Connection]:
-    """Send the same bytes to each; return those whose system has not taken everything.
+    """Send the same bytes to each connection; return those for which not everything has been sent.
 
-    They are written to the file descriptors from here while nothing is pending:
-    `transport.write`, or a method called for each connection, would cost more per delivery.
+    While nothing is pending, it writes to the file descriptors: `transport.write`, or any method
+    called for each connection, would cost more per delivery.
     """
     behind = []
     write, size = os.write, len(data)

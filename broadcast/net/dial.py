@@ -1,4 +1,4 @@
-"""Reach a server: look it up, try each of its addresses, and shake hands over TLS."""
+"""Connect to a server: look it up, try each of its addresses, and set up TLS."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from .address import Address, describe_os_error, format_address, resolve
 from .connection import Connection
 
 KEEPALIVE_IDLE = 5
+"""Seconds without input after which TCP begins to probe the peer."""
 
 KEEPALIVE_INTERVAL = 5
+"""Seconds between two probes."""
 
 UNACKNOWLEDGED_LIMIT = 20_000
-"""Seconds, seconds, milliseconds: a peer whose cable was pulled is noticed after 25 s, whether
-something is being sent to it (by TCP_USER_TIMEOUT) or nothing is (by keepalive). The former also
-ends a connection to a peer that reads nothing for that long; our server's grace time is below it."""
+"""Milliseconds for which sent data may stay unacknowledged (TCP_USER_TIMEOUT). With the keepalive
+settings, a vanished peer is detected after 25 s, whether or not anything is being sent to it. It
+also ends a connection to a peer that reads nothing for that long; our server resumes reading
+sooner, within its grace time."""
 
 
 async def connect(
     host: str, port: int, seconds: float, tls: ssl.SSLContext | None = None
 ) -> Connection:
-    """Reach a server, trying each address of `host` in turn; TLS has `seconds` of its own.
+    """Connect to a server, trying each address of `host` until one succeeds.
 
-    Raises ConnectError with the reason.
+    The connection has to be made within `seconds`, and TLS set up within as many more. Raises
+    ConnectError with the reason.
     """
     where = format_address((host, port))
     try:
@@ -43,7 +47,7 @@ async def connect(
                 await connection.start_tls(tls, host)
         except BaseException as error:
             connection.close()
-            await asyncio.sleep(0)  # asyncio closes the socket in the next iteration
+            await asyncio.sleep(0)  # asyncio closes the socket in the next iteration of the loop
             if not isinstance(error, OSError):
                 raise
             why = _describe_tls_error(error, seconds)
@@ -78,7 +82,7 @@ async def _connect_to_any(addresses: list[Address]) -> Connection:
 
 
 def _enable_keepalive(connected: socket.socket) -> None:
-    """Enable TCP keepalive so that a vanished peer is detected, as far as the system can."""
+    """Enable TCP keepalive so that a vanished peer is detected, where the system supports it."""
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
@@ -86,5 +90,5 @@ def _enable_keepalive(connected: socket.socket) -> None:
         ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_LIMIT),
     ):
         if hasattr(socket, option):
-            with contextlib.suppress(OSError):  # ended already: whoever reads is told
+            with contextlib.suppress(OSError):  # the connection has ended: the next read reports it
                 connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

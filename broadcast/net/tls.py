@@ -1,8 +1,8 @@
 """TLS for one connection over memory buffers: ciphertext in, plaintext out, and the reverse.
 
-No socket and no event loop: the connection moves the bytes. asyncio's own TLS layer keeps a read
-buffer of 256 KiB for each connection, from before its peer has said anything, and leaves reference
-cycles behind; here a peer costs what OpenSSL keeps, from its first bytes on.
+It uses no socket and no event loop: the connection moves the bytes. asyncio's own TLS layer
+allocates a large read buffer for each connection before its peer has sent anything, and leaves
+reference cycles behind; here a connection only costs what OpenSSL allocates.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import enum
 import ssl
 
 RECORD_SIZE = 16_384
-"""Bytes of plaintext in a TLS record at most (RFC 8446, 5.1). What is encrypted at once is one
-record, so that no more than this is waiting as ciphertext, and the memory buffers stay small."""
+"""The most bytes of plaintext in a TLS record (RFC 8446, 5.1). One record is encrypted at a time,
+so that no more than that waits as ciphertext, and the memory buffers stay small."""
 
 PIECE_SIZE = 4_096
-"""Bytes of ciphertext decrypted at once: a bound on the time that one call can take, since a
-key update of 27 bytes costs as much as a record full of data."""
+"""Bytes of ciphertext decrypted at a time, which bounds the duration of one call: a key update of
+27 bytes takes as long as a full record."""
 
 
 class Phase(enum.Enum):
-    """Where a TLS session is in its life; it only moves forward."""
+    """The state of a TLS session, which only moves forward."""
 
     HANDSHAKE = enum.auto()
     OPEN = enum.auto()
     ENDED = enum.auto()
-    """The peer has sent its close_notify, or broken the protocol: nothing more can be read."""
+    """The peer has sent its close_notify, or violated the protocol: nothing more can be read."""
 
 
 class TLSLayer:
     """One side of a TLS session.
 
-    `hostname` is the server's, which a client verifies; None makes this the server's side. Feed it
-    with `decrypt`, and send what `take_output` returns after every call. When the peer breaks the
-    protocol, or is not trusted, `error` says why and the phase is ENDED.
+    `hostname` is the server's, which a client verifies; None makes this the server's side. Pass
+    input to `decrypt`, and send what `take_output` returns after every call. When the peer violates
+    the protocol, or is not trusted, `error` is the reason and the phase is ENDED.
     """
 
     __slots__ = ("_context", "_hostname", "_incoming", "_object", "_outgoing", "error", "phase")
@@ -44,7 +44,7 @@ class TLSLayer:
         self._hostname = hostname
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        # A server's is made when its client has sent something: a silent one costs nothing.
+        # A server creates it when the client has sent something: a silent one costs nothing.
         self._object: ssl.SSLObject | None = None
         self.phase = Phase.HANDSHAKE
         self.error: ssl.SSLError | None = None
@@ -55,7 +55,7 @@ class TLSLayer:
         return self._hostname is None
 
     def start(self) -> ssl.SSLObject:
-        """Begin the handshake; a client has something to send afterwards."""
+        """Begin the handshake; a client has output to send afterwards."""
         self._object = self._context.wrap_bio(
             self._incoming,
             self._outgoing,
@@ -66,7 +66,7 @@ class TLSLayer:
         return self._object
 
     def decrypt(self, ciphertext: bytes | memoryview) -> list[bytes]:
-        """Take ciphertext, PIECE_SIZE at most, and return the plaintext that is complete by now."""
+        """Add up to PIECE_SIZE bytes of ciphertext; return the plaintext that is now complete."""
         self._incoming.write(ciphertext)
         return self._advance(self._object or self.start())
 
@@ -87,11 +87,11 @@ class TLSLayer:
             self.phase = Phase.ENDED
         except ssl.SSLError as error:
             self.phase = Phase.ENDED
-            self.error = error.with_traceback(None)  # its frames hold this object: a cycle
+            self.error = error.with_traceback(None)  # its frames refer to this object: a cycle
         return plaintext
 
     def encrypt(self, plaintext: bytes | memoryview) -> bytes:
-        """Return plaintext, RECORD_SIZE at most, as ciphertext; empty when the session is broken."""
+        """Encrypt up to RECORD_SIZE bytes of plaintext; return nothing if the session is broken."""
         assert self._object
         try:
             self._object.write(plaintext)
@@ -100,13 +100,13 @@ class TLSLayer:
         return self._outgoing.read()
 
     def take_output(self) -> bytes:
-        """Return what has to be sent now: a part of the handshake, a reply, an alert."""
+        """Return what must be sent now: a part of the handshake, a reply, or an alert."""
         return self._outgoing.read() if self._outgoing.pending else b""
 
     def close(self) -> bytes:
-        """Return a close_notify, which tells the peer that nothing was cut off."""
+        """Return a close_notify, which tells the peer that the stream is complete."""
         if self._object and self.phase is not Phase.HANDSHAKE:
-            # It waits for the peer's, or the session is broken: there is nothing more to send.
+            # It raises if the peer has not sent its own yet, or if the session is broken.
             with contextlib.suppress(ssl.SSLError):
                 self._object.unwrap()
         return self.take_output()

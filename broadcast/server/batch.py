@@ -1,8 +1,9 @@
-"""What goes out together, and which of it is not for whom."""
+"""A batch of published blocks, and a client's subscription to the batches."""
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
 from collections.abc import Callable
 
@@ -10,71 +11,28 @@ from ..net.connection import Connection
 from ..protocol import BLOCK_LIMIT
 
 BATCH_SIZE = 2 * BLOCK_LIMIT
-"""Bytes in a batch, but for a single longer block: what is published beyond that in one turn goes into another. One block in each cost 6 to
-17 % more a delivery, four are no better."""
+"""Bytes in a batch, unless it is a single longer block. With one block in each batch a delivery
+costs more; more than two gain nothing."""
 
 BATCH_OVERHEAD = 600
-"""Bytes that a batch in the backlog weighs beyond its data: the objects around it, measured with tracemalloc."""
+"""Bytes of memory that a batch in the backlog takes up in addition to its data."""
 
 EXCLUSION_OVERHEAD = 250
-"""Bytes that a client with a part of its own in a batch adds to its weight, measured likewise."""
+"""Bytes of memory that a batch takes up for each client that does not receive all of it."""
+
+
+class SubscriptionState(enum.Enum):
+    """Where a client is in the fan-out; changed only in `Fanout._set_state`."""
+
+    READY = enum.auto()
+    """It has been sent every batch, and nothing is pending."""
+    LAGGING = enum.auto()
+    """It is being fed from the backlog."""
+    LEAVING = enum.auto()
+    """It is being fed up to its last batch."""
+    GONE = enum.auto()
+    """It is sent nothing more."""
 
 
 class Subscription:
-    """One client's place in the fan-out; made by `Fanout.join`, for `Fanout` alone to change."""
-
-    __slots__ = ("connection", "cursor", "joined_at", "on_evicted", "delivered", "end_batch")
-
-    def __init__(
-        self, connection: Connection, on_evicted: Callable[[], None], joined_at: float
-    ) -> None:
-        self.connection = connection
-        self.joined_at = joined_at  # on the serving clock
-        self.on_evicted = on_evicted
-        self.cursor = 0  # while lagging: the number of the batch it gets next
-        self.end_batch = math.inf  # from its leaving on: the number of the first batch it is not owed
-        self.delivered: asyncio.Future[None] | None = (
-            None  # from its leaving on: done when it has all it is owed
-        )
-
-
-class Batch:
-    """Blocks that go out together, and what of them is not for whom."""
-
-    __slots__ = ("blocks", "data", "number", "size", "start", "waiting", "excluded")
-
-    def __init__(self, number: int) -> None:
-        self.number = number  # counts up from 0, without a gap
-        self.start = 0  # while in the backlog: the weight of all that was ever kept there before it
-        self.blocks: list[bytes] = []  # until it is sealed
-        self.size = 0
-        self.data = b""  # from its sealing on
-        self.waiting = 0  # how many cursors stand here
-        # Client -> the stretches of `data` it does not get: what it sent, what was before it joined or (to None, the end) came after it left.
-        self.excluded: dict[Subscription, list[tuple[int, int | None]]] = {}
-
-    @property
-    def memory_cost(self) -> int:
-        return self.size + BATCH_OVERHEAD + EXCLUSION_OVERHEAD * len(self.excluded)
-
-    def exclude(self, receiver: Subscription, start: int, stop: int | None) -> None:
-        self.excluded.setdefault(receiver, []).append((start, stop))
-
-    def seal(self) -> bytes:
-        self.data = b"".join(self.blocks)  # a single block as it is, without a copy
-        self.blocks.clear()
-        return self.data
-
-    def data_for(self, receiver: Subscription) -> bytes:
-        stretches = self.excluded.get(receiver)
-        if stretches is None:
-            return self.data
-        start, parts = 0, []
-        for stop, resume in stretches:
-            parts.append(self.data[start:stop])
-            if resume is None:
-                break
-            start = resume
-        else:
-            parts.append(self.data[start:])
-        return b"".join(parts)
+    """A client's place in the fan-out, created by `Fanout.join` and changed only by the fan-out."""
