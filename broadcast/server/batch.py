@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import math
 from collections.abc import Callable
 
 from ..net.connection import Connection
@@ -36,3 +35,73 @@ class SubscriptionState(enum.Enum):
 
 class Subscription:
     """A client's place in the fan-out, created by `Fanout.join` and changed only by the fan-out."""
+
+    __slots__ = (
+        "connection",
+        "cursor",
+        "delivered",
+        "end_batch",
+        "joined_at",
+        "on_evicted",
+        "state",
+    )
+
+    def __init__(
+        self, connection: Connection, on_evicted: Callable[[], None], joined_at: float
+    ) -> None:
+        self.connection = connection
+        self.joined_at = joined_at  # in running time
+        self.on_evicted = on_evicted
+        self.state = SubscriptionState.READY
+        self.cursor = 0  # while LAGGING or LEAVING: the number of the next batch to send
+        self.end_batch = 0  # while LEAVING: the number after the last batch to send
+        # Once it leaves: done when everything published before has been sent.
+        self.delivered: asyncio.Future[None] | None = None
+
+
+class Batch:
+    """Blocks that are sent together, and the parts of them that some clients do not receive."""
+
+    __slots__ = ("blocks", "data", "excluded", "number", "size", "start", "waiting")
+
+    def __init__(self, number: int) -> None:
+        self.number = number  # consecutive, from 0
+        self.start = 0  # while in the backlog: the memory cost of all that was kept before it
+        self.blocks: list[bytes] = []  # until it is sealed
+        self.size = 0
+        self.data = b""  # once it is sealed
+        self.waiting = 0  # how many cursors point here
+        # By client, the ranges of the data that it does not receive: its own messages, and what was
+        # published before it joined or after it left (there the end is None).
+        self.excluded: dict[Subscription, list[tuple[int, int | None]]] = {}
+
+    @property
+    def memory_cost(self) -> int:
+        """Bytes of memory that it takes up in the backlog."""
+        return self.size + BATCH_OVERHEAD + EXCLUSION_OVERHEAD * len(self.excluded)
+
+    def exclude(self, subscription: Subscription, start: int, stop: int | None) -> None:
+        """Withhold a range of the data from a client; ranges come in ascending order."""
+        self.excluded.setdefault(subscription, []).append((start, stop))
+
+    def seal(self) -> bytes:
+        """Join the blocks, after which none may be added, and return the data."""
+        self.data = b"".join(self.blocks)  # a single block is not copied
+        self.blocks.clear()
+        return self.data
+
+    def data_for(self, subscription: Subscription) -> bytes:
+        """Return what a client receives of the batch, which need not be sealed."""
+        data = b"".join(self.blocks) if self.blocks else self.data
+        ranges = self.excluded.get(subscription)
+        if ranges is None:
+            return data
+        start, parts = 0, []
+        for stop, resume in ranges:
+            parts.append(data[start:stop])
+            if resume is None:
+                break
+            start = resume
+        else:
+            parts.append(data[start:])
+        return b"".join(parts)

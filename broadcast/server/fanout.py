@@ -1,19 +1,21 @@
-"""Publish once, deliver to all: the backlog, the cursors, the flow control.
+"""Publish once, deliver to all: the backlog, the cursors and the flow control.
 
-Simpler ways fail. One `write` and `drain` a client a message costs two hundred times more and stops for good behind one reader that
-stalls; a queue and a task a client multiply every message by the clients that lag; dropping what a slow client does not take
-loses in silence. Here:
+Simpler designs fail. One `write` and `drain` for each client and message is far slower, and blocks
+for good behind one reader that stalls. A queue and a task for each client multiply every message by
+the number of clients that lag. Dropping messages for a slow client loses data silently. Here:
 
-* What is published in one turn of the event loop is joined into one *batch*, and every client gets that same bytes object in one
-  write. Idle, that adds no delay; under load, batches grow by themselves.
-* A *ready* client has had every batch. One whose socket did not take all of it is *lagging*: whenever the system has taken what is under
-  way, it is fed from the *backlog*, batch by batch, from its *cursor*, until it is level again. The backlog is one, shared, so the memory
-  it takes does not depend on how many lag; with nobody lagging it is empty.
-* When the backlog exceeds its bound, the room is *held*: sessions stop handling input, which senders feel as ordinary TCP
-  backpressure. At half the bound it is released. Meanwhile the *stragglers*, which are more than
-  half the bound behind, are judged by `budget`: a client that stalls is dropped after a second, one
-  that is slow, or stalls again and again, when the budget of its address is spent, and one that
-  takes half the bound in a grace time is waited for.
+* What is published in one iteration of the event loop is joined into one *batch*, and every client
+  is sent the same bytes object in one write. This adds no delay when the server is idle; under
+  load, batches grow by themselves.
+* A *ready* client has been sent every batch. One whose socket did not accept all of a batch is
+  *lagging*: whenever its pending data has been sent, it is fed from the *backlog*, batch by batch,
+  from its *cursor*, until it is ready again. There is one backlog for all clients, so its memory
+  does not depend on how many lag; when none does, it is empty.
+* When the backlog exceeds its bound, *input is paused*: sessions stop handling input, which senders
+  experience as ordinary TCP backpressure. At half the bound, input resumes. Meanwhile `budget`
+  judges the *stragglers*, the clients that are more than half the bound behind. A client that
+  stalls is evicted after the stall time; one that is slow, or stalls repeatedly, when the budget of
+  its address is spent; one that reads half the bound within the grace time, never.
 """
 
 from __future__ import annotations
@@ -23,41 +25,43 @@ from collections import deque
 from collections.abc import Callable
 
 from ..net.connection import Connection, send_to_all
-from .batch import BATCH_SIZE, Batch, Subscription
+from .batch import BATCH_SIZE, Batch, Subscription, SubscriptionState
 from .budget import STALL_TIME, PauseBudget, Straggler, budget_key
 from .clock import ServingClock
 
 NOTICE_DELAY = 0.01
-"""Seconds that a notice may wait for others, or for a message, to go out with: nobody sees it, and a thousand clients that join at once
-take a hundredth of the writes."""
+"""Seconds that a notice may wait to be sent with other notices or a message: too short to be
+noticed, and clients that join at the same time share one write."""
 
 MAX_BATCHES_PER_FEED = 4
-"""Batches fed to one client before the others get their turn: some 100 us."""
+"""Batches sent to one lagging client before the event loop serves others."""
 
 CHECKS_PER_LEEWAY = 4
-"""Looks at the stragglers in the time that they may be late, 8 a second in general: time is missed
-by one look at most. A look costs 0.7 us for each straggler (1.7 us the first time); while input is
-not paused there is none."""
+"""Checks of the stragglers within the time that they may be late: a client is evicted late by one
+check at most. While input is not paused, there are none."""
 
 SHORTEST_CHECK = 0.002
-"""Seconds between two looks at the stragglers, at least: with a few thousand of them a look takes
-as long. It is a small part of the 40 ms and more in which a flood fills the backlog again."""
+"""The least seconds between two checks: with thousands of stragglers, one check takes as long. It
+is short compared with the time in which a flood fills the backlog again."""
 
 LATE_LIMIT = 0.1
-"""Seconds by which a look at the stragglers may come late. A later one means that the process was
-stopped (SIGSTOP, a suspended machine) or starved, and that it is not known yet what clients took
-meanwhile: that time slice counts against nobody."""
+"""Seconds by which a check may be late. A later one means that the process was stopped (SIGSTOP, a
+suspended machine) or starved, and that it does not know yet what clients have read meanwhile: that
+time is charged to nobody."""
+
+_FED = (SubscriptionState.LAGGING, SubscriptionState.LEAVING)
 
 
 class Fanout:
-    """Delivers what is published to everyone who has joined, in one order for all, each author's own left out.
+    """Delivers each published block to all clients but its author, in the same order for all.
 
-    `bound`: bytes of backlog at which the room is held; memory exceeds it by one batch. `grace`:
-    seconds for which the clients of one address may keep the room held by reading too slowly.
-    `stall_time`: seconds for which one of those may take nothing.
+    `bound`: bytes of backlog above which input is paused; memory exceeds it by one batch. `grace`:
+    seconds for which the clients of one address may keep input paused by reading too slowly.
+    `stall_time`: seconds for which one of these may read nothing.
 
-    From `join` on a client gets every block, or `on_evicted` is called and it gets nothing more. Nothing here waits for a client: `publish`
-    returns at once, and whoever publishes looks at `held` before.
+    A client receives every block published after `join`, or `on_evicted` is called and it receives
+    nothing more. Nothing here waits for a client: `publish` returns at once, and publishers call
+    `wait_to_publish` first.
     """
 
     def __init__(
@@ -67,91 +71,115 @@ class Fanout:
         self._bound = bound
         self._budget = PauseBudget(bound, grace, stall_time)
         self._open = Batch(0)  # what is published and not flushed yet
-        self._flush_due = False  # while a flush is scheduled for the end of the turn
-        self._notices_due: asyncio.TimerHandle | None = (
-            None  # while one is scheduled for notices alone
-        )
-        self.deliveries = 0  # lines times those who get them, since the beginning
-        self.dropped = 0  # clients too slow, likewise
-        self._closed = False  # from `close` on
-        self._ready: dict[Connection, Subscription] = {}  # have had every batch before the open one
-        self._lagging: dict[
-            Subscription, None
-        ] = {}  # have a cursor, and something under way or a turn to come
-        self._backlog: deque[Batch] = (
-            deque()
-        )  # the batches from the slowest cursor on; empty while nobody lags
+        self._flush_due = False  # while a flush is scheduled for the end of the iteration
+        self._notices_due: asyncio.TimerHandle | None = None  # a flush scheduled for notices only
+        self.deliveries = 0  # lines times the clients that receive them, since the start
+        self.dropped = 0  # clients evicted because they were too slow, since the start
+        self._closed = False  # after `close`
+        self._ready: dict[Connection, Subscription] = {}  # READY
+        self._lagging: dict[Subscription, None] = {}  # LAGGING or LEAVING
+        self._backlog: deque[Batch] = deque()  # from the slowest cursor to the open batch
         self._backlog_size = 0
-        self._stream_position = 0  # of all batches that were ever in the backlog
-        self._input_allowed = asyncio.Event()  # set while the room is not held
+        self._stream_position = 0  # the memory cost of all batches that were ever in the backlog
+        self._input_allowed = asyncio.Event()  # set while input is not paused
         self._input_allowed.set()
-        self._publish_lock = asyncio.Lock()  # held by who is next to publish once the room is released; asyncio's is first come, first delivered
-        # While the room is held: those that it waits for, as of the last look.
+        self._publish_lock = asyncio.Lock()  # serves those that wait to publish in order
+        # While input is paused: the stragglers as of the last check, and the next check.
         self._stragglers: dict[Subscription, Straggler] = {}
-        self._next_check: asyncio.TimerHandle | None = None  # while the room is held
+        self._next_check: asyncio.TimerHandle | None = None
 
-    # --- who takes part ---
+    # --- subscriptions ---
 
     def join(self, connection: Connection, on_evicted: Callable[[], None]) -> Subscription:
-        """Let a client take part: it gets what is published from now on."""
-        receiver = Subscription(connection, on_evicted, self._clock.running_time())
+        """Subscribe a client to everything that is published from now on."""
+        subscription = Subscription(connection, on_evicted, self._clock.running_time())
         if self._open.size:
-            self._open.exclude(receiver, 0, self._open.size)
-        self._ready[receiver.connection] = receiver
-        return receiver
+            self._open.exclude(subscription, 0, self._open.size)
+        self._ready[connection] = subscription
+        return subscription
 
-    def leave(self, receiver: Subscription) -> asyncio.Future[None]:
-        """Let a client go: it gets what was published up to now; the future is done when its connection has taken all of it, or is gone."""
-        if receiver.delivered is None:
-            receiver.delivered = asyncio.get_running_loop().create_future()
-            receiver.end_batch = self._open.number
+    def leave(self, subscription: Subscription) -> asyncio.Future[None]:
+        """Unsubscribe a client, which still receives everything published so far.
+
+        The future is done when the client has been sent all of it, or its connection is closed. It
+        is never done for a client that is dropped.
+        """
+        if subscription.delivered is None:
+            subscription.delivered = asyncio.get_running_loop().create_future()
+            subscription.end_batch = self._open.number
             if self._open.size:
-                self._open.exclude(receiver, self._open.size, None)
-                receiver.end_batch += 1
-            elif receiver.connection in self._ready:
-                self._reclassify(receiver)
-        return receiver.delivered
+                self._open.exclude(subscription, self._open.size, None)
+                subscription.end_batch += 1
+            if subscription.state is not SubscriptionState.GONE:
+                was_ready = subscription.state is SubscriptionState.READY
+                self._set_state(subscription, SubscriptionState.LEAVING)
+                if was_ready and not subscription.connection.write_pending:
+                    self._feed(subscription)
+        return subscription.delivered
 
-    def drop(self, receiver: Subscription) -> None:
-        """Forget a client: it gets nothing more, whatever it is owed."""
-        self._ready.pop(receiver.connection, None)
-        self._stop_lagging(receiver)
+    def drop(self, subscription: Subscription) -> None:
+        """Forget a client: it receives nothing more, even of what was published before."""
+        self._set_state(subscription, SubscriptionState.GONE)
 
     def close(self, last: bytes) -> None:
-        """Publish a last block and let everyone go; what is published after that goes nowhere."""
+        """Publish a last block and unsubscribe everyone; after this, `publish` has no effect."""
         self.publish(None, last)
         self._flush()
         self._closed = True
-        for receiver in [*self._ready.values(), *self._lagging]:
-            self.leave(receiver)
+        for subscription in [*self._ready.values(), *self._lagging]:
+            self.leave(subscription)
+
+    def _set_state(self, subscription: Subscription, state: SubscriptionState) -> None:
+        """Change a client's state, and keep `_ready`, `_lagging` and its cursor consistent with it.
+
+        READY and LAGGING alternate until LEAVING; GONE may follow any of these, and is final.
+        """
+        connection, was_fed = subscription.connection, subscription.state in _FED
+        subscription.state = state
+        if state is SubscriptionState.READY:
+            self._ready[connection] = subscription
+        else:
+            self._ready.pop(connection, None)
+        if state in _FED and not was_fed:
+            self._lagging[subscription] = None
+            subscription.cursor = self._open.number
+            self._open.waiting += 1
+            connection.on_drained = lambda: self._feed(subscription)
+        elif was_fed and state not in _FED:
+            del self._lagging[subscription]
+            connection.on_drained = None
+            self._batch(subscription.cursor).waiting -= 1
+            self._trim()
 
     # --- publishing ---
 
     @property
     def lagging(self) -> int:
-        """How many clients have not taken all they were sent."""
+        """The number of clients that have not been sent everything."""
         return len(self._lagging)
 
     @property
     def backlog(self) -> int:
-        """Bytes kept for them."""
+        """Bytes of memory that the backlog takes up."""
         return self._backlog_size
 
     @property
     def input_paused(self) -> bool:
-        """Whether input has to wait because too much is owed to those who read slowly."""
+        """Whether sessions must stop handling input, because the backlog is too large."""
         return not self._input_allowed.is_set()
 
     @property
     def must_wait_to_publish(self) -> bool:
-        """Whether who comes now to publish has to wait, for the room or for others who do."""
+        """Whether a publisher must wait, because input is paused or others are queued."""
         return self.input_paused or self._publish_lock.locked()
 
     async def wait_to_publish(self) -> None:
-        """Wait while the room is held, those who wait in the order of coming: to be called before each block.
+        """Wait while input is paused, first come, first served; call it before each block.
 
-        Were all let in at once when it is released, the first few would fill it again each time, and the others never get in. Who comes between
-        two of them goes before the second: made to queue up too, all would go on in step, a block a turn, for as long as there are some.
+        If all publishers resumed together, the first few would fill the backlog again each time,
+        and the others would never publish. A publisher that arrives between two queued ones may
+        overtake the second: if it had to queue too, all would proceed in lockstep, one block for
+        each iteration of the event loop, for as long as there is a queue.
         """
         if self.must_wait_to_publish:
             async with self._publish_lock:
@@ -161,19 +189,22 @@ class Fanout:
     def publish(
         self, author: Subscription | None, block: bytes, lines: int = 1, *, defer: bool = False
     ) -> None:
-        """Send whole lines, that many, to everyone but their author, at the end of this turn; those that can wait, with what comes next or NOTICE_DELAY later."""
+        """Send a block of `lines` lines to everyone but its author.
+
+        It is sent at the end of this iteration of the event loop; with `defer`, together with the
+        next block, NOTICE_DELAY later at most.
+        """
         if self._closed:
             return
         if self._open.size + len(block) > BATCH_SIZE:
             self._flush()
         batch = self._open
         batch.blocks.append(block)
-        takes_part = author is not None and (
-            author.connection in self._ready or author in self._lagging
-        )
-        self.deliveries += lines * (len(self._ready) + len(self._lagging) - takes_part)
-        if author and takes_part:
+        receivers = len(self._ready) + len(self._lagging)
+        if author and author.state is not SubscriptionState.GONE:
             batch.exclude(author, batch.size, batch.size + len(block))
+            receivers -= 1
+        self.deliveries += lines * receivers
         batch.size += len(block)
         if defer:
             if not self._notices_due:
@@ -187,7 +218,7 @@ class Fanout:
         self._flush()
 
     def _flush(self) -> None:
-        """Hand the open batch to everyone who is ready, and keep it for those who lag."""
+        """Send the open batch to all ready clients, and keep it for those that lag."""
         if self._notices_due:
             self._notices_due.cancel()
             self._notices_due = None
@@ -196,84 +227,76 @@ class Fanout:
             return
         self._open = Batch(batch.number + 1)
         data = batch.seal()
-        with_parts = [
-            receiver for receiver in batch.excluded if self._ready.pop(receiver.connection, None)
+        partial = [
+            subscription
+            for subscription in batch.excluded
+            if self._ready.pop(subscription.connection, None)
         ]
         behind = [self._ready[connection] for connection in send_to_all(self._ready, data)]
-        for receiver in with_parts:
-            if part := batch.data_for(receiver):
-                receiver.connection.send(part)
+        for subscription in partial:
+            connection = subscription.connection
+            self._ready[connection] = subscription
+            if part := batch.data_for(subscription):
+                connection.send(part)
+            if connection.write_pending:
+                behind.append(subscription)
         if self._lagging:
             self._backlog.append(batch)
             batch.start = self._stream_position
             self._stream_position += batch.memory_cost
             self._backlog_size += batch.memory_cost
-        for receiver in behind + with_parts:
-            self._reclassify(receiver)
+        for subscription in behind:
+            self._set_state(subscription, SubscriptionState.LAGGING)
         self._pause_or_resume_input()
 
-    # --- those who lag ---
+    # --- feeding clients that lag ---
 
-    def _reclassify(self, receiver: Subscription) -> None:
-        """Sort a client in that has had every batch, or can't have more: lagging with something under way, delivered for good, or ready."""
-        if receiver.connection.write_pending:
-            self._ready.pop(receiver.connection, None)
-            self._lagging[receiver] = None
-            receiver.cursor = self._open.number
-            self._open.waiting += 1
-            receiver.connection.on_drained = lambda: self._feed(receiver)
-        elif receiver.delivered and (
-            receiver.end_batch <= self._open.number or receiver.connection.is_closing
-        ):
-            self._ready.pop(receiver.connection, None)
-            if (
-                not receiver.delivered.done()
-            ):  # its session may have given up waiting in this very turn
-                receiver.delivered.set_result(None)
-        else:
-            self._ready[receiver.connection] = receiver
-
-    def _feed(self, receiver: Subscription) -> None:
-        """Feed a lagging client from the backlog what the system takes; called again when it has taken it, until the client is level, or gone."""
-        connection = receiver.connection
+    def _feed(self, subscription: Subscription) -> None:
+        """Send a client what it lacks until its socket blocks; called whenever it has drained."""
+        connection = subscription.connection
+        is_leaving = subscription.state is SubscriptionState.LEAVING
         for _ in range(MAX_BATCHES_PER_FEED):
-            if connection.is_closing or receiver.cursor >= min(receiver.end_batch, self._open.number):
-                self._stop_lagging(receiver)
-                self._reclassify(receiver)
+            end = subscription.end_batch if is_leaving else self._open.number
+            if connection.is_closing or subscription.cursor == end:
+                self._stop_feeding(subscription)
                 return
-            is_taken = connection.send(self._batch(receiver.cursor).data_for(receiver))
-            self._advance_cursor(receiver, receiver.cursor + 1)
-            if not is_taken:
+            batch = self._batch(subscription.cursor)
+            is_sent = connection.send(batch.data_for(subscription))
+            if batch is self._open:
+                subscription.end_batch = batch.number  # it has received its part of the last batch
+            else:
+                self._advance_cursor(subscription)
+            if not is_sent:
                 return
-        asyncio.get_running_loop().call_soon(self._continue_feeding, receiver)
+        asyncio.get_running_loop().call_soon(self._continue_feeding, subscription)
 
-    def _continue_feeding(self, receiver: Subscription) -> None:
-        # In the meantime it may have been dropped, or sent an answer, at the end of which it is fed again.
-        if receiver in self._lagging and not receiver.connection.write_pending:
-            self._feed(receiver)
+    def _continue_feeding(self, subscription: Subscription) -> None:
+        # Meanwhile it may have been dropped, or sent an answer, which calls `_feed` when drained.
+        if subscription in self._lagging and not subscription.connection.write_pending:
+            self._feed(subscription)
+
+    def _stop_feeding(self, subscription: Subscription) -> None:
+        if subscription.state is SubscriptionState.LAGGING:
+            self._set_state(subscription, SubscriptionState.READY)
+            return
+        self._set_state(subscription, SubscriptionState.GONE)
+        # It is cancelled if the session was cancelled while waiting for it.
+        if subscription.delivered and not subscription.delivered.done():
+            subscription.delivered.set_result(None)
 
     def _batch(self, number: int) -> Batch:
-        return (
-            self._open
-            if number == self._open.number
-            else self._backlog[number - self._backlog[0].number]
-        )
+        if number == self._open.number:
+            return self._open
+        return self._backlog[number - self._backlog[0].number]
 
-    def _advance_cursor(self, receiver: Subscription, number: int) -> None:
-        self._batch(number).waiting += 1
-        self._batch(receiver.cursor).waiting -= 1
-        receiver.cursor = number
+    def _advance_cursor(self, subscription: Subscription) -> None:
+        self._batch(subscription.cursor).waiting -= 1
+        subscription.cursor += 1
+        self._batch(subscription.cursor).waiting += 1
         self._trim()
 
-    def _stop_lagging(self, receiver: Subscription) -> None:
-        if receiver in self._lagging:
-            del self._lagging[receiver]
-            receiver.connection.on_drained = None
-            self._batch(receiver.cursor).waiting -= 1
-            self._trim()
-
     def _trim(self) -> None:
-        """Drop the batches before the slowest cursor."""
+        """Remove the batches before the slowest cursor."""
         while self._backlog and not self._backlog[0].waiting:
             self._backlog_size -= self._backlog.popleft().memory_cost
         self._pause_or_resume_input()
@@ -302,21 +325,22 @@ class Fanout:
         self._next_check = loop.call_later(interval, self._check_stragglers, loop.time(), interval)
 
     def _check_stragglers(self, began: float, interval: float) -> None:
-        """Drop the clients that are too slow; called again and again while input is paused."""
+        """Evict the clients that are too slow; repeated while input is paused."""
         self._next_check = None
         elapsed = asyncio.get_running_loop().time() - began
-        counted = elapsed if elapsed <= interval + LATE_LIMIT else 0.0
+        charged = elapsed if elapsed <= interval + LATE_LIMIT else 0.0
         self._find_stragglers()
-        for receiver in self._budget.judge(self._stragglers, counted, self._clock.running_time()):
+        now = self._clock.running_time()
+        for subscription in self._budget.judge(self._stragglers, charged, now):
             self.dropped += 1
-            self.drop(receiver)
-            receiver.on_evicted()
+            self.drop(subscription)
+            subscription.on_evicted()
         if self.input_paused and self._next_check is None:
             self._schedule_check()
 
     def _find_stragglers(self) -> None:
-        """Update `_stragglers`: who is more than half the bound behind, and what each has taken."""
-        behind, first_near = 0, 0  # the first batch that is not that far from the end
+        """Update `_stragglers`: the clients more than half the bound behind, and their progress."""
+        behind, first_near = 0, 0  # the first batch within half the bound from the end
         for batch in reversed(self._backlog):
             behind += batch.memory_cost
             if behind > self._bound // 2:
@@ -324,13 +348,14 @@ class Fanout:
                 break
         now = self._clock.running_time()
         known, self._stragglers = self._stragglers, {}
-        for receiver in self._lagging:
-            if receiver.cursor < first_near:
-                position = self._batch(receiver.cursor).start - receiver.connection.unsent
-                straggler = known.get(receiver)
+        for subscription in self._lagging:
+            if subscription.cursor < first_near:
+                connection = subscription.connection
+                position = self._batch(subscription.cursor).start - connection.unsent
+                straggler = known.get(subscription)
                 if straggler is None:
-                    key = budget_key(receiver.connection.peer)
-                    leeway = self._budget.leeway_for(key, receiver.joined_at, now)
+                    key = budget_key(connection.peer)
+                    leeway = self._budget.leeway_for(key, subscription.joined_at, now)
                     straggler = Straggler(key, leeway, position)
                 straggler.position = position
-                self._stragglers[receiver] = straggler
+                self._stragglers[subscription] = straggler
