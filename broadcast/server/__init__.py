@@ -1,1 +1,1 @@
-"""The server: it accepts connections, serves each in a session, and fans out what is said."""
+"""The server: accept connections, serve each in a session, and deliver messages to all."""

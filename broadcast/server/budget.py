@@ -1,17 +1,16 @@
-"""How long clients may keep input paused: time budgets by address, and the pace that costs none.
+"""Limit how long clients may keep input paused, with a time budget for each address.
 
 While input is paused, a *straggler* is a client that is more than half the backlog's bound behind:
-input stays paused until there is none. A straggler has to read at the required pace, half the bound
+input stays paused until there is none. A straggler must read at the required pace, half the bound
 in one grace time. The seconds by which it misses that pace are its *lateness*; what exceeds its
-leeway is charged to the budget of its address. A client is too slow when it has taken nothing for
-the stall time, or when it is charged and the budget of its address is spent. Once it is dropped all
-the time for which it was late counts twice.
+leeway is charged to the budget of its address. A client is too slow when it has read nothing for
+the stall time, or when it is charged while the budget of its address is spent. When it is evicted,
+all the time for which it was late counts twice.
 
-A budget belongs to an address, not to a client, so that a client that is dropped and joins again
-finds the budget as it left it. It cannot cost a neighbour its place who reads at the required pace:
-such a client is never charged.
+A budget belongs to an address, not to a client, so that a client cannot renew it by rejoining. A
+neighbour that reads at the required pace is never charged, and so never evicted because of others.
 
-Values in, decisions out: nothing here knows the event loop, a socket or the time.
+Everything here is pure computation: it uses no event loop, no socket and no clock.
 """
 
 from __future__ import annotations
@@ -21,30 +20,30 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 STALL_TIME = 1.0
-"""Seconds for which a straggler may take nothing; at most the grace time. With one of 50 clients
-stalled, a burst that Redis delivers in 1.6 s takes as long as that, not the whole grace time."""
+"""Seconds for which a straggler may read nothing, or the grace time if shorter: a client that
+stalls delays a burst by this, not by the whole grace time."""
 
 VISIBLE_STEP = 262_144
-"""Bytes: a socket reports room only when a third of its send buffer is free (`server.SEND_BUFFER`,
-doubled by Linux), so this is how much a client reads between two signs of progress. A reader must
-take that much within its leeway to be known from one that stalls, whatever grace is set."""
+"""Bytes that a client reads between two visible signs of progress: a socket becomes writable only
+when a third of its send buffer is free (`server.SEND_BUFFER`, doubled by Linux). A reader must read
+that much within its leeway to be distinguished from one that stalls, whatever grace is set."""
 
 REFILL_RATE = 0.1
-"""Seconds that a spent budget regains per second: stragglers that never stop trying keep input
+"""Seconds that a spent budget regains each second: stragglers that keep coming back can keep input
 paused for a tenth of the time."""
 
 ACCOUNT_LIMIT = 1024
-"""Addresses whose budgets are remembered, some 200 KB; of more, the one charged least recently is
-forgotten. Whoever has that many addresses has that many budgets anyway."""
+"""Addresses whose budgets are remembered, some 200 KB. Beyond that, the address charged least
+recently is forgotten; a peer with that many addresses has that many budgets anyway."""
 
 IPV6_PREFIX_LENGTH = 64
-"""Bits of an IPv6 address that share a budget: one subscriber has all the addresses behind them."""
+"""Leading bits of an IPv6 address that share a budget: one subscriber usually has a whole /64."""
 
 Client = TypeVar("Client")
 
 
 def budget_key(peer: str) -> str:
-    """Return what a client is charged under: the host of its `host:port`, for IPv6 its network."""
+    """Return the key of a client's budget: the host of its `host:port`, or its IPv6 network."""
     host = peer.rpartition(":")[0]
     if not host.startswith("["):
         return host
@@ -53,7 +52,7 @@ def budget_key(peer: str) -> str:
 
 
 class Straggler:
-    """A client that keeps input paused, from the moment it does until it has caught up."""
+    """Tracks a client that keeps input paused, until it has caught up."""
 
     __slots__ = (
         "charged",
@@ -69,20 +68,20 @@ class Straggler:
     def __init__(self, key: str, leeway: float, position: int) -> None:
         self.key = key
         self.leeway = leeway  # seconds of lateness that are not charged
-        self.position = position  # bytes of the backlog's stream that it has taken so far
+        self.position = position  # bytes of the backlog's stream that it has read so far
         self.previous = position  # the same at the end of the previous time slice
         self.lateness = 0.0  # seconds, 0 to `leeway`
         self.overdue = 0.0  # seconds of the last time slice that exceeded the leeway
         self.charged = 0.0  # seconds of all time slices that exceeded the leeway
-        self.stalled_for = 0.0  # seconds since it last took anything
+        self.stalled_for = 0.0  # seconds since it last read anything
 
     def advance(self, seconds: float, pace: float) -> None:
-        """Account for a time slice and what was taken in it; `pace` in bytes per second."""
-        taken = self.position - self.previous
+        """Account for a time slice and the progress made in it; `pace` is in bytes per second."""
+        progress = self.position - self.previous
         # An answer to a command counts as unsent too, so the position may fall and rise again.
         self.previous = max(self.position, self.previous)
-        self.stalled_for = 0.0 if taken > 0 else self.stalled_for + seconds
-        lateness = max(0.0, self.lateness + seconds - max(0, taken) / pace)
+        self.stalled_for = 0.0 if progress > 0 else self.stalled_for + seconds
+        lateness = max(0.0, self.lateness + seconds - max(0, progress) / pace)
         self.lateness = min(lateness, self.leeway)
         self.overdue = lateness - self.lateness
         self.charged += self.overdue
@@ -100,26 +99,26 @@ class _Account:
 
 
 class PauseBudget:
-    """Decides who keeps input paused for too long; `grace` is the seconds in a full budget.
+    """Decides which clients keep input paused for too long; a full budget is `grace` seconds.
 
-    `bound` is the backlog's, in bytes. All times are seconds on one clock that never goes back.
+    `bound` is the backlog's, in bytes. All times are seconds on one monotonic clock.
     """
 
     def __init__(self, bound: int, grace: float, stall_time: float = STALL_TIME) -> None:
         self._grace = grace
         self._stall_time = min(stall_time, grace)
         self.leeway = self._stall_time / 2
-        """Seconds: twice the time between two signs of progress would be 0.6 s at the pace that the
-        defaults require, so a steady reader is late by less than this, and a stall by twice it."""
+        """Seconds of lateness that are free: a steady reader is late by less, between two visible
+        signs of progress, and a client that stalls by twice as much."""
         self.pace = max(bound / 2 / grace, VISIBLE_STEP / self.leeway)
-        """Bytes per second: who reads at least that fast is never too slow."""
-        self._accounts: dict[str, _Account] = {}  # the one charged least recently comes first
+        """Bytes per second: a client that reads at least this fast is never too slow."""
+        self._accounts: dict[str, _Account] = {}  # the least recently charged first
 
     def __len__(self) -> int:
         return len(self._accounts)
 
     def remaining(self, key: str, now: float) -> float:
-        """Return the seconds left to an address; less than 0 while it is in debt."""
+        """Return the seconds left in the budget of an address; negative while it is in debt."""
         account = self._accounts.get(key)
         if account is None:
             return self._grace
@@ -135,9 +134,9 @@ class PauseBudget:
         """Return the seconds by which a client may be late without being charged.
 
         A client that joined after the budget of its address was spent has a tenth of the time since
-        then, so that one that is dropped and joins again at once keeps input paused for a tenth of
-        the time. The more the address is in debt, the less it has: otherwise many such clients
-        could take turns.
+        it joined, so that one that is evicted and rejoins at once keeps input paused for a tenth of
+        the time. The more the address is in debt, the shorter it is: otherwise many such clients
+        could alternate.
         """
         balance = self.remaining(key, now)
         account = self._accounts.get(key)
@@ -149,7 +148,7 @@ class PauseBudget:
     def judge(
         self, stragglers: Mapping[Client, Straggler], seconds: float, now: float
     ) -> list[Client]:
-        """Charge a time slice that has just passed, and return the clients that are too slow."""
+        """Charge for the time slice that has just passed; return the clients that are too slow."""
         charges: dict[str, float] = {}
         for straggler in stragglers.values():
             straggler.advance(seconds, self.pace)
@@ -161,8 +160,8 @@ class PauseBudget:
         ]
         fines: dict[str, float] = {}
         for straggler in map(stragglers.__getitem__, too_slow):
-            # All its time counts twice: the leeway is free only for those that catch up, and a
-            # client that stalls, is dropped and rejoins has spent a budget in 6 s, not in 12.
+            # All its lateness counts twice: the leeway is free only for those that catch up, and a
+            # client that stalls and rejoins repeatedly spends the budget twice as fast.
             fine = straggler.charged + 2 * straggler.lateness
             fines[straggler.key] = max(fines.get(straggler.key, 0.0), fine)
         for key, charge in fines.items():
@@ -178,7 +177,7 @@ class PauseBudget:
         """Take seconds off a budget: once for all clients of an address that were late together."""
         if seconds <= 0:
             return
-        balance = max(-self._grace, self.remaining(key, now) - seconds)  # a debt has an end, too
+        balance = max(-self._grace, self.remaining(key, now) - seconds)  # debt is bounded, too
         account = self._accounts.pop(key, None) or _Account(balance, now)
         account.balance = balance
         if balance <= 0 and account.spent_at is None:
@@ -187,7 +186,7 @@ class PauseBudget:
         self._forget_accounts(now)
 
     def _forget_accounts(self, now: float) -> None:
-        """Forget the budgets that are full again, as far as they come first, and those too many."""
+        """Forget leading accounts that are full again or exceed ACCOUNT_LIMIT."""
         while self._accounts:
             oldest = next(iter(self._accounts))
             is_full = self.remaining(oldest, now) >= self._grace

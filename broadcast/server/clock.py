@@ -1,35 +1,34 @@
-"""Time that counts against a client: only what the server spent serving."""
+"""Measure the time that counts against a client: only while the server is running."""
 
 from __future__ import annotations
 
 import asyncio
 
 TICK = 0.25
-"""Seconds between two looks at the time: four wake-ups a second are nothing, and a stop of half a second is noticed."""
+"""Seconds between two ticks: cheap, and short enough to notice that the process was stopped."""
 
 TICK_LIMIT = 0.5
-"""The most seconds that may count between two looks. More have passed only when the process did not run: it was stopped (SIGSTOP, a
-suspended machine) or starved."""
+"""The most seconds that count between two ticks. More have passed only if the process did not run:
+it was stopped (SIGSTOP, a suspended machine) or starved."""
 
 
 class ServingClock:
-    """Two clocks that never go back, in seconds: one stands while the process does not run, the other while clients are not read too.
+    """Two monotonic clocks, in seconds.
 
-    Runs between `start` and `stop`, within an event loop.
+    Running time stops while the process does not run; reading time also stops while input is
+    paused. The clock ticks between `start` and `stop`, in an event loop.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._ticked_at = self._loop.time()  # the last tick, in the loop's time
-        self._counted = 0.0  # seconds awake up to the last tick
-        self._unread = 0.0  # seconds in which clients were not read, up to the end of the last hold
-        self._paused_at: float | None = (
-            None  # when the hold began, in time awake; None while clients are read
-        )
+        self._counted = 0.0  # running time at the last tick
+        self._paused_for = 0.0  # seconds of running time in all pauses that have ended
+        self._paused_at: float | None = None  # while paused: when that began, in running time
         self._timer: asyncio.TimerHandle | None = None  # the next tick, from `start` to `stop`
 
     def start(self) -> None:
-        """Begin to tick."""
+        """Start ticking."""
         self._tick()
 
     def _tick(self) -> None:
@@ -38,24 +37,25 @@ class ServingClock:
         self._timer = self._loop.call_later(TICK, self._tick)
 
     def stop(self) -> None:
-        """Tick no more."""
+        """Stop ticking."""
         if self._timer:
             self._timer.cancel()
 
     def running_time(self) -> float:
-        """Return the seconds in which this process ran."""
+        """Return the seconds for which the process has run."""
         return self._counted + min(self._loop.time() - self._ticked_at, TICK_LIMIT)
 
     def reading_time(self) -> float:
-        """Return the seconds in which this process ran and clients were read."""
-        return (self.running_time() if self._paused_at is None else self._paused_at) - self._unread
+        """Return the seconds for which the process has run and input was not paused."""
+        until = self.running_time() if self._paused_at is None else self._paused_at
+        return until - self._paused_for
 
     def pause(self) -> None:
-        """From now on clients are not read."""
+        """Stop the reading time, because input is paused."""
         self._paused_at = self.running_time()
 
     def resume(self) -> None:
-        """Clients are read again."""
+        """Resume the reading time."""
         if self._paused_at is not None:
-            self._unread += self.running_time() - self._paused_at
+            self._paused_for += self.running_time() - self._paused_at
             self._paused_at = None

@@ -1,4 +1,4 @@
-"""What a command answers: values in, an answer out."""
+"""Compute the answers to commands."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .registry import Roster
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The result of a command: encoded lines for the client that gave it, and whether it leaves.
+    """The answer to a command: encoded lines for the client, and whether the client leaves.
 
-    The lines are in pieces, of which the next is asked for when the last one has been sent.
+    The lines come in pieces; each is made when the one before has been sent.
     """
 
     pieces: Iterable[bytes] = ()
@@ -21,9 +21,9 @@ class Answer:
 
 
 def answer(line: str, name: str, roster: Roster) -> Answer:
-    """Execute a line that begins with a backslash, given by the client called `name`.
+    """Execute a command line of the client called `name`, and return the answer.
 
-    Only its first word counts, in any case; a doubled backslash is the same as a single one.
+    Only the first word matters, and its case does not; a doubled backslash is the same as one.
     """
     if execute := _ANSWERS.get(command_word(line)):
         return execute(name, roster)
@@ -43,10 +43,10 @@ def _clients(name: str, roster: Roster) -> Answer:
 def _list_clients(name: str, roster: Roster) -> Iterator[bytes]:
     count = len(roster)
     before = encode(notice(f"{count} client" if count == 1 else f"{count} clients"))
-    # A name has no line end in it, and only one client has it: its line occurs once.
+    # A name is unique and contains no line ending, so its line occurs once.
     line, marked = ENDING + encode(notice(name)), ENDING + encode(notice(f"{name} (you)"))
     for page in roster.pages():
-        # The line is looked for behind the ending of another.
+        # Prepend a line ending, so that a match always begins a line.
         yield before + (ENDING + page).replace(line, marked, 1)[len(ENDING) :]
         before = b""
 

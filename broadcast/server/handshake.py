@@ -1,4 +1,4 @@
-"""Who may come in: TLS, the first line, the token, the name."""
+"""Perform a client's handshake: TLS, the first line, the token and the username."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from ..net.connection import Connection
 from ..protocol import Connect
 
 WRONG_TOKEN_DELAY = 1.0
-"""Seconds until a wrong token is answered: guessing takes as many connections as guesses a second,
-and those count as strangers."""
+"""Seconds until a wrong token is refused: each guess occupies a connection for that long, and the
+number of connections that have not joined is bounded."""
 
 READ_SIZE = 4_096
-"""Bytes read at once from a stranger: the handshake, and little of what comes after it."""
+"""Bytes read at once before a client has joined: the handshake, and little of what follows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What it takes to come in."""
+    """What a client needs to be admitted."""
 
     tls: ssl.SSLContext | None  # None for plain TCP
-    token: bytes | None  # None where none is asked for
+    token: bytes | None  # None if none is required
     wrong_token_delay: float  # seconds
 
 
 async def shake_hands(connection: Connection, admission: Admission) -> tuple[Connect, bytes, int]:
-    """Return what a client asks for, once it may come in; what it has sent after that; and how
-    many bytes it has sent in all.
+    """Return an admitted client's CONNECT, what it sent after that, and the bytes of both.
 
-    Raises HandshakeError with the reason why it may not. There is no timeout in it.
+    Raises HandshakeError with the reason if the client is refused. It has no timeout.
     """
     if admission.tls:
         try:
@@ -51,9 +50,9 @@ async def shake_hands(connection: Connection, admission: Admission) -> tuple[Con
 
 
 async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, bytes, int]:
-    """Return the first line that is not blank, what follows it, and the bytes of all.
+    """Return the first line that is not blank, what follows it, and the number of bytes read.
 
-    All that comes before its end has HANDSHAKE_LIMIT bytes at most.
+    The line has to end within HANDSHAKE_LIMIT bytes, blank lines included.
     """
     data = b""
     while True:

@@ -11,11 +11,14 @@ from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address, resolve
 
 PORT_TRIES = 20
-"""How often a free port is tried before it is given up that it is free on all addresses of a host."""
+"""Attempts to find a port that is free on all addresses of a host."""
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
-    """Return a bound socket for each address of `host`, all on one port; raise ListenError with the reason."""
+    """Return a bound socket for each address of `host`, all on the same port.
+
+    Raises ListenError with the reason.
+    """
     where = format_address((host or "*", port))
     try:
         addresses = await resolve(host, port, flags=socket.AI_PASSIVE)
@@ -31,7 +34,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
                         sockets.append(opened.enter_context(bound))
             except OSError as problem:
                 if port == 0 and problem.errno == errno.EADDRINUSE:
-                    continue  # free on one address, taken on another
+                    continue  # the port is free on one address but not on another
                 raise ListenError(
                     f"can't listen on {where}: {describe_os_error(problem)}"
                 ) from None
@@ -43,12 +46,12 @@ async def bind(host: str, port: int) -> list[socket.socket]:
 
 
 def _bind_one(address: Address, port: int) -> socket.socket | None:
-    """Return a socket bound to an address, None where the system has no such address (IPv6 switched off, say)."""
+    """Return a socket bound to an address, or None if it does not exist (IPv6 may be disabled)."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     bound: socket.socket | None = None
     try:
         bound = socket.socket(family, socket.SOCK_STREAM)
-        if os.name == "posix":  # elsewhere the option would let two programs share a port
+        if os.name == "posix":  # on Windows, the option would let two programs share a port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

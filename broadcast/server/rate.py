@@ -1,47 +1,47 @@
-"""A maximum rate of lines for each client, which reconnecting does not get around."""
+"""Limit the rate of lines from each client, so that reconnecting does not circumvent it."""
 
 from __future__ import annotations
 
 import math
 
 BURST = 1.0
-"""Seconds' worth of lines that a client can save up by saying less."""
+"""Seconds' worth of lines that a client may send at once after a silence."""
 
 SWEEP_SIZE = 1_000
-"""Addresses remembered before those that no longer matter are forgotten."""
+"""Addresses remembered before outdated ones are removed."""
 
 
 class RateLimiter:
-    """Says when lines may be handled, `rate` a second from one client; times are in running time.
+    """Decides when lines may be handled: `rate` per second and client; times are in running time.
 
-    A client's state is the time up to which its lines have used the rate up. A newcomer may begin
-    with a burst, but only one from each address in the time that it takes to save one up, and what
-    a client owes when it leaves is handed on to the next: whoever connects, sends, resets and
-    connects again gains nothing by that. A neighbour at most begins without a burst.
+    A client's state is the time up to which its lines have used up the rate. A new client may begin
+    with a burst, but only one for each address within BURST seconds, and the state of a client that
+    leaves is passed on to the next one from its address. So reconnecting gains nothing, and costs
+    an honest neighbour at most its first burst.
     """
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self._used_until: dict[str, float] = {}  # by address: of the next newcomer from there
+        self._used_until: dict[str, float] = {}  # by address: the state of its next new client
 
     @property
     def most_lines(self) -> int:
-        """How many lines may be handled at once."""
+        """The most lines that may be handled at once."""
         return math.ceil(self.rate * BURST)
 
     def enter(self, address: str, now: float) -> float:
-        """Return the state of a newcomer."""
+        """Return the state of a new client."""
         used_until = max(self._used_until.get(address, -math.inf), now - BURST)
         self._remember(address, max(used_until, now), now)
         return used_until
 
     def use(self, used_until: float, lines: int, now: float) -> float:
-        """Return the state after so many lines more, which is also when they may be handled."""
+        """Return the state after `lines` more lines, which is the time when they may be handled."""
         return max(used_until, now - BURST) + lines / self.rate
 
     def leave(self, address: str, used_until: float, now: float) -> None:
-        """Remember the state of one that leaves, as far as it matters for the next one."""
-        self._remember(address, min(used_until, now + BURST), now)  # not for longer than that
+        """Remember the state of a client that leaves, for BURST seconds at most."""
+        self._remember(address, min(used_until, now + BURST), now)
 
     def _remember(self, address: str, used_until: float, now: float) -> None:
         self._used_until[address] = max(used_until, self._used_until.get(address, -math.inf))

@@ -1,4 +1,4 @@
-"""Run something until it ends or is interrupted, with the reason why."""
+"""Run a block of code until it ends or is interrupted, and keep the reason."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Reason = TypeVar("Reason")
 
 
 class Scope(Generic[Reason]):
-    """`async with scope:` runs its body until `interrupt` cancels it, and then goes on behind it.
+    """Runs the body of `async with scope:` until it ends, or `interrupt` cancels it.
 
-    `reason` is that of the first interruption, None as long as there was none. It may be set though
-    the body ended by itself, when both happened in one iteration of the event loop. A scope is
-    used once; one that was interrupted before it is entered cancels its body at its first wait.
+    `reason` is that of the first interruption, or None. It may be set even though the body ended by
+    itself, if both happened in one iteration of the event loop. A scope is used once. If it was
+    interrupted before it is entered, its body is cancelled at its first wait.
     """
 
     __slots__ = ("_timeout", "reason")

@@ -1,4 +1,4 @@
-"""BroadcastServer: start, accept, stop."""
+"""BroadcastServer: listen, accept connections, and shut down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Self
 
 from .. import protocol
 from ..errors import ListenError
-from ..net.address import describe_os_error, format_address
+from ..net.address import Address, describe_os_error, format_address
 from ..net.connection import CLOSE_TIMEOUT, Connection
 from .clock import ServingClock
 from .handshake import WRONG_TOKEN_DELAY, Admission
@@ -32,58 +32,63 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8888
 
 DEFAULT_TIMEOUT = 300.0
-"""Seconds: ten times the heartbeat of the client, so that a few lost minutes cost nobody the room."""
+"""Seconds: ten times the client's heartbeat, so that a short network failure disconnects nobody."""
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds: enough to type CONNECT by hand, too short to be worth holding a connection for."""
+"""Seconds: enough to type CONNECT by hand."""
 
 DEFAULT_BACKLOG = 8 * 1024 * 1024
-"""Bytes: eighty thousand messages of a hundred bytes, a second or two of a busy room; a second copy of it costs nobody."""
+"""Bytes: a second or two of heavy traffic."""
 
 DEFAULT_GRACE = 5.0
-"""Seconds: a person notices a room that stands still for longer; a network that hiccups for less loses nobody."""
+"""Seconds: more than most network interruptions last, and short enough that users tolerate it."""
 
 SHUTDOWN_TIMEOUT = 5.0
-"""Seconds of running time that clients have to read what they are still sent when the server ends."""
+"""Seconds of running time that clients have to read the rest of their data at a shutdown."""
 
-CUT_OFF_TIME = 0.2
-"""Seconds within which a session that is cut off ends by itself."""
+CUT_OFF_TIMEOUT = 0.2
+"""Seconds that sessions have to end by themselves after the shutdown timeout."""
 
 ACCEPTS_PER_ITERATION = 16
-"""Connections accepted in an iteration of the event loop: busy senders do not keep newcomers
-waiting, and a rush of newcomers does not keep those inside waiting for more than some 2 ms."""
+"""Connections accepted in one iteration of the event loop: enough that busy senders do not delay
+new connections, and few enough that many of these do not delay messages."""
 
 DISPLACED_LOG_INTERVAL = 1.0
-"""Seconds between two log lines about strangers that had to make room."""
+"""The least seconds between two log lines about displaced connections."""
 
 LISTEN_BACKLOG = 4096
-"""Connections that the system keeps until they are accepted: what Linux allows by default."""
+"""Connections that the system queues until they are accepted: what Linux allows by default."""
 
 SEND_BUFFER = 393_216
-"""Bytes that the system may hold for one client, three batches (Linux doubles it, for what it needs itself). Left to itself it takes up to
-4 MiB, and 500 stalled readers held 1.5 GB; with this 0.4 GB, at the same speed. With 262,144 readers that are slower than the server
-cost it 10 % more a delivery."""
+"""Bytes that the system may buffer for one client (Linux doubles it, for its own overhead): three
+batches. Without this bound, stalled readers use several times the memory, and with two batches,
+clients that read slowly cost more per delivery."""
 
 DEFAULT_MAX_CLIENTS = 10_240
-"""Clients that have joined, at once: what one core serves well, and some 100 MB."""
+"""Clients that have joined, at once: as many as one core serves well."""
 
 
 class BroadcastServer:
-    """A server in this process: `async with BroadcastServer(port=0) as server:` listens on `server.port`.
+    """A broadcast server: `async with BroadcastServer(port=0) as server:` listens on `server.port`.
 
-    `host`: a name or an address; empty means every interface, a name all its addresses. `port`: 0
-    takes a free one, the same for all. `timeout`, `handshake_timeout`: seconds of silence after
-    which a client is gone, and within which it has to join. `backlog`: bytes kept for slow readers.
-    `grace`: seconds for which those of one address may hold up the room. `notices`: whether joins and leaves are
-    announced. `line_limit`: bytes. `max_clients`: clients that have joined, at once.
-    `max_strangers`: connections that have not, at once; the oldest makes room for one more.
-    `max_rate`: lines a second from one client, which is slowed down to it; None for any. `tls`: a
-    context with a certificate. `token`: a word that clients have to know; a wrong one is answered
-    after `wrong_token_delay` seconds. `shutdown_timeout`, `close_timeout`: seconds that clients
-    have to read what they are still sent when the server ends, and a single one when it leaves.
+    `host`: a name or an address; empty for every interface. It listens on all addresses of a name.
+    `port`: 0 for any free one, the same for all addresses.
+    `timeout`: seconds of silence after which a client is disconnected.
+    `backlog`: bytes kept for slow readers.
+    `grace`: seconds for which slow readers of one address may keep input paused.
+    `notices`: whether joins and leaves are announced.
+    `handshake_timeout`: seconds within which a client must join.
+    `line_limit`: bytes in a line.
+    `max_clients`: clients that have joined, at once.
+    `max_strangers`: connections that have not joined, at once; one more displaces the oldest.
+    `max_rate`: lines per second from one client, which is slowed down to it; None for no limit.
+    `tls`: a context with a certificate; None for plain TCP.
+    `token`: a secret that clients must present; None for none.
+    `wrong_token_delay`: seconds until a wrong token is refused.
+    `shutdown_timeout`: seconds that clients have to read the rest of their data at a shutdown.
+    `close_timeout`: seconds that one client has to do so when it leaves.
 
-    Raises ValueError for a limit that is not above 0, and ListenError, from `start`, where it
-    cannot listen.
+    Raises ValueError for a limit that is not above 0; `start` raises ListenError with the reason.
     """
 
     def __init__(
@@ -122,7 +127,7 @@ class BroadcastServer:
             if not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
         self.host = host
-        self.port = port  # once it listens: the one it listens on
+        self.port = port  # after `start`, the port that it listens on
         rate = RateLimiter(max_rate) if max_rate is not None else None
         self._limits = Limits(timeout, handshake_timeout, close_timeout, line_limit, rate)
         token_bytes = token.encode() if token is not None else None
@@ -133,13 +138,13 @@ class BroadcastServer:
         self._max_clients = max_clients
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
-        self._began = 0.0  # set when it listens, in the loop's time
+        self._started_at = 0.0  # in the loop's time
         self._around: Surroundings | None = None  # while it listens
-        self._listeners: list[asyncio.Server] = []  # while it listens: one an address
+        self._listeners: list[asyncio.Server] = []  # while it listens: one for each address
         self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
-        self._accepting: set[asyncio.Task[None]] = set()  # between accepting and a session
-        self._displaced_logged_at = -math.inf  # the last log line about displaced strangers
-        self._displaced_logged = 0  # how many there had been by then
+        self._accepting: set[asyncio.Task[None]] = set()  # accepted, without a session yet
+        self._displaced_logged_at = -math.inf  # when displaced connections were last logged
+        self._displaced_logged = 0  # how many of them had been logged by then
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -154,7 +159,7 @@ class BroadcastServer:
         await self.close()
 
     async def start(self) -> None:
-        """Listen; when this returns, clients can connect. Where it raises, nothing is left open."""
+        """Listen; when this returns, clients can connect. If it raises, nothing is left open."""
         clock = ServingClock()
         self._around = Surroundings(
             room=Room(clock, self._backlog, self._grace, self._notices, self._max_clients),
@@ -164,40 +169,47 @@ class BroadcastServer:
             clock=clock,
             traffic=Traffic(),
         )
-        self._began = asyncio.get_running_loop().time()
-        sockets: list[socket.socket] = []
+        self._started_at = asyncio.get_running_loop().time()
         try:
-            sockets = await bind(self.host, self.port)
+            addresses = await self._listen()
+        except BaseException:
+            self._around = None
+            raise
+        self.port = addresses[0][1]
+        for address in addresses:
+            LOGGER.info("listening on %s", format_address(address))
+        clock.start()
+        self._warn_of_exposure([host for host, *_ in addresses])
+
+    async def _listen(self) -> list[Address]:
+        """Accept connections on every address of the host, and return these addresses."""
+        sockets = await bind(self.host, self.port)
+        try:
             for listening in sockets:
                 on_accepted = functools.partial(self._on_accepted, listening)
-                # asyncio accepts `backlog` connections in a row and, out of descriptors, logs as
-                # many errors, ever more often; so it is given 1, and the system more.
+                # asyncio accepts `backlog` connections in a row and, without free descriptors, logs
+                # as many errors; so it is given 1, and the system more.
                 listener = await asyncio.start_server(on_accepted, sock=listening, backlog=1)
                 self._listeners.append(listener)
                 listening.listen(LISTEN_BACKLOG)
-        except (ListenError, OSError) as problem:  # the port may have been taken after `_bind`
-            self._around = None
-            for listener in self._listeners:
-                listener.close()
-            self._listeners.clear()
+        except BaseException as problem:
+            self._close_listeners()
             for listening in sockets:
                 listening.close()
-            if isinstance(problem, OSError):
-                where = format_address((self.host or "*", self.port))
-                why = describe_os_error(problem)
-                raise ListenError(f"can't listen on {where}: {why}") from None
-            raise
-        self.port = sockets[0].getsockname()[1]
-        for listening in sockets:
-            LOGGER.info("listening on %s", format_address(listening.getsockname()))
-        clock.start()
-        self._warn_of_exposure([listening.getsockname()[0] for listening in sockets])
+            if not isinstance(problem, OSError):
+                raise
+            # Another program may have begun to listen on the port after `bind`.
+            where = format_address((self.host or "*", self.port))
+            raise ListenError(f"can't listen on {where}: {describe_os_error(problem)}") from None
+        return [listening.getsockname() for listening in sockets]
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     def statistics(self) -> dict[str, int | float]:
-        """Return what can be said of the server in numbers, while it listens.
-
-        Bytes, seconds, and counts, since it began or as of now.
-        """
+        """Return counts, bytes and seconds since the start or as of now; empty if not listening."""
         if self._around is None:
             return {}
         room, traffic = self._around.room.statistics(), self._around.traffic
@@ -211,7 +223,7 @@ class BroadcastServer:
             "backlog bytes": room["backlog bytes"],
             "dropped": room["dropped"],
             "displaced": self._around.strangers.displaced,
-            "uptime": round(asyncio.get_running_loop().time() - self._began, 1),
+            "uptime": round(asyncio.get_running_loop().time() - self._started_at, 1),
         }
 
     def _warn_of_exposure(self, hosts: list[str]) -> None:
@@ -234,7 +246,7 @@ class BroadcastServer:
     def _on_accepted(
         self, listening: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        # A plain function: the task is ours, and asyncio logs no traceback where it is cancelled.
+        # Not a coroutine: asyncio would log a traceback when its task is cancelled.
         connection = Connection.accept(writer)
         if self._around is None:
             connection.send(protocol.encode(protocol.error(protocol.SHUTTING_DOWN)))
@@ -244,15 +256,12 @@ class BroadcastServer:
         self._accept_more(listening)
 
     def _accept_more(self, listening: socket.socket) -> None:
-        """Accept those who wait behind the one that asyncio has accepted.
-
-        Out of descriptors, asyncio's own next attempt reports it.
-        """
+        """Accept the connections that are queued after the one that asyncio has accepted."""
         for _ in range(ACCEPTS_PER_ITERATION - 1):
             try:
                 accepted, _ = listening.accept()
             except OSError:
-                return
+                return  # none is queued; asyncio's next attempt reports any other error
             accepted.setblocking(False)
             task = asyncio.create_task(self._adopt(accepted))
             self._accepting.add(task)
@@ -262,7 +271,7 @@ class BroadcastServer:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.connect_accepted_socket(Connection, accepted)
-        except OSError:  # it has gone again
+        except OSError:  # the peer has disconnected
             accepted.close()
             return
         if self._around:
@@ -280,16 +289,10 @@ class BroadcastServer:
 
     def _log_displaced(self, displaced: int) -> None:
         now = asyncio.get_running_loop().time()
-        if (
-            displaced > self._displaced_logged
-            and now - self._displaced_logged_at >= DISPLACED_LOG_INTERVAL
-        ):
-            count = displaced - self._displaced_logged
-            LOGGER.warning(
-                "%d turned away: more than %d connections have not joined",
-                count,
-                self._max_strangers,
-            )
+        count = displaced - self._displaced_logged
+        if count and now - self._displaced_logged_at >= DISPLACED_LOG_INTERVAL:
+            message = "%d turned away: more than %d connections have not joined"
+            LOGGER.warning(message, count, self._max_strangers)
             self._displaced_logged, self._displaced_logged_at = displaced, now
 
     def _forget(self, task: asyncio.Task[None]) -> None:
@@ -300,36 +303,26 @@ class BroadcastServer:
     # --- shutting down ---
 
     async def close(self) -> None:
-        """Stop accepting, tell everyone, let them read what they are sent, and close all.
+        """Stop accepting, notify all clients, let them read the rest of their data, and close.
 
-        Whoever has not read it within the shutdown timeout is cut off; if this is cancelled, at
-        once.
+        A client that does not read it within the shutdown timeout is cut off. If this method is
+        cancelled, all clients are cut off at once.
         """
         if self._around is None:
             return
-        around, self._around = self._around, None
-        LOGGER.info("stopping with %d clients", around.room.statistics()["clients"])
-        # 1. No session is born from here on: `_on_accepted` looks at _around. A connection that
-        # asyncio has just accepted needs one more iteration with its server open, or it fails with
-        # a traceback on 3.13 and is never closed. (`Server.wait_closed` differs from version to
-        # version.)
-        for listener in self._listeners:
-            for listening in listener.sockets:
-                with contextlib.suppress(NotImplementedError):  # Windows
-                    asyncio.get_running_loop().remove_reader(listening)
-        await asyncio.sleep(0)
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        # 2. Everyone in the room is sent the last line; those in their handshake are refused.
+        around, self._around = self._around, None  # `_on_accepted` begins no more sessions
+        clients = around.room.statistics()["clients"]
+        LOGGER.info("stopping with %d client%s", clients, "" if clients == 1 else "s")
+        await self._stop_accepting()
+        # Clients that have joined are sent the last line; those in their handshake are refused.
         around.room.close()
         self._interrupt_all(LeaveReason.SHUTDOWN)
-        # 3. Their tasks end by themselves, are cut off with the reason, or are cancelled.
+        # Sessions end by themselves, are interrupted with a reason to log, or are cancelled.
         try:
             await self._wait_for_sessions(around.clock)
             self._interrupt_all(LeaveReason.CUT_OFF)
             if self._sessions:
-                await asyncio.wait(self._sessions, timeout=CUT_OFF_TIME)
+                await asyncio.wait(self._sessions, timeout=CUT_OFF_TIMEOUT)
         finally:
             tasks = [*self._sessions, *self._accepting]
             for task in tasks:
@@ -337,12 +330,25 @@ class BroadcastServer:
             around.clock.stop()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _stop_accepting(self) -> None:
+        """Stop listening, after asyncio has dealt with the connections that it has accepted.
+
+        Otherwise these fail with a traceback on 3.13 and are never closed. `Server.wait_closed`
+        would not help: it behaves differently from version to version.
+        """
+        for listener in self._listeners:
+            for listening in listener.sockets:
+                with contextlib.suppress(NotImplementedError):  # Windows
+                    asyncio.get_running_loop().remove_reader(listening)
+        await asyncio.sleep(0)
+        self._close_listeners()
+
     def _interrupt_all(self, reason: LeaveReason) -> None:
         for session in self._sessions.values():
             session.interrupt(reason)
 
     async def _wait_for_sessions(self, clock: ServingClock) -> None:
-        """Return when all have ended, or the shutdown timeout has passed in running time."""
+        """Wait until all sessions have ended, or for the shutdown timeout in running time."""
         deadline = clock.running_time() + self._shutdown_timeout
         while self._sessions and (left := deadline - clock.running_time()) > 0:
             await asyncio.wait(self._sessions, timeout=left)

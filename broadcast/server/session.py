@@ -126,7 +126,9 @@ class Session:
         self._around = around
         self._state = State.HANDSHAKE
         self._scope: Scope[LeaveReason] = Scope()  # of the phase that the state names
-        self._last_activity = around.clock.reading_time()  # when something was heard, in reading time
+        self._last_activity = (
+            around.clock.reading_time()
+        )  # when something was heard, in reading time
         self._unread = (0, 0)  # of a leaving client: its cursor and unsent bytes at the last look
         self._splitter = LineSplitter(around.limits.line_limit)
         self._chunks: list[bytes | TooLong] = []  # whole lines, read and not handled yet

@@ -1,42 +1,41 @@
-"""Connections that have not joined yet: a bound of their own, so that they keep nobody out."""
+"""Bound the number of connections that have not joined, so that they cannot exclude clients."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 DEFAULT_MAX_STRANGERS = 512
-"""Connections in their handshake at once: a rush of clients on a slow network fits in, and they
-hold some 10 MB, or 30 MB with TLS."""
+"""Connections in their handshake at once: enough for many clients that connect at the same time
+over a slow network, with a memory use of some 10 MB, or 30 MB with TLS."""
 
 
 class Displaceable(Protocol):
-    """One that can be made to go."""
+    """A connection that can be closed to make room for another."""
 
     def displace(self) -> None:
-        """Close, to make room for a newcomer; the second time at once."""
+        """Close slowly; when called for the second time, at once."""
 
 
 class Strangers:
-    """Those who have not joined yet, in the order in which they came, `limit` at most.
+    """The connections that have not joined yet, at most `limit`, oldest first.
 
-    When one more comes, the one that has waited longest makes room for it: whoever opens
-    connections and says nothing displaces itself, and a client that shakes hands at once gets in.
-    One that is displaced may linger while it closes, so that whoever opens a connection for each
-    that is closed does not do so as fast as it can; as many more may do that, and of one more the
-    oldest is displaced for good.
+    Each connection above the limit displaces the oldest one, so that a peer that opens connections
+    and sends nothing displaces its own, and a client that performs the handshake promptly joins.
+    A displaced connection closes slowly, so that a peer that replaces each closed connection cannot
+    do so at full speed. At most `limit` connections do that; beyond, the oldest closes at once.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._waiting: dict[Displaceable, None] = {}
-        self._lingering: dict[Displaceable, None] = {}
-        self.displaced = 0  # since the beginning
+        self._lingering: dict[Displaceable, None] = {}  # displaced, and closing slowly
+        self.displaced = 0  # since the start
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, newcomer: Displaceable) -> None:
-        """Add the newest one, and displace the oldest if there are too many then."""
+        """Add a connection, and displace the oldest if there are too many."""
         self._waiting[newcomer] = None
         if len(self._waiting) > self._limit:
             oldest = next(iter(self._waiting))
@@ -50,6 +49,6 @@ class Strangers:
             oldest.displace()
 
     def discard(self, session: Displaceable) -> None:
-        """Take one out, because it has joined or gone; without effect on one that is not here."""
+        """Remove a connection that has joined or closed; no effect if it is not here."""
         self._waiting.pop(session, None)
         self._lingering.pop(session, None)

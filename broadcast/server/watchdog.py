@@ -1,4 +1,4 @@
-"""The timeout task of one client."""
+"""Watch the deadline of one client."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 SHORTEST_SLEEP = 0.05
-"""Seconds: how late a deadline may be noticed, so that nobody spins while a clock stands still."""
+"""The least seconds between two checks, so that they do not spin while a clock is stopped."""
 
-SECOND_LOOK = 0.001
-"""Seconds from a deadline that has passed to the look that decides. After a stop asyncio runs its
-timers before it polls its sockets; by then it has polled them too, and what live clients sent
-meanwhile is known."""
+RECHECK_DELAY = 0.001
+"""Seconds between a deadline that has passed and the check that decides. After the process was
+stopped, asyncio runs its timers before it polls its sockets; the delay lets it poll them first, so
+that what clients sent meanwhile is taken into account."""
 
 
 async def watch(
@@ -22,12 +22,13 @@ async def watch(
 ) -> None:
     """Call `on_expired` when `deadline`, which may move, has passed on `clock`; both are seconds.
 
-    It looks again every `longest` seconds: a deadline never moves to less than that from now.
+    `longest` is the most seconds between two checks. No deadline may move to less than that from
+    now, or it is detected late.
     """
     while True:
         await asyncio.sleep(min(max(deadline() - clock(), SHORTEST_SLEEP), longest))
         if deadline() <= clock():
-            await asyncio.sleep(SECOND_LOOK)
+            await asyncio.sleep(RECHECK_DELAY)
             if deadline() <= clock():
                 on_expired()
                 return
