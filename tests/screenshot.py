@@ -52,7 +52,17 @@ def see(text: str) -> None:
 def play() -> str:
     """Have three people talk; return Attila's screen, with its colours."""
     client = f"{sys.executable} {TOP}/main_client.py --port 16970 --user"
-    tmux("new-session", "-d", "-s", "room", "-x", str(COLUMNS), "-y", str(ROWS), f"{sys.executable} {TOP}/main_server.py --port 16970")
+    tmux(
+        "new-session",
+        "-d",
+        "-s",
+        "room",
+        "-x",
+        str(COLUMNS),
+        "-y",
+        str(ROWS),
+        f"{sys.executable} {TOP}/main_server.py --port 16970",
+    )
     try:
         time.sleep(1)
         tmux("new-window", "-t", "room:", "-n", "attila", f"{client} Attila")
@@ -70,7 +80,13 @@ def play() -> str:
             tmux("send-keys", "-t", f"room:{window}", "-l", keys)
             tmux("send-keys", "-t", f"room:{window}", "Enter")
             see(seen)
-        tmux("send-keys", "-t", "room:attila", "-l", "not at all: this line is still being typed, and it")
+        tmux(
+            "send-keys",
+            "-t",
+            "room:attila",
+            "-l",
+            "not at all: this line is still being typed, and it",
+        )
         tmux("send-keys", "-t", "room:zoe", "-l", "日本語 too 🙂")
         tmux("send-keys", "-t", "room:zoe", "Enter")
         see("too 🙂")
@@ -89,19 +105,36 @@ def draw(screen: str) -> str:
             if piece.startswith("\x1b"):
                 codes = piece[2:-1].split(";")
                 fill = next((COLOURS[code] for code in codes if code in COLOURS), "")
-                style = f' fill="{fill}"' if fill else ' opacity="0.55"' if "2" in codes else ' font-weight="bold"' if "1" in codes else ""
+                style = (
+                    f' fill="{fill}"'
+                    if fill
+                    else ' opacity="0.55"'
+                    if "2" in codes
+                    else ' font-weight="bold"'
+                    if "1" in codes
+                    else ""
+                )
                 continue
             for word in re.finditer(r"\S+|\s+", piece):
-                cells = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in word[0])
+                cells = sum(
+                    2 if unicodedata.east_asian_width(character) in "WF" else 1
+                    for character in word[0]
+                )
                 if not word[0].isspace():
                     x, y = 12 + column * CELL_WIDTH, 26 + row * CELL_HEIGHT
-                    length = f' textLength="{cells * CELL_WIDTH:.1f}" lengthAdjust="spacingAndGlyphs"'
-                    shapes.append(f'<text x="{x:.1f}" y="{y}"{length}{style}>{html.escape(word[0])}</text>')
+                    length = (
+                        f' textLength="{cells * CELL_WIDTH:.1f}" lengthAdjust="spacingAndGlyphs"'
+                    )
+                    shapes.append(
+                        f'<text x="{x:.1f}" y="{y}"{length}{style}>{html.escape(word[0])}</text>'
+                    )
                 column += cells
     width, height = 24 + COLUMNS * CELL_WIDTH, 24 + ROWS * CELL_HEIGHT
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" font-family="monospace" font-size="14" fill="#dcdfe4">\n'
-        f'<rect width="100%" height="100%" rx="8" fill="#23272e"/>\n' + "\n".join(shapes) + "\n</svg>\n"
+        f'<rect width="100%" height="100%" rx="8" fill="#23272e"/>\n'
+        + "\n".join(shapes)
+        + "\n</svg>\n"
     )
 
 

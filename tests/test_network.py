@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import PATIENCE, TOP
+from helpers import PATIENCE, TOP
 
 QUICK_WATCH = """
 import sys, broadcast.net.dial as dial
@@ -34,30 +34,74 @@ def hosts() -> Iterator[tuple[str, str]]:
     try:
         ip("netns", "add", one)
         ip("netns", "add", two)
-        ip("link", "add", "cable1", "netns", one, "type", "veth", "peer", "name", "cable2", "netns", two)
-        for host, end, address in ((one, "cable1", "10.213.0.1/24"), (two, "cable2", "10.213.0.2/24")):
+        ip(
+            "link",
+            "add",
+            "cable1",
+            "netns",
+            one,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "cable2",
+            "netns",
+            two,
+        )
+        for host, end, address in (
+            (one, "cable1", "10.213.0.1/24"),
+            (two, "cable2", "10.213.0.2/24"),
+        ):
             ip("-n", host, "address", "add", address, "dev", end)
             ip("-n", host, "link", "set", end, "up")
     except subprocess.CalledProcessError as problem:
-        pytest.skip(f"SKIPPED: this machine allows no network namespaces: {problem.stderr.decode().strip()}")
+        pytest.skip(
+            f"SKIPPED: this machine allows no network namespaces: {problem.stderr.decode().strip()}"
+        )
     else:
         yield one, two
     finally:
         for host in (one, two):
-            subprocess.run(["ip", "netns", "delete", host], check=False, capture_output=True, timeout=PATIENCE)
+            subprocess.run(
+                ["ip", "netns", "delete", host], check=False, capture_output=True, timeout=PATIENCE
+            )
 
 
 def test_both_sides_notice_a_cable_that_is_pulled(hosts: tuple[str, str]) -> None:
     one, two = hosts
-    arguments = [sys.executable, "main_server.py", "--host", "10.213.0.1", "--port", "0", "--timeout", "2"]
-    server = subprocess.Popen(["ip", "netns", "exec", one, *arguments], cwd=TOP, stderr=subprocess.PIPE, text=True)
+    arguments = [
+        sys.executable,
+        "main_server.py",
+        "--host",
+        "10.213.0.1",
+        "--port",
+        "0",
+        "--timeout",
+        "2",
+    ]
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", one, *arguments], cwd=TOP, stderr=subprocess.PIPE, text=True
+    )
     client: subprocess.Popen[str] | None = None
     try:
         assert server.stderr
         match = re.search(r":(\d+)$", server.stderr.readline())
         assert match
         client = subprocess.Popen(
-            ["ip", "netns", "exec", two, sys.executable, "-c", QUICK_WATCH, "--host", "10.213.0.1", "--port", match[1], "--listen"]
+            [
+                "ip",
+                "netns",
+                "exec",
+                two,
+                sys.executable,
+                "-c",
+                QUICK_WATCH,
+                "--host",
+                "10.213.0.1",
+                "--port",
+                match[1],
+                "--listen",
+            ]
             + ["--heartbeat", "1"],
             cwd=TOP,
             stdout=subprocess.DEVNULL,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import MakeServer
+from helpers import MakeServer
 from storm import storm
 
 

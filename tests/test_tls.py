@@ -12,9 +12,16 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
-from conftest import TOP, Connect, MakeServer, Peer
+from helpers import TOP, Connect, MakeServer, Peer
 
-from broadcast import BroadcastClient, BroadcastServer, ConnectError, ConnectionLostError, Message, Notice
+from broadcast import (
+    BroadcastClient,
+    BroadcastServer,
+    ConnectError,
+    ConnectionLostError,
+    Message,
+    Notice,
+)
 
 CERTIFICATE = str(TOP / "tests" / "certificate.pem")
 
@@ -31,7 +38,14 @@ def of_client() -> ssl.SSLContext:
 
 @pytest.fixture
 async def secret(make_server: MakeServer) -> AsyncIterator[BroadcastServer]:
-    yield await make_server(tls=of_server(), notices=False, handshake_timeout=0.5, backlog=500_000, grace=0.3, close_timeout=0.2)
+    yield await make_server(
+        tls=of_server(),
+        notices=False,
+        handshake_timeout=0.5,
+        backlog=500_000,
+        grace=0.3,
+        close_timeout=0.2,
+    )
 
 
 def client_of(server: BroadcastServer, user: str) -> BroadcastClient:
@@ -44,7 +58,9 @@ async def test_people_talk_and_leave(secret: BroadcastServer) -> None:
             await a.send(f"{number}")
         await a.leave()
         assert [incoming async for incoming in a] == []
-        assert [str(await anext(b)) for _ in range(100)] == [f"a: {number}" for number in range(100)]
+        assert [str(await anext(b)) for _ in range(100)] == [
+            f"a: {number}" for number in range(100)
+        ]
 
 
 async def test_who_leaves_gets_all_that_was_published_before(secret: BroadcastServer) -> None:
@@ -79,7 +95,9 @@ async def test_all_that_comes_with_the_end_of_the_handshake_is_taken(
 
 
 @pytest.mark.parametrize("how", ["leaves", "is sent away"])
-async def test_what_came_before_the_end_is_given_though_it_is_read_later(make_server: MakeServer, how: str) -> None:
+async def test_what_came_before_the_end_is_given_though_it_is_read_later(
+    make_server: MakeServer, how: str
+) -> None:
     server = await make_server(tls=of_server(), notices=False)
     async with client_of(server, "a") as a, client_of(server, "b") as b:
         await a.send_lines(b"%b\n" % (b"x" * 99) * 2400)
@@ -98,7 +116,9 @@ async def test_what_came_before_the_end_is_given_though_it_is_read_later(make_se
 
 async def test_who_leaves_and_pauses_gets_it_too(secret: BroadcastServer, connect: Connect) -> None:
     async with client_of(secret, "a") as a:
-        reader, writer = await asyncio.open_connection("127.0.0.1", secret.port, ssl=of_client(), server_hostname="localhost")
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", secret.port, ssl=of_client(), server_hostname="localhost"
+        )
         writer.write(b"CONNECT b\n")
         assert await reader.readline() == b"SUCCESS\r\n"
         cast(asyncio.Transport, writer.transport).pause_reading()
@@ -118,7 +138,9 @@ async def test_a_flat_out_stream_arrives_split_oversized(secret: BroadcastServer
 
         async def send() -> None:
             for _ in range(50):
-                await a.send_lines(b"".join(b"%05d %s\n" % (number, b"x" * 100) for number in range(1000)))
+                await a.send_lines(
+                    b"".join(b"%05d %s\n" % (number, b"x" * 100) for number in range(1000))
+                )
 
         sending = asyncio.create_task(send())
         for expected in range(50_000):
@@ -127,7 +149,9 @@ async def test_a_flat_out_stream_arrives_split_oversized(secret: BroadcastServer
         await sending
 
 
-async def test_a_stalled_reader_is_dropped_and_the_others_get_everything(secret: BroadcastServer) -> None:
+async def test_a_stalled_reader_is_dropped_and_the_others_get_everything(
+    secret: BroadcastServer,
+) -> None:
     async with client_of(secret, "a") as a, client_of(secret, "b") as b:
         stalled = client_of(secret, "stalled")
         await stalled.connect()
@@ -170,15 +194,22 @@ async def test_a_handshake_that_never_comes_is_cut_off_and_logged(
     assert "refused: handshake timed out" in caplog.text
 
 
-async def test_a_plain_client_is_told_what_may_be_wrong(secret: BroadcastServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_plain_client_is_told_what_may_be_wrong(
+    secret: BroadcastServer, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "broadcast")
-    with pytest.raises(ConnectError, match=r"(closed the connection without an answer|lost the connection).*--tls\?"):
+    with pytest.raises(
+        ConnectError,
+        match=r"(closed the connection without an answer|lost the connection).*--tls\?",
+    ):
         await BroadcastClient(port=secret.port).connect()
     while "refused: TLS failed" not in caplog.text:
         await asyncio.sleep(0.01)
 
 
-async def test_a_tls_client_on_a_plain_port_fails_clearly(server: BroadcastServer, connect: Connect) -> None:
+async def test_a_tls_client_on_a_plain_port_fails_clearly(
+    server: BroadcastServer, connect: Connect
+) -> None:
     with pytest.raises(ConnectError, match="does the server use TLS"):
         await client_of(server, "a").connect()
     peer = await connect(server)
@@ -203,7 +234,9 @@ class RawTLS:
     def __init__(self, peer: Peer, context: ssl.SSLContext | None = None) -> None:
         self.peer = peer
         self.arriving, self.leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = (context or of_client()).wrap_bio(self.arriving, self.leaving, server_hostname="localhost")
+        self.tls = (context or of_client()).wrap_bio(
+            self.arriving, self.leaving, server_hostname="localhost"
+        )
 
     def begin(self) -> bytes:
         """The ClientHello."""
@@ -247,7 +280,9 @@ async def test_cut_at_every_byte(secret: BroadcastServer, connect: Connect) -> N
         assert [str(await anext(listener)) for _ in range(2)] == ["hasty: one", "hasty: two"]
 
 
-async def test_close_notify_ends_one_direction_only(secret: BroadcastServer, connect: Connect) -> None:
+async def test_close_notify_ends_one_direction_only(
+    secret: BroadcastServer, connect: Connect
+) -> None:
     async with client_of(secret, "a") as a:
         raw = RawTLS(await connect(secret))
         await raw.shake_hands()
@@ -275,7 +310,11 @@ async def test_close_notify_ends_one_direction_only(secret: BroadcastServer, con
     ],
 )
 async def test_garbage_is_refused_with_a_reason(
-    secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture, sent: bytes, reason: str
+    secret: BroadcastServer,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    sent: bytes,
+    reason: str,
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
     peer = await connect(secret)
@@ -303,7 +342,10 @@ async def test_garbage_amid_a_session_ends_it_after_the_lines_before(
 async def test_renegotiation_is_not_possible_and_tls_1_2_works(secret: BroadcastServer) -> None:
     context = of_client()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    async with BroadcastClient(port=secret.port, user="old", tls=context) as old, client_of(secret, "new") as new:
+    async with (
+        BroadcastClient(port=secret.port, user="old", tls=context) as old,
+        client_of(secret, "new") as new,
+    ):
         await old.send("hello")
         assert await anext(new) == Message("old", "hello")
         await new.send("hi")
@@ -332,7 +374,9 @@ async def test_stream_of_a_server_that_is_cut_off_does_not_end_as_if_complete() 
     server.close()
 
 
-@pytest.mark.parametrize("when", ["silent", "in the ClientHello", "in the handshake", "shaken hands", "joined"])
+@pytest.mark.parametrize(
+    "when", ["silent", "in the ClientHello", "in the handshake", "shaken hands", "joined"]
+)
 @pytest.mark.parametrize("how", ["reset", "close"])
 async def test_nothing_of_a_client_that_ends_waits_for_the_garbage_collector(
     secret: BroadcastServer, connect: Connect, when: str, how: str

@@ -19,7 +19,19 @@ from pathlib import Path
 
 import chart
 from load import GROUP, Load, Peer, StalledError, Stream
-from servers import LOAD_CORE, SERVER_CORE, Nats, Ncat, Redis, Server, Sink, Textbook, UnavailableError, WithNotices, run
+from servers import (
+    LOAD_CORE,
+    SERVER_CORE,
+    Nats,
+    Ncat,
+    Redis,
+    Server,
+    Sink,
+    Textbook,
+    UnavailableError,
+    WithNotices,
+    run,
+)
 
 OURS = Server()
 SERVERS = (OURS, Ncat(), Redis(), Nats(), Textbook())
@@ -81,7 +93,9 @@ def print_stream(row: Row, servers: Sequence[Server], rounds: int) -> dict[str, 
         f"{'':18}{'deliveries/s':>14}{'CPU us/delivery':>17}{'to ours':>9}{'p50 ms':>9}{'p99 ms':>9}{'peak MB':>9}{'lost':>9}{'dropped':>9}"
     )
     results: dict[str, list[Stream]] = {}
-    for server in [*servers] * rounds:  # in turns, so that a busy moment of the machine meets them all
+    for server in [
+        *servers
+    ] * rounds:  # in turns, so that a busy moment of the machine meets them all
         with explained(server):
             result = measure_stream(server, row)
             results.setdefault(server.name, []).append(result)
@@ -89,7 +103,10 @@ def print_stream(row: Row, servers: Sequence[Server], rounds: int) -> dict[str, 
     for name, streams in results.items():
         best = min(streams, key=lambda stream: stream.cost)
         ratio = f"{best.cost / costs[OURS.name]:.2f}" if OURS.name in costs else "-"
-        lost, dropped = sum(stream.lost for stream in streams), sum(stream.dropped for stream in streams)
+        lost, dropped = (
+            sum(stream.lost for stream in streams),
+            sum(stream.dropped for stream in streams),
+        )
         print(
             f"{name:18}{best.deliveries / max(best.seconds, 1e-9):14,.0f}{best.cost:17.4f}{ratio:>9}{best.percentile(50):9.2f}{best.percentile(99):9.2f}"
             f"{max(stream.peak for stream in streams) / 1e6:9.1f}{lost:9,}{dropped:9,}"
@@ -125,8 +142,12 @@ def print_quiet(servers: Sequence[Server]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     clients = QUIET_CLIENTS if limit == resource.RLIM_INFINITY else min(QUIET_CLIENTS, limit - 100)
     fewer = f" ({QUIET_CLIENTS:,} need a higher `ulimit -n`)" * (clients < QUIET_CLIENTS)
-    print(f"\n{clients:,} clients, all anonymous{fewer}, {GROUP} joining at a time, then one heartbeat each within {HEARTBEAT_TIME:.0f} s")
-    print(f"{'':18}{'KB each':>9}{'first 1,000 s':>15}{'last 1,000 s':>14}{'longest pause ms':>18}{'heartbeats CPU s':>18}{'to bare':>9}")
+    print(
+        f"\n{clients:,} clients, all anonymous{fewer}, {GROUP} joining at a time, then one heartbeat each within {HEARTBEAT_TIME:.0f} s"
+    )
+    print(
+        f"{'':18}{'KB each':>9}{'first 1,000 s':>15}{'last 1,000 s':>14}{'longest pause ms':>18}{'heartbeats CPU s':>18}{'to bare':>9}"
+    )
     bare = 0.0
     for server in (Sink(), *servers):
         if not server.heartbeat:
@@ -137,12 +158,18 @@ def print_quiet(servers: Sequence[Server]) -> None:
             before, times = load.running.memory("VmRSS"), [time.monotonic()]
             peers: list[Peer] = []
             while len(peers) < clients:
-                peers += load.join(["" if server is OURS else "anonymous"] * min(1_000, clients - len(peers)))
+                peers += load.join(
+                    ["" if server is OURS else "anonymous"] * min(1_000, clients - len(peers))
+                )
                 times.append(time.monotonic())
             longest = f"{prober.longest * 1e3:.1f}" if server.question else "-"
             prober.question = b""
             load.settle()
-            memory, cpu, start = load.running.memory("VmRSS") - before, load.running.cpu(), time.monotonic()
+            memory, cpu, start = (
+                load.running.memory("VmRSS") - before,
+                load.running.cpu(),
+                time.monotonic(),
+            )
             for number, peer in enumerate(peers):
                 time.sleep(max(0.0, start + HEARTBEAT_TIME * number / clients - time.monotonic()))
                 peer.socket.send(server.heartbeat)
@@ -164,15 +191,23 @@ def print_rush() -> None:
         start = time.monotonic()
         peers = load.join(names, group=RUSH_CLIENTS)
         everyone_in = time.monotonic() - start
-        owed = len(names) * len("SUCCESS\r\n") + len(names) * (len(names) - 1) // 2 * len("* n0000 joined\r\n")
+        owed = len(names) * len("SUCCESS\r\n") + len(names) * (len(names) - 1) // 2 * len(
+            "* n0000 joined\r\n"
+        )
         with contextlib.suppress(StalledError):
             load.until(lambda: load.received >= owed)
         everyone_told = time.monotonic() - start
         load.settle()
-        told = {peer.name: [line.split()[1].decode() for line in peer.kept.split(b"\r\n")[1:-1]] for peer in peers}
+        told = {
+            peer.name: [line.split()[1].decode() for line in peer.kept.split(b"\r\n")[1:-1]]
+            for peer in peers
+        }
         order = sorted(told, key=lambda name: len(told[name]), reverse=True)
         right = sum(told[name] == order[place + 1 :] for place, name in enumerate(order))
-        print(f"{OURS.name:18}all in after {everyone_in:.2f} s, all told after {everyone_told:.2f} s;", end=" ")
+        print(
+            f"{OURS.name:18}all in after {everyone_in:.2f} s, all told after {everyone_told:.2f} s;",
+            end=" ",
+        )
         print(f"told of each later join exactly once: {right:,} of {len(names):,}")
 
 
@@ -192,17 +227,38 @@ def explained(server: Server) -> Iterator[None]:
 
 def machine() -> str:
     """Return what this was measured on, and when."""
-    models = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    models = [
+        line.partition(": ")[2]
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     where = f"{(models or [platform.machine()])[0]}, {os.cpu_count()} cores, Linux {platform.release().partition('-')[0]}"
     return f"{where}, Python {platform.python_version()}, {datetime.date.today()}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure this server beside ncat, Redis, NATS and the textbook's; about a minute.")
+    parser = argparse.ArgumentParser(
+        description="Measure this server beside ncat, Redis, NATS and the textbook's; about a minute."
+    )
     parser.add_argument("--all", action="store_true", help="every row: some three minutes")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=MAIN_ROWS, metavar="ROW", help=f"these rows, of {', '.join(ROWS)}")
-    parser.add_argument("--rounds", type=int, default=1, choices=range(1, 10), help="of each stream, of which the cheapest is shown")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the rows `one` and `all` into a file")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        default=MAIN_ROWS,
+        metavar="ROW",
+        help=f"these rows, of {', '.join(ROWS)}",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=1,
+        choices=range(1, 10),
+        help="of each stream, of which the cheapest is shown",
+    )
+    parser.add_argument(
+        "--svg", type=Path, metavar="FILE", help="draw the rows `one` and `all` into a file"
+    )
     options = parser.parse_args()
     rows = ROWS if options.all else options.rows
     print(machine())
@@ -211,13 +267,21 @@ def main() -> None:
         f"servers on core {SERVER_CORE}, load on core {LOAD_CORE}"
         + " (one core for both: figures of little worth)" * (SERVER_CORE == LOAD_CORE)
     )
-    costs = {row.title: print_stream(row, SERVERS, options.rounds) for name, row in STREAMS.items() if name in rows}
+    costs = {
+        row.title: print_stream(row, SERVERS, options.rounds)
+        for name, row in STREAMS.items()
+        if name in rows
+    }
     if "quiet" in rows:
         print_quiet(SERVERS)
     if "rush" in rows:
         print_rush()
     if options.svg:
-        drawn = {title: costs[title] for title in (STREAMS[name].title for name in MAIN_ROWS) if title in costs}
+        drawn = {
+            title: costs[title]
+            for title in (STREAMS[name].title for name in MAIN_ROWS)
+            if title in costs
+        }
         options.svg.write_text(chart.draw(drawn, machine()), encoding="utf-8")
 
 

@@ -51,7 +51,9 @@ class Peer:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.socket.setblocking(False)
         self.handler: Handler | None = self.keep  # gets what arrives; None: it is only counted
-        self.kept = bytearray()  # what arrived while `keep` is the handler, or the beginning of a stamp
+        self.kept = (
+            bytearray()
+        )  # what arrived while `keep` is the handler, or the beginning of a stamp
         self.received = 0  # bytes
         self.unsent = memoryview(b"")
         self.sent = 0  # messages, those in `unsent` included
@@ -184,7 +186,9 @@ class Load:
 
     # --- a stream of messages ---
 
-    def stream(self, senders: Sequence[Peer], receivers: Sequence[Peer], seconds: float, rate: int | None) -> Stream:
+    def stream(
+        self, senders: Sequence[Peer], receivers: Sequence[Peer], seconds: float, rate: int | None
+    ) -> Stream:
         """Send for a time, flat out or `rate` messages a second, wait until all has arrived, and return what came of it."""
         result = Stream()
         for peer in self.peers.values():
@@ -202,13 +206,24 @@ class Load:
         try:
             over = False
             while not over or any(peer.unsent for peer in senders):
-                over = over or time.monotonic() >= start + seconds or bool(most and sum(peer.sent for peer in senders) >= most)
+                over = (
+                    over
+                    or time.monotonic() >= start + seconds
+                    or bool(most and sum(peer.sent for peer in senders) >= most)
+                )
                 able = self.poll(0 if rate else 1)
                 if rate:
-                    able = [peer for peer in senders if peer.unsent or time.monotonic() >= start + peer.sent / rate]
+                    able = [
+                        peer
+                        for peer in senders
+                        if peer.unsent or time.monotonic() >= start + peer.sent / rate
+                    ]
                 for peer in able:
                     if not peer.unsent and not over:
-                        peer.unsent = memoryview(self.server.frame(b"@%019d@" % time.monotonic_ns()) + plain * (count - 1))
+                        peer.unsent = memoryview(
+                            self.server.frame(b"@%019d@" % time.monotonic_ns())
+                            + plain * (count - 1)
+                        )
                         peer.sent += count
                     self._send(peer)
             for peer in senders:
@@ -224,7 +239,9 @@ class Load:
         result.peak = self.running.memory("VmHWM")
         size = self.server.delivered(senders[0].name)
         result.deliveries = sum(peer.received // size for peer in receivers)
-        result.lost = sum(self._owed(peer, senders) // size for peer in receivers) - result.deliveries
+        result.lost = (
+            sum(self._owed(peer, senders) // size for peer in receivers) - result.deliveries
+        )
         result.dropped = sum(peer.gone for peer in self.peers.values())
         return result
 
@@ -238,7 +255,9 @@ class Load:
 
     def _owed(self, receiver: Peer, senders: Sequence[Peer]) -> int:
         """Bytes that a receiver must get for what has been sent."""
-        return sum(peer.sent * self.server.delivered(peer.name) for peer in senders if peer is not receiver)
+        return sum(
+            peer.sent * self.server.delivered(peer.name) for peer in senders if peer is not receiver
+        )
 
 
 def _note_ages(peer: Peer, data: memoryview, latencies: list[int]) -> None:

@@ -33,12 +33,16 @@ class Server:
     name = "broadcast (this)"
     options: tuple[str, ...] = ("--no-notices",)
     source = HERE.parent.parent  # where the program is
-    program = ""  # and package to install; where empty it is Python's, takes a free port and logs it
+    program = (
+        ""  # and package to install; where empty it is Python's, takes a free port and logs it
+    )
     answers = True  # whether a newcomer is told that it is in
     late_greeting = 0.0  # seconds until a newcomer has got one more line from the server
     late_answer = b""  # to that
     senders_apart = False  # whether a connection that receives can't send
-    most_messages: int | None = None  # sent in a flat-out row, for those that are slow: the rows are per delivery
+    most_messages: int | None = (
+        None  # sent in a flat-out row, for those that are slow: the rows are per delivery
+    )
     heartbeat = b"\\ping\n"
     question = b"\\?\n"  # something that is answered to this client alone
 
@@ -102,7 +106,10 @@ class Ncat(Server):
 class Nats(Server):
     name = "nats-server"
     program = "nats-server"
-    late_greeting, late_answer = 3.0, b"PONG\r\n"  # to a PING that measures the round trip; the next is due in an hour
+    late_greeting, late_answer = (
+        3.0,
+        b"PONG\r\n",
+    )  # to a PING that measures the round trip; the next is due in an hour
     heartbeat = question = b"PING\r\n"
     limits = 'max_pending: 2000000000\nwrite_deadline: "60s"\n'  # none that a slow reader meets
 
@@ -112,7 +119,11 @@ class Nats(Server):
         return [program, "--config", str(configuration)]
 
     def hello(self, name: str, receives: bool) -> bytes:
-        return b'CONNECT {"verbose":false,"echo":false,"protocol":1}\r\n' + b"SUB c 1\r\n" * receives + b"PING\r\n"
+        return (
+            b'CONNECT {"verbose":false,"echo":false,"protocol":1}\r\n'
+            + b"SUB c 1\r\n" * receives
+            + b"PING\r\n"
+        )
 
     def is_in(self, answer: bytearray) -> bool:
         return b"PONG\r\n" in answer
@@ -126,7 +137,9 @@ class Nats(Server):
 
 def resp(*words: bytes) -> bytes:
     """Return words as Redis takes and sends them."""
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    return b"*%d\r\n" % len(words) + b"".join(
+        b"$%d\r\n%b\r\n" % (len(word), word) for word in words
+    )
 
 
 class Redis(Server):
@@ -189,14 +202,18 @@ def run(server: Server) -> Iterator[Running]:
         path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
         program = shutil.which(server.program, path=path) or ""
         if not program:
-            raise UnavailableError(f"not installed: apt-get install {server.program}, or what your system has for that")
+            raise UnavailableError(
+                f"not installed: apt-get install {server.program}, or what your system has for that"
+            )
         with socket.create_server((HOST, 0)) as free:
             port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as name, open(Path(name, "log"), "wb") as log:
         command = server.command(program, Path(name), port)
         os.sched_setaffinity(0, {SERVER_CORE})  # what it starts inherits this, all threads included
         try:
-            process = subprocess.Popen(command, cwd=name, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, cwd=name, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         finally:
             os.sched_setaffinity(0, {LOAD_CORE})
         try:
@@ -216,7 +233,10 @@ def _listening(process: subprocess.Popen[bytes], log: Path, port: int) -> int:
         if logged := re.search(r"listening on .*:(\d+)\n", log.read_text(errors="replace")):
             return int(logged[1])
         if port:
-            with contextlib.suppress(ConnectionRefusedError), socket.create_connection((HOST, port)):
+            with (
+                contextlib.suppress(ConnectionRefusedError),
+                socket.create_connection((HOST, port)),
+            ):
                 return port
         time.sleep(0.02)
     raise UnavailableError(f"did not start: {log.read_text(errors='replace')[-300:]}")

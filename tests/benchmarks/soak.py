@@ -50,7 +50,18 @@ sys.exit(main_server())
 """The server, and a signal at which it tells how many blocks of memory Python holds, and the C library gives back to the system what is free.
 Both keep some of that for later, as much as the worst moment so far took, so resident memory alone does not tell a leak from it."""
 
-OPTIONS = ("--port", "0", "--log-level", "WARNING", "--grace", "2", "--timeout", "20", "--backlog", "2000000")
+OPTIONS = (
+    "--port",
+    "0",
+    "--log-level",
+    "WARNING",
+    "--grace",
+    "2",
+    "--timeout",
+    "20",
+    "--backlog",
+    "2000000",
+)
 """A short grace and timeout and a small backlog, so that slow and silent clients are dropped all the time."""
 
 PATIENCE = 30.0
@@ -93,7 +104,9 @@ class Server:
     def __init__(self, log: IO[bytes]) -> None:
         self.log = log
         command = [sys.executable, "-c", PROGRAM, *OPTIONS]
-        self.process = subprocess.Popen(command, cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+        self.process = subprocess.Popen(
+            command, cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
         deadline = time.monotonic() + PATIENCE
         while not (port := self._listening()):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -124,7 +137,15 @@ class Server:
     def memory(self) -> int:
         """Return its resident memory in bytes."""
         with contextlib.suppress(FileNotFoundError):
-            return int(Path(f"/proc/{self.process.pid}/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024
+            return (
+                int(
+                    Path(f"/proc/{self.process.pid}/status")
+                    .read_text()
+                    .partition("VmRSS:")[2]
+                    .split()[0]
+                )
+                * 1024
+            )
         return 0
 
     def blocks(self) -> int:
@@ -164,9 +185,13 @@ class Client(asyncio.BufferedProtocol):
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self.answered = asyncio.get_running_loop().create_future()  # done with the first line, or nothing where there was none
+        self.answered = (
+            asyncio.get_running_loop().create_future()
+        )  # done with the first line, or nothing where there was none
         self.ended = asyncio.Event()
-        self.in_order = False  # whether the server ended the stream, and gave no error as the reason
+        self.in_order = (
+            False  # whether the server ended the stream, and gave no error as the reason
+        )
         self.last_words = b""
         self._writable = asyncio.Event()
         self._writable.set()
@@ -189,10 +214,14 @@ class Client(asyncio.BufferedProtocol):
         """Act on the first line before what follows it."""
 
     def take(self, chunk: memoryview) -> None:
-        self.last_words = bytes(chunk[-150:]) if len(chunk) >= 150 else (self.last_words + chunk)[-150:]
+        self.last_words = (
+            bytes(chunk[-150:]) if len(chunk) >= 150 else (self.last_words + chunk)[-150:]
+        )
 
     def eof_received(self) -> None:
-        self.in_order = self.last_words[-2:] in (b"", b"\r\n") and b"\nERROR t" not in b"\n" + self.last_words
+        self.in_order = (
+            self.last_words[-2:] in (b"", b"\r\n") and b"\nERROR t" not in b"\n" + self.last_words
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended.set()
@@ -215,7 +244,9 @@ class Client(asyncio.BufferedProtocol):
 
     def reset(self) -> None:
         if not self.transport.is_closing():
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
         self.transport.abort()
 
     async def connect(self, port: int, receive_buffer: int = 0) -> None:
@@ -241,7 +272,9 @@ class Checker(Client):
         self.shut_down = False
         self._rest = b""
         self._seen: dict[bytes, int] = {}  # talker -> the number of its last message
-        self._before: dict[bytes, int] = {}  # talker -> how much it had said, at most, when this one joined
+        self._before: dict[
+            bytes, int
+        ] = {}  # talker -> how much it had said, at most, when this one joined
         self._newcomers = 0  # the number of the first talker that joined after this one
 
     def admitted(self) -> None:
@@ -283,7 +316,9 @@ class Checker(Client):
         if last is not None:
             self.soak.fail(f"{name.decode()}: {number} after {last}")
         elif number > self._said_before(name) + 1:
-            self.soak.fail(f"{name.decode()}: began with {number}, owed from {self._said_before(name) + 1} on")
+            self.soak.fail(
+                f"{name.decode()}: began with {number}, owed from {self._said_before(name) + 1} on"
+            )
         self._seen[name] = number
 
     def _said_before(self, name: bytes) -> int:
@@ -297,8 +332,12 @@ class Checker(Client):
         self.synced, self.checksum = number, 0
         for talker in self.soak.settled:
             seen = self._seen.pop(talker.name, None)
-            if talker.left_in_order and talker.said > (self._said_before(talker.name) if seen is None else seen):
-                self.soak.fail(f"{talker.name.decode()} said {talker.said} and left in order; seen: {seen}")
+            if talker.left_in_order and talker.said > (
+                self._said_before(talker.name) if seen is None else seen
+            ):
+                self.soak.fail(
+                    f"{talker.name.decode()} said {talker.said} and left in order; seen: {seen}"
+                )
             self._before.pop(talker.name, None)
 
 
@@ -329,7 +368,9 @@ class Talker(Client):
         for _ in range(count):
             self.said += 1
             filler = "é" if random.random() < 0.05 else "."
-            lines.append(f"{self.said} {filler * random.randint(1, random.choice([40, 40, 400]))}\n".encode())
+            lines.append(
+                f"{self.said} {filler * random.randint(1, random.choice([40, 40, 400]))}\n".encode()
+            )
         await self.send(b"".join(lines))
 
 
@@ -386,7 +427,9 @@ class Soak:
             await asyncio.sleep(SYNC_PAUSE)
 
     async def sync(self) -> None:
-        self.settled = [talker for talker in self.talkers.values() if talker.done_at and talker.announced]
+        self.settled = [
+            talker for talker in self.talkers.values() if talker.done_at and talker.announced
+        ]
         for talker in self.settled:
             del self.talkers[talker.name]
         for talker in self.talkers.values():
@@ -400,12 +443,18 @@ class Soak:
         for checker in self.checkers:
             await checker.send(b"\\ping\n")
         while any(checker.synced != self.syncs for checker in self.checkers):
-            if time.monotonic() > start + PATIENCE or any(checker.ended.is_set() for checker in [self.conductor, *self.checkers]):
-                raise ConnectionError(f"sync {self.syncs} did not reach all checkers in {time.monotonic() - start:.0f} s")
+            if time.monotonic() > start + PATIENCE or any(
+                checker.ended.is_set() for checker in [self.conductor, *self.checkers]
+            ):
+                raise ConnectionError(
+                    f"sync {self.syncs} did not reach all checkers in {time.monotonic() - start:.0f} s"
+                )
             await asyncio.sleep(0.01)
         self.worst_sync = max(self.worst_sync, time.monotonic() - start)
         if len(self.checksums) > 1:
-            self.fail(f"sync {self.syncs}: the checkers saw different messages, or in a different order")
+            self.fail(
+                f"sync {self.syncs}: the checkers saw different messages, or in a different order"
+            )
 
     async def end_of(self, client: Client, who: str) -> None:
         """Wait for the server to end a client that left; it may take the whole timeout to do so."""
@@ -427,14 +476,18 @@ class Soak:
             await asyncio.sleep(self.random.uniform(3, 20))
 
     async def pause(self, average: float) -> None:
-        await asyncio.sleep(max(0.0, min(self.random.expovariate(1 / average), 8.0, self.until - time.monotonic())))
+        await asyncio.sleep(
+            max(0.0, min(self.random.expovariate(1 / average), 8.0, self.until - time.monotonic()))
+        )
 
     async def live(self) -> None:
         """Be one client after another until it is time to leave."""
         random = self.random
         while time.monotonic() < self.until:
             self.present += 1
-            stay = random.choices([self.talk, self.stall, self.misbehave, self.dawdle], [60, 15, 20, 5])[0]
+            stay = random.choices(
+                [self.talk, self.stall, self.misbehave, self.dawdle], [60, 15, 20, 5]
+            )[0]
             try:
                 await stay(min(self.until, time.monotonic() + random.expovariate(1 / 20)))
             except (OSError, ConnectionError) as problem:
@@ -466,7 +519,9 @@ class Soak:
                     talker.transport.resume_reading()
                     stall *= random.random() < 0.7
             if talker.ended.is_set() and not stalls:
-                self.fail(f"{talker.name.decode()} was dropped though it read and spoke: {talker.last_words!r}")
+                self.fail(
+                    f"{talker.name.decode()} was dropped though it read and spoke: {talker.last_words!r}"
+                )
             await self.leave(talker)
         finally:
             talker.done_at = time.monotonic()
@@ -540,9 +595,16 @@ class Soak:
             self.conductor.clients = None
             await self.conductor.send(b"\\clients\n")
             await asyncio.sleep(1)
-            if (self.conductor.clients == 1 + CHECKERS and len(self.checkers) == CHECKERS) or time.monotonic() > deadline:
+            if (
+                self.conductor.clients == 1 + CHECKERS and len(self.checkers) == CHECKERS
+            ) or time.monotonic() > deadline:
                 blocks = self.server.blocks()
-                return Account(self.server.memory(), blocks, self.server.open_files(), self.conductor.clients or 0)
+                return Account(
+                    self.server.memory(),
+                    blocks,
+                    self.server.open_files(),
+                    self.conductor.clients or 0,
+                )
 
     def report(self, checked_before: int) -> int:
         print(
@@ -561,7 +623,9 @@ class Soak:
 
     async def run(self, seconds: float) -> None:
         async with asyncio.TaskGroup() as group:
-            watching = [group.create_task(job()) for job in (self.conduct, self.moods, self.progress)]
+            watching = [
+                group.create_task(job()) for job in (self.conduct, self.moods, self.progress)
+            ]
             warm_up = min(60.0, max(15.0, seconds / 10), seconds / 2)
             await self.crowd(warm_up)
             first = await self.measure()
@@ -582,7 +646,11 @@ class Soak:
     def judge(self, first: Account, last: Account) -> None:
         if last.memory > first.memory + GROWTH_LIMIT or last.blocks > first.blocks + BLOCKS_LIMIT:
             self.fail("the server has grown")
-        if last.files != first.files or first.clients != last.clients or last.clients != 1 + CHECKERS:
+        if (
+            last.files != first.files
+            or first.clients != last.clients
+            or last.clients != 1 + CHECKERS
+        ):
             self.fail("the server holds open files or clients of those who left")
         counts = self.counts
         print(
@@ -618,7 +686,9 @@ def main() -> int:
                 soak.fail(repr(problem))
         for line in server.logged()[:20]:
             soak.fail(f"the server logged: {line}")
-    print("all right" if not soak.counts["failures"] else f"{soak.counts['failures']:,} things WRONG")
+    print(
+        "all right" if not soak.counts["failures"] else f"{soak.counts['failures']:,} things WRONG"
+    )
     return 1 if soak.counts["failures"] else 0
 
 

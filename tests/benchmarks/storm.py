@@ -59,9 +59,21 @@ def nasty(random: Random) -> list[bytes]:
         lambda: [cut[:where], cut[where:] + b"\n"],  # well, but cut across packets
         lambda: [cut[:where] + b"\xe2", b"\x82", b"\n\xf0\x9f\n\x80\xff\xfe\n"],
         lambda: [hello, hello, b"CONNECT\n"],
-        lambda: [random.choice([b"\\clients\n", b"\\exit\n", b"\\ping\n", b"\\help\n", b"\\nonsense\n"]) for _ in range(5)],
-        lambda: [b"CONNECT " + random.choice([b"*x", b"a:b", b"\\", b"a b c", b"\xff", b"n" * 33, b"n" * 70_000, b"ERROR"]) + b"\n"],
-        lambda: [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + random.randbytes(400)],
+        lambda: [
+            random.choice([b"\\clients\n", b"\\exit\n", b"\\ping\n", b"\\help\n", b"\\nonsense\n"])
+            for _ in range(5)
+        ],
+        lambda: [
+            b"CONNECT "
+            + random.choice(
+                [b"*x", b"a:b", b"\\", b"a b c", b"\xff", b"n" * 33, b"n" * 70_000, b"ERROR"]
+            )
+            + b"\n"
+        ],
+        lambda: [
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + random.randbytes(400),
+        ],
         lambda: [b"\\clients\n" * random.randint(1, 30)],
         lambda: [b"* forged joined\nERROR forged\n\\\\exitt\n"],
     ]
@@ -75,7 +87,9 @@ async def attack(port: int, random: Random, report: Report) -> None:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             break
-        except OSError:  # out of ports, most likely: those of connections that were closed are kept for a while
+        except (
+            OSError
+        ):  # out of ports, most likely: those of connections that were closed are kept for a while
             await asyncio.sleep(1)
     try:
         sent = b"".join(pieces := nasty(random))
@@ -86,7 +100,9 @@ async def attack(port: int, random: Random, report: Report) -> None:
             await asyncio.sleep(random.choice([0, 0, 0.001, 0.02]))
         end = random.choice(["close", "reset", "half-close", "exit"])
         if end == "reset":
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
             writer.transport.abort()
         elif end != "close" and not writer.transport.is_closing():
             writer.write(b"\n\\exit\n" if end == "exit" else b"")
@@ -97,7 +113,9 @@ async def attack(port: int, random: Random, report: Report) -> None:
                     pass
         report.connections += 1
     except TimeoutError:
-        report.missed.append(f"a connection that had left ({end}) was not closed; it had sent {sent[:100]!r}...")
+        report.missed.append(
+            f"a connection that had left ({end}) was not closed; it had sent {sent[:100]!r}..."
+        )
     except OSError:  # the server has had enough of this one
         report.connections += 1
     finally:
@@ -109,7 +127,13 @@ async def attack(port: int, random: Random, report: Report) -> None:
 class Talker:
     """One of the two that behave."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, partner: bytes, report: Report) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        partner: bytes,
+        report: Report,
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._partner = partner
@@ -124,7 +148,9 @@ class Talker:
             while True:
                 line = await self._reader.readline()
                 if not line.endswith(b"\n") or line.startswith(b"ERROR "):
-                    raise ConnectionError(f"the listener of {self._partner.decode()} was thrown out: {line!r}")
+                    raise ConnectionError(
+                        f"the listener of {self._partner.decode()} was thrown out: {line!r}"
+                    )
                 if line.startswith(self._partner + b": "):
                     break
         self._report.messages += 1
@@ -155,7 +181,10 @@ async def storm(port: int, connections: int, seed: int) -> Report:
     """Send that many hostile clients at the server, two that behave among them; return what came of it."""
     random = Random(seed)
     report = Report()
-    left, right = await join(port, b"left", b"right", report), await join(port, b"right", b"left", report)
+    left, right = (
+        await join(port, b"left", b"right", report),
+        await join(port, b"right", b"left", report),
+    )
 
     turns = iter(range(connections))  # taken by all attackers
 
@@ -176,7 +205,10 @@ async def storm(port: int, connections: int, seed: int) -> Report:
             await left.hear(number)
             report.worst = max(report.worst, time.monotonic() - start)
         await asyncio.gather(left.leave(), right.leave())
-    except (OSError, ValueError) as problem:  # a time-out is an OSError, a line too long a ValueError
+    except (
+        OSError,
+        ValueError,
+    ) as problem:  # a time-out is an OSError, a line too long a ValueError
         report.missed.append(f"message {number}: {problem!r}")
     finally:
         for attacker in attackers:
@@ -190,7 +222,9 @@ async def storm(port: int, connections: int, seed: int) -> Report:
 def main() -> int:
     from soak import serving  # which imports this file, for the nasty things
 
-    parser = argparse.ArgumentParser(description="Have clients misbehave, by the thousand, while two talk through it all.")
+    parser = argparse.ArgumentParser(
+        description="Have clients misbehave, by the thousand, while two talk through it all."
+    )
     parser.add_argument("--connections", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()

@@ -43,8 +43,12 @@ async def sink(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 async def main(kind: str) -> None:
-    server = await asyncio.start_server({"broadcast": broadcast, "sink": sink}[kind], "127.0.0.1", 0, backlog=4096)
-    print(f"listening on 127.0.0.1:{server.sockets[0].getsockname()[1]}", file=sys.stderr, flush=True)
+    server = await asyncio.start_server(
+        {"broadcast": broadcast, "sink": sink}[kind], "127.0.0.1", 0, backlog=4096
+    )
+    print(
+        f"listening on 127.0.0.1:{server.sockets[0].getsockname()[1]}", file=sys.stderr, flush=True
+    )
     async with server:
         await server.serve_forever()
 

@@ -19,6 +19,12 @@ def test_shows_addresses() -> None:
 
 
 def test_gives_reasons_in_the_systems_words() -> None:
-    assert describe_os_error(OSError(111, "Connect call failed ('127.0.0.1', 1)")) == "Connection refused"
-    assert describe_os_error(socket.gaierror(8, "nodename nor servname provided")) == "nodename nor servname provided"
+    assert (
+        describe_os_error(OSError(111, "Connect call failed ('127.0.0.1', 1)"))
+        == "Connection refused"
+    )
+    assert (
+        describe_os_error(socket.gaierror(8, "nodename nor servname provided"))
+        == "nodename nor servname provided"
+    )
     assert describe_os_error(OSError("could not bind")) == "could not bind"

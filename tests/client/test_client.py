@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from conftest import PATIENCE, Connect, MakeServer
+from helpers import PATIENCE, Connect, MakeServer
 
 from broadcast import (
     BroadcastClient,
@@ -107,11 +107,17 @@ async def test_reads_lines_three_times_the_limit_and_a_name(server: BroadcastSer
 async def test_what_a_server_sends_is_cleaned_and_its_unfinished_line_dropped() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
-        writer.write(b"SUCCESS\nbob: \x1b]0;title\x07 \xff\r\n\r\n* \x9b2J\r\nplain\r\nbob: unfinis")
+        writer.write(
+            b"SUCCESS\nbob: \x1b]0;title\x07 \xff\r\n\r\n* \x9b2J\r\nplain\r\nbob: unfinis"
+        )
 
     async with pretending(serve) as port, BroadcastClient(port=port) as client:
         received = [incoming async for incoming in client]
-    assert received == [Message("bob", "\ufffd]0;title\ufffd \ufffd"), Notice("\ufffd2J"), Notice("plain")]
+    assert received == [
+        Message("bob", "\ufffd]0;title\ufffd \ufffd"),
+        Notice("\ufffd2J"),
+        Notice("plain"),
+    ]
 
 
 async def test_a_line_without_end_does_not_fill_the_memory() -> None:
@@ -178,7 +184,9 @@ class TestConnecting:
 
 
 class TestEnding:
-    async def test_iteration_ends_when_the_server_ends_in_order(self, make_server: MakeServer) -> None:
+    async def test_iteration_ends_when_the_server_ends_in_order(
+        self, make_server: MakeServer
+    ) -> None:
         server = await make_server()
         async with client_of(server) as client:
             closing = asyncio.create_task(server.close())
@@ -192,7 +200,9 @@ class TestEnding:
             await client.leave()
             assert [incoming async for incoming in client] == [Message("bob", "one")]
 
-    async def test_everything_sent_is_delivered_before_the_body_is_left(self, server: BroadcastServer, connect: Connect) -> None:
+    async def test_everything_sent_is_delivered_before_the_body_is_left(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
         peer = await connect(server, "peer")
         for _ in range(20):
             async with client_of(server) as client:
@@ -201,7 +211,9 @@ class TestEnding:
 
     async def test_a_reset_is_told_after_what_had_arrived(self, server: BroadcastServer) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(b"SUCCESS\r\nbob: one\r\nERROR too slow: did not read what it was sent in time\r\n")
+            writer.write(
+                b"SUCCESS\r\nbob: one\r\nERROR too slow: did not read what it was sent in time\r\n"
+            )
             await reader.readline()
             await asyncio.sleep(0.05)
             linger = struct.pack("ii", 1, 0)

@@ -15,7 +15,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import descriptors
+from helpers import descriptors
 
 from broadcast import ConnectError
 from broadcast.net.connection import (
@@ -107,7 +107,9 @@ class TestReading:
             assert await read_all(connection) == b"x" * 5000
             assert isinstance(connection.lost, ConnectionResetError)
 
-    async def test_a_reset_that_a_write_runs_into_hides_nothing_that_is_still_in_the_kernel(self) -> None:
+    async def test_a_reset_that_a_write_runs_into_hides_nothing_that_is_still_in_the_kernel(
+        self,
+    ) -> None:
         before = descriptors()
         async with pair() as (connection, theirs):
             data = bytes(range(256)) * 200
@@ -125,7 +127,6 @@ class TestReading:
             assert await read_all(connection) == data
         await asyncio.sleep(0.01)
         assert descriptors() == before
-
 
     async def test_reads_nothing_while_its_reader_waits_for_something_else(self) -> None:
         async with pair() as (connection, theirs):
@@ -196,7 +197,9 @@ class TestTLSReplies:
             connection.reset()
             await asyncio.gather(reading, receiving, return_exceptions=True)
 
-    async def test_others_have_their_time_slice_between_two_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_others_have_their_time_slice_between_two_pieces(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(DemandingPeer, "take_output", lambda self: b"")
         monkeypatch.setattr("broadcast.net.connection.TIME_SLICE", 0)
         async with pair() as (connection, theirs):
@@ -367,7 +370,9 @@ class TestConnecting:
     async def test_says_what_could_not_be_reached_and_why(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        with pytest.raises(ConnectError, match=rf"^can't reach 127\.0\.0\.1:{port}: Connection refused$"):
+        with pytest.raises(
+            ConnectError, match=rf"^can't reach 127\.0\.0\.1:{port}: Connection refused$"
+        ):
             await connect("127.0.0.1", port, 5)
         with pytest.raises(ConnectError, match=r"^can't reach nowhere\.invalid:1: "):
             await connect("nowhere.invalid", 1, 5)
@@ -377,7 +382,10 @@ class TestConnecting:
     async def test_tries_each_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
-            found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+            found = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
+                for host in ("127.0.0.2", "127.0.0.1")
+            ]
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
             connection = await connect("both", port, 5)
             connection.close()
@@ -387,12 +395,17 @@ class TestConnecting:
             connection = await connect("127.0.0.1", listening.getsockname()[1], 5)
             connected = connection._socket
             assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            idle, interval = (connected.getsockopt(socket.IPPROTO_TCP, option) for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL))
+            idle, interval = (
+                connected.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+            )
             limit = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             assert idle + interval + limit / 1000 <= 30
             connection.close()
 
-    async def test_a_look_up_that_takes_long_holds_nobody_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_look_up_that_takes_long_holds_nobody_up(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def look_up(*_: object, **__: object) -> list[object]:
             time.sleep(2)
             return []

@@ -68,7 +68,9 @@ class Sitting:
         """Do as a terminal that wraps all that is on it anew, and draw again."""
         prompt, line, cursor = self.area
         self.terminal = Terminal(columns, rows)
-        self.terminal.write("".join(message.replace("\t", "    ") + "\r\n" for message in self.messages))
+        self.terminal.write(
+            "".join(message.replace("\t", "    ") + "\r\n" for message in self.messages)
+        )
         self.terminal.write((prompt + line).replace("\t", "    ") + " ")
         self.scrolled = self.terminal.scrolled
         row, column = cursor_in(prompt + line[:cursor], prompt + line, columns)
@@ -88,8 +90,15 @@ class Sitting:
         self.scrolled = max(self.scrolled, len(above) + height - rows)
         pictures = []  # one, but for an area that shows only some of its rows: any that has the cursor's row in it
         for first in range(max(0, row - height + 1), min(row, len(area) - height) + 1):
-            expected = [shown.rstrip() for shown in (above + area[first : first + height])[self.scrolled :]]
-            pictures.append((expected + [""] * (rows - len(expected)), (len(above) + row - first - self.scrolled, column)))
+            expected = [
+                shown.rstrip() for shown in (above + area[first : first + height])[self.scrolled :]
+            ]
+            pictures.append(
+                (
+                    expected + [""] * (rows - len(expected)),
+                    (len(above) + row - first - self.scrolled, column),
+                )
+            )
         assert (self.terminal.picture, self.terminal.cursor) in pictures, (self.area, pictures[0])
 
 
@@ -100,17 +109,34 @@ def some(chosen: random.Random, alphabet: str, most: int) -> str:
 
 def cursor_for(chosen: random.Random, line: str) -> int:
     """Return a place in the line where the editor may have the cursor."""
-    return chosen.choice([at for at in range(len(line) + 1) if at == len(line) or cells_of(line[at])])
+    return chosen.choice(
+        [at for at in range(len(line) + 1) if at == len(line) or cells_of(line[at])]
+    )
 
 
 def test_widths() -> None:
-    assert [width(text) for text in ("", "abc", "\u6f22", "\uff21", "\U0001f600", "\u00e9", "e\u0301", "\u2764\ufe0f", "\u200d")] == [
-        *(0, 3, 2, 2, 2, 1, 1, 1, 0)
-    ]
+    assert [
+        width(text)
+        for text in (
+            "",
+            "abc",
+            "\u6f22",
+            "\uff21",
+            "\U0001f600",
+            "\u00e9",
+            "e\u0301",
+            "\u2764\ufe0f",
+            "\u200d",
+        )
+    ] == [*(0, 3, 2, 2, 2, 1, 1, 1, 0)]
     assert width("a\u6f22e\u0301") == 4
 
 
-@pytest.mark.parametrize("alphabet", ["a", "\u6f22", "a\u6f22", "e\u0301\U0001f600"], ids=["narrow", "wide", "mixed", "marks"])
+@pytest.mark.parametrize(
+    "alphabet",
+    ["a", "\u6f22", "a\u6f22", "e\u0301\U0001f600"],
+    ids=["narrow", "wide", "mixed", "marks"],
+)
 def test_every_length_and_every_cursor(alphabet: str) -> None:
     """Ten columns, up to three rows typed: all exact multiples, all wide characters in the last column, on a screen that scrolls."""
     for length in range(28):
@@ -124,14 +150,23 @@ def test_every_length_and_every_cursor(alphabet: str) -> None:
 def test_a_long_talk_at_any_size() -> None:
     chosen = random.Random(31)
     for _ in range(40):
-        columns, rows = chosen.choice([10, 11, 20, 39, 40, 80, 200]), chosen.choice([2, 3, 5, 10, 24, 50])
+        columns, rows = (
+            chosen.choice([10, 11, 20, 39, 40, 80, 200]),
+            chosen.choice([2, 3, 5, 10, 24, 50]),
+        )
         alphabet = chosen.choice([NARROW, MIXED])
         sitting = Sitting(columns, rows)
         for _ in range(8):
-            line = chosen.choice([some(chosen, alphabet, columns * 3), "x" * (columns * chosen.randint(1, 3) - 2)])
-            sitting.input(chosen.choice(["> ", "", "\u6f22\u5b57> "]), line, cursor_for(chosen, line))
+            line = chosen.choice(
+                [some(chosen, alphabet, columns * 3), "x" * (columns * chosen.randint(1, 3) - 2)]
+            )
+            sitting.input(
+                chosen.choice(["> ", "", "\u6f22\u5b57> "]), line, cursor_for(chosen, line)
+            )
             for _ in range(chosen.randint(0, 3)):
-                sitting.above([some(chosen, alphabet, columns * 2) for _ in range(chosen.randint(0, 6))])
+                sitting.above(
+                    [some(chosen, alphabet, columns * 2) for _ in range(chosen.randint(0, 6))]
+                )
 
 
 def test_a_line_longer_than_the_screen_is_shown_around_the_cursor() -> None:
@@ -151,7 +186,12 @@ def test_after_the_window_was_resized() -> None:
     for _ in range(60):
         sitting = Sitting(*chosen.choice(sizes))
         for _ in range(5):
-            line = chosen.choice([some(chosen, chosen.choice([NARROW, MIXED]), 100), "x" * (20 * chosen.randint(1, 5) - 2)])
+            line = chosen.choice(
+                [
+                    some(chosen, chosen.choice([NARROW, MIXED]), 100),
+                    "x" * (20 * chosen.randint(1, 5) - 2),
+                ]
+            )
             sitting.input("> ", line, cursor_for(chosen, line))
             sitting.above([some(chosen, NARROW, 50)])
             sitting.resize(*chosen.choice(sizes))
@@ -220,7 +260,10 @@ def test_clearing_and_leaving() -> None:
     written = sitting.screen.leave()
     sitting.terminal.write(written)
     assert "\x1b[0m" not in written
-    assert (sitting.terminal.picture, sitting.terminal.cursor) == (["three", "", "", "", "", ""], (1, 0))
+    assert (sitting.terminal.picture, sitting.terminal.cursor) == (
+        ["three", "", "", "", "", ""],
+        (1, 0),
+    )
     sitting.terminal.write("the shell\r\n")  # while we are suspended
     sitting.messages.append("the shell")
     sitting.screen.resize(10, 6)
@@ -256,7 +299,10 @@ def test_styles() -> None:
 
 def test_a_name_has_one_of_a_dozen_colours_always_the_same() -> None:
     screen = Screen(80, 24, coloured=True, bell=True)
-    seen = {screen.style(Message(f"name{number}", ""), CLOCK, "me").split("m")[0] for number in range(200)}
+    seen = {
+        screen.style(Message(f"name{number}", ""), CLOCK, "me").split("m")[0]
+        for number in range(200)
+    }
     assert len(seen) == 12
     assert screen.style(Message("Attila", "x"), CLOCK, "me") == "12:34 \x1b[35mAttila\x1b[0m: x"
 
@@ -281,14 +327,18 @@ def test_a_name_has_one_of_a_dozen_colours_always_the_same() -> None:
         ("! !", "", False),
     ],
 )
-def test_a_message_that_names_us_stands_out_and_rings(text: str, own_name: str, named: bool) -> None:
+def test_a_message_that_names_us_stands_out_and_rings(
+    text: str, own_name: str, named: bool
+) -> None:
     for coloured in (True, False):
         for bell in (True, False):
             styled = Screen(80, 24, coloured, bell).style(Message("other", text), CLOCK, own_name)
             assert styled.count("\a") == (named and bell)
             assert ("\x1b[1;7m" in styled) == (named and coloured)
             assert plain(styled).rstrip("\a") == f"12:34 other: {text}"
-    assert "\a" not in Screen(80, 24, True, True).style(Message(own_name, text), CLOCK, own_name), "our own"
+    assert "\a" not in Screen(80, 24, True, True).style(Message(own_name, text), CLOCK, own_name), (
+        "our own"
+    )
 
 
 @pytest.mark.parametrize(
@@ -336,10 +386,19 @@ def test_styling_takes_time_linear_in_what_a_stranger_sent(pattern: str) -> None
 
 def test_the_bell_rings_where_it_is_shown() -> None:
     screen, terminal = Screen(20, 5, coloured=True, bell=True), Terminal(20, 5)
-    lines = [screen.style(Message("other", "hi me, me, me and me"), CLOCK, "me"), screen.style(Message("other", "hi"), CLOCK, "me")]
+    lines = [
+        screen.style(Message("other", "hi me, me, me and me"), CLOCK, "me"),
+        screen.style(Message("other", "hi"), CLOCK, "me"),
+    ]
     terminal.write(screen.above(lines, "me> ", "", 0))
     assert terminal.bells == 1
-    assert terminal.picture == ["12:34 other: hi me,", "me, me and me", "12:34 other: hi", "me>", ""]
+    assert terminal.picture == [
+        "12:34 other: hi me,",
+        "me, me and me",
+        "12:34 other: hi",
+        "me>",
+        "",
+    ]
 
 
 # --- a real terminal ---
@@ -353,8 +412,19 @@ class Tmux:
         self._writes = 0
         fifo = directory / "fifo"
         os.mkfifo(fifo)
-        self._pane = os.open(fifo, os.O_RDWR)  # for both, so that opening does not wait for the other side
-        self._tmux("new-session", "-d", f"stty raw -echo; exec cat '{fifo}'", ";", "set-option", "-g", "status", "off")
+        self._pane = os.open(
+            fifo, os.O_RDWR
+        )  # for both, so that opening does not wait for the other side
+        self._tmux(
+            "new-session",
+            "-d",
+            f"stty raw -echo; exec cat '{fifo}'",
+            ";",
+            "set-option",
+            "-g",
+            "status",
+            "off",
+        )
 
     def close(self) -> None:
         self._tmux("kill-server")
@@ -372,13 +442,17 @@ class Tmux:
     def write(self, text: str) -> tuple[list[str], tuple[int, int], list[str]]:
         """Write it; return, when it has been shown, the rows, the cursor's row and column, and the rows that have scrolled away."""
         self._writes += 1
-        data = f"{text}\x1b]2;{self._writes}\x1b\\".encode()  # a title tells that all before it has been taken
+        data = (
+            f"{text}\x1b]2;{self._writes}\x1b\\".encode()
+        )  # a title tells that all before it has been taken
         while data:
             data = data[os.write(self._pane, data) :]
         deadline = time.monotonic() + 5
         state = "#{pane_title} #{cursor_y} #{cursor_x} #{history_size}"
         while True:
-            about, *shown = self._tmux("display-message", "-p", state, ";", "capture-pane", "-p", "-S", "-").split("\n")[:-1]
+            about, *shown = self._tmux(
+                "display-message", "-p", state, ";", "capture-pane", "-p", "-S", "-"
+            ).split("\n")[:-1]
             title, row, column, scrolled = about.split(" ")
             if title == str(self._writes):
                 rows = [row.rstrip() for row in shown]
@@ -387,7 +461,11 @@ class Tmux:
 
     def _tmux(self, *arguments: str) -> str:
         run = subprocess.run(
-            [*self._command, *arguments], check=False, capture_output=True, encoding="utf-8", env={**os.environ, "LC_ALL": "C.UTF-8"}
+            [*self._command, *arguments],
+            check=False,
+            capture_output=True,
+            encoding="utf-8",
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
         assert run.returncode == 0, run.stderr
         return run.stdout
@@ -396,7 +474,9 @@ class Tmux:
 @pytest.fixture(scope="module")
 def tmux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tmux]:
     if not shutil.which("tmux"):
-        pytest.skip("there is no tmux: neither the screen nor the model of a terminal is compared with a real one")
+        pytest.skip(
+            "there is no tmux: neither the screen nor the model of a terminal is compared with a real one"
+        )
     started = Tmux(tmp_path_factory.mktemp("tmux"))
     try:
         yield started
@@ -414,12 +494,23 @@ def test_tmux_and_the_model_show_the_same(tmux: Tmux, columns: int, rows: int) -
     screen, terminal = Screen(columns, rows, coloured=True, bell=False), Terminal(columns, rows)
     tmux.blank(columns, rows)
     for step in range(12):
-        line = chosen.choice([some(chosen, ALIKE, columns * 3), "\u6f22" * columns, "x" * (columns * chosen.randint(1, 3) - 2)])
+        line = chosen.choice(
+            [
+                some(chosen, ALIKE, columns * 3),
+                "\u6f22" * columns,
+                "x" * (columns * chosen.randint(1, 3) - 2),
+            ]
+        )
         cursor = cursor_for(chosen, line)
         written = screen.input("> ", line, cursor)
         for _ in range(3):
             texts = [some(chosen, ALIKE, columns * 2) for _ in range(chosen.randint(0, 4))]
-            written += screen.above([screen.style(Message("other", text), CLOCK, "me") for text in texts], "> ", line, cursor)
+            written += screen.above(
+                [screen.style(Message("other", text), CLOCK, "me") for text in texts],
+                "> ",
+                line,
+                cursor,
+            )
         if step == 6:
             written += screen.leave() + screen.clear("> ", line, cursor)
         terminal.write(written)
@@ -428,14 +519,24 @@ def test_tmux_and_the_model_show_the_same(tmux: Tmux, columns: int, rows: int) -
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 50)])
 @pytest.mark.parametrize("new_size", [(80, 24), (40, 12), (20, 24)])
-def test_what_tmux_shows_is_right_after_a_resize(tmux: Tmux, size: tuple[int, int], new_size: tuple[int, int]) -> None:
+def test_what_tmux_shows_is_right_after_a_resize(
+    tmux: Tmux, size: tuple[int, int], new_size: tuple[int, int]
+) -> None:
     """In particular for a line whose end comes to be the end of a row, with the cursor behind it."""
     columns, rows = new_size
     messages = ["first", "m" * 45, "last"]
-    for line, cursor in [("x" * 38, 38), ("x" * 78, 78), ("x" * 78, 20), ("\u6f22\u5b57a" * 12, 20), ("y" * 50 + "\u6f22" * 20, 70)]:
+    for line, cursor in [
+        ("x" * 38, 38),
+        ("x" * 78, 78),
+        ("x" * 78, 20),
+        ("\u6f22\u5b57a" * 12, 20),
+        ("y" * 50 + "\u6f22" * 20, 70),
+    ]:
         tmux.blank(*size)
         screen = Screen(*size, coloured=False, bell=False)
-        tmux.write(screen.input("> ", "z" * 3 * columns, 0))  # whose cells are not to be wrapped anew with what comes to stand there
+        tmux.write(
+            screen.input("> ", "z" * 3 * columns, 0)
+        )  # whose cells are not to be wrapped anew with what comes to stand there
         tmux.write(screen.above(messages, "> ", line, cursor))
         tmux.resize(columns, rows)
         screen.resize(columns, rows)
@@ -446,7 +547,9 @@ def test_what_tmux_shows_is_right_after_a_resize(tmux: Tmux, size: tuple[int, in
         top = at[0] - row
         assert (picture[top:], at[1]) == (area + [""] * (rows - top - len(area)), column)
         over_it = history + picture[:top]
-        if top == 0:  # tmux scrolls while it wraps anew: what it has put into its history nobody can take out again
+        if (
+            top == 0
+        ):  # tmux scrolls while it wraps anew: what it has put into its history nobody can take out again
             over_it = over_it[: len(above)]
         assert over_it == above
 

@@ -11,7 +11,12 @@ from broadcast.server.registry import PAGE_LINES, Registry
 
 def test_a_taken_name_gets_the_lowest_free_number_from_two_on() -> None:
     registry = Registry()
-    assert [registry.claim("Attila") for _ in range(4)] == ["Attila", "Attila-2", "Attila-3", "Attila-4"]
+    assert [registry.claim("Attila") for _ in range(4)] == [
+        "Attila",
+        "Attila-2",
+        "Attila-3",
+        "Attila-4",
+    ]
     registry.release("Attila-3")
     registry.release("Attila-2")
     assert [registry.claim("Attila") for _ in range(3)] == ["Attila-2", "Attila-3", "Attila-5"]
@@ -21,7 +26,11 @@ def test_a_taken_name_gets_the_lowest_free_number_from_two_on() -> None:
 
 def test_names_are_unique_by_what_they_look_like() -> None:
     registry = Registry()
-    assert [registry.claim(name) for name in ("Attila", "ATTILA", "\uff21ttila")] == ["Attila", "ATTILA-2", "\uff21ttila-3"]
+    assert [registry.claim(name) for name in ("Attila", "ATTILA", "\uff21ttila")] == [
+        "Attila",
+        "ATTILA-2",
+        "\uff21ttila-3",
+    ]
 
 
 def test_numbers_that_others_chose_are_passed_over_and_come_back() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 import pytest
-from conftest import Connect, MakeServer
+from helpers import Connect, MakeServer
 
 from broadcast.server.strangers import Strangers
 

@@ -10,12 +10,24 @@ import pytest
 from broadcast.protocol import LINE_LIMIT
 from broadcast.terminal.editor import HISTORY_LIMIT, Editor, Key
 
-LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = "\x1b[D", "\x1b[C", "\x1b[A", "\x1b[B", "\x1b[H", "\x1b[F", "\x1b[3~"
+LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (
+    "\x1b[D",
+    "\x1b[C",
+    "\x1b[A",
+    "\x1b[B",
+    "\x1b[H",
+    "\x1b[F",
+    "\x1b[3~",
+)
 WORDS = ["\\exit", "\\clients", "\\clear", "Anneli", "annabel", "Attila", "B\u00e9la"]
 
 
 def complete(word: str) -> Sequence[str]:
-    return [candidate for candidate in WORDS if word and candidate.casefold().startswith(word.casefold())]
+    return [
+        candidate
+        for candidate in WORDS
+        if word and candidate.casefold().startswith(word.casefold())
+    ]
 
 
 def after(*typed: str) -> Editor:
@@ -50,7 +62,10 @@ def test_what_is_typed_is_entered_by_either_ending() -> None:
         ([LEFT, LEFT, "\x1bOC"], "one two  thre|e"),
         ([LEFT, LEFT, "\x06"], "one two  thre|e"),
         *(([home], "|one two  three") for home in (HOME, "\x1bOH", "\x1b[1~", "\x1b[7~", "\x01")),
-        *(([HOME, end], "one two  three|") for end in (END, "\x1bOF", "\x1b[4~", "\x1b[8~", "\x05")),
+        *(
+            ([HOME, end], "one two  three|")
+            for end in (END, "\x1bOF", "\x1b[4~", "\x1b[8~", "\x05")
+        ),
         ([HOME, LEFT, "x"], "x|one two  three"),
         (["\x7f"], "one two  thre|"),
         (["\x08"], "one two  thre|"),
@@ -77,8 +92,18 @@ def test_keys_that_move_and_erase(keys: list[str], expected: str) -> None:
 
 def test_keys_that_are_the_programs_affair_keep_their_place() -> None:
     editor = Editor(complete)
-    assert editor.feed("\x03\x04\x0c\x1aa\x1a\r\x03") == [Key.INTERRUPT, Key.END, Key.REDRAW, Key.SUSPEND, Key.SUSPEND, "a", Key.INTERRUPT]
-    assert editor.feed("half\x0c\x03\x03") == [Key.REDRAW, Key.INTERRUPT], "on a half-typed line Ctrl-C only clears it"
+    assert editor.feed("\x03\x04\x0c\x1aa\x1a\r\x03") == [
+        Key.INTERRUPT,
+        Key.END,
+        Key.REDRAW,
+        Key.SUSPEND,
+        Key.SUSPEND,
+        "a",
+        Key.INTERRUPT,
+    ]
+    assert editor.feed("half\x0c\x03\x03") == [Key.REDRAW, Key.INTERRUPT], (
+        "on a half-typed line Ctrl-C only clears it"
+    )
     assert editor.feed("half\x04\x15\x04") == [Key.END]
 
 
@@ -187,10 +212,17 @@ def test_a_candidate_that_comes_twice_is_one() -> None:
 
 def test_what_is_pasted() -> None:
     editor = Editor(complete)
-    assert editor.feed("say \x1b[200~one\r\ntwo\rthree\nfour\r\n\tf\ti\x03\x04\x1b\x7fve\x1a") == ["say one", "two", "three", "four"]
+    assert editor.feed("say \x1b[200~one\r\ntwo\rthree\nfour\r\n\tf\ti\x03\x04\x1b\x7fve\x1a") == [
+        "say one",
+        "two",
+        "three",
+        "four",
+    ]
     assert editor.line == "\tf\tive", "no key acts, no TAB completes"
     assert editor.feed("\x1b[31m\x1b[D\x1b[201~\x7f!") == []
-    assert editor.line == "\tf\tive[31m[!", "what makes a character a sequence is dropped, its letters are text"
+    assert editor.line == "\tf\tive[31m[!", (
+        "what makes a character a sequence is dropped, its letters are text"
+    )
     assert editor.feed("\r") == ["\tf\tive[31m[!"]
 
 
@@ -198,12 +230,26 @@ def test_twenty_lines_pasted_are_twenty_lines_also_without_brackets() -> None:
     lines = [f"line {number}" for number in range(20)]
     for ending in ("\r", "\n", "\r\n"):
         assert Editor(complete).feed(ending.join(lines) + ending) == lines
-        assert Editor(complete).feed("\x1b[200~" + ending.join(lines) + ending + "\x1b[201~") == lines
+        assert (
+            Editor(complete).feed("\x1b[200~" + ending.join(lines) + ending + "\x1b[201~") == lines
+        )
 
 
 @pytest.mark.parametrize(
     "sequence",
-    ["\x1b[5~", "\x1b[1;5D", "\x1b[<0;12;7M", "\x1b[?62;22c", "\x1b[0 q", "\x1bOP", "\x1bO5D", "\x1b[[A", "\x1bx", "\x1b\u00e9", "\x1b[Z"],
+    [
+        "\x1b[5~",
+        "\x1b[1;5D",
+        "\x1b[<0;12;7M",
+        "\x1b[?62;22c",
+        "\x1b[0 q",
+        "\x1bOP",
+        "\x1bO5D",
+        "\x1b[[A",
+        "\x1bx",
+        "\x1b\u00e9",
+        "\x1b[Z",
+    ],
 )
 def test_unknown_sequences_are_dropped_split_oversized(sequence: str) -> None:
     assert shown(after(f"a{sequence}b")) == "ab|"
@@ -233,7 +279,9 @@ def test_a_line_takes_so_many_bytes_and_no_more() -> None:
     editor.feed(DELETE + "ab\u00e9\u00e9c")
     assert editor.line[:3] == "ab\u00e9"
     assert (editor.cursor, len(editor.line.encode())) == (2, LINE_LIMIT)
-    assert len(after("a" + "\u00e9" * LINE_LIMIT).line.encode()) == LINE_LIMIT - 1, "no half of a character"
+    assert len(after("a" + "\u00e9" * LINE_LIMIT).line.encode()) == LINE_LIMIT - 1, (
+        "no half of a character"
+    )
     assert Editor(complete).feed("x" * (3 * LINE_LIMIT) + "\rnext\r") == ["x" * LINE_LIMIT, "next"]
 
 

@@ -41,7 +41,12 @@ async def test_what_is_read_when_the_connection_is_gone_already_is_given_back() 
 async def test_everything_is_sent_and_what_comes_back_is_shown(server: BroadcastServer) -> None:
     view = Script(b"one\ntwo\n", b"\\clients\n", None)
     async with BroadcastClient(port=server.port, user="other") as other:
-        await run_with_reconnect(lambda: BroadcastClient(port=server.port, user="a", heartbeat=None), view, 30, reconnect=False)
+        await run_with_reconnect(
+            lambda: BroadcastClient(port=server.port, user="a", heartbeat=None),
+            view,
+            30,
+            reconnect=False,
+        )
         assert [await anext(other) for _ in range(2)] == [Message("a", "one"), Message("a", "two")]
     assert view.shown == [Notice("2 clients"), Notice("a (you)"), Notice("other")]
     assert view.told == []
@@ -50,7 +55,12 @@ async def test_everything_is_sent_and_what_comes_back_is_shown(server: Broadcast
 async def test_nothing_after_an_exit_is_sent(server: BroadcastServer) -> None:
     view = Script(b"one\n\\exit\ntwo\n", b"three\n", None)
     async with BroadcastClient(port=server.port, user="other") as other:
-        await run_with_reconnect(lambda: BroadcastClient(port=server.port, user="a", heartbeat=None), view, 30, reconnect=True)
+        await run_with_reconnect(
+            lambda: BroadcastClient(port=server.port, user="a", heartbeat=None),
+            view,
+            30,
+            reconnect=True,
+        )
         await other.leave()
         assert [incoming async for incoming in other] == [Message("a", "one")]
     assert view.runs == [b"three\n", None]

@@ -1,4 +1,4 @@
-"""Listening, accepting, shutting down."""
+"""BroadcastServer: accepting, limits, statistics, shutting down."""
 
 from __future__ import annotations
 
@@ -15,77 +15,33 @@ import weakref
 from typing import Any
 
 import pytest
-from conftest import Connect, MakeServer, descriptors, fanout_of
+from helpers import Connect, MakeServer, fanout_of
 
-from broadcast import BroadcastServer, ListenError
+from broadcast import BroadcastServer
 from broadcast.server.server import ACCEPTS_PER_ITERATION, SHUTDOWN_TIMEOUT
 from broadcast.server.session import Session
 
 LAST = "* server is shutting down"
 
 
-class TestListening:
-    async def test_ipv4_and_ipv6_meet_in_one_room_on_one_port(self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        both = [(socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
-        server = await make_server(host="localhost", notices=False)
-        six = await asyncio.open_connection("::1", server.port)
-        four = await asyncio.open_connection("127.0.0.1", server.port)
-        for name, (reader, writer) in (("six", six), ("four", four)):
-            writer.write(f"CONNECT {name}\n".encode())
-            assert await reader.readline() == b"SUCCESS\r\n"
-        six[1].write(b"hello\n")
-        assert await four[0].readline() == b"six: hello\r\n"
-        for _, writer in (six, four):
-            writer.close()
-
-    async def test_an_empty_host_is_every_interface(self, make_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.INFO, "broadcast")
-        server = await make_server(host="")
-        assert f"listening on 0.0.0.0:{server.port}" in caplog.text
-        for address in ("127.0.0.1", "127.0.0.2"):
-            _, writer = await asyncio.open_connection(address, server.port)
-            writer.close()
-
-    async def test_an_address_the_system_does_not_have_is_passed_over_unless_it_is_the_only_one(
-        self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        missing, there = (socket.AF_INET, 1, 6, "", ("192.0.2.1", 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing, there])
-        await make_server(host="half-there")
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing])
-        with pytest.raises(ListenError, match="Cannot assign requested address"):
-            await make_server(host="not-there")
-
-    async def test_a_port_in_use_is_told_with_where(self, server: BroadcastServer) -> None:
-        before = descriptors()
-        with pytest.raises(ListenError, match=f"^can't listen on 127.0.0.1:{server.port}: Address already in use$"):
-            await BroadcastServer(port=server.port).start()
-        assert descriptors() == before
-
-    @pytest.mark.parametrize("host", ["nowhere.invalid", "x" * 64 + ".invalid", "256.1.1.1"])
-    async def test_a_bad_host_is_told(self, host: str) -> None:
-        with pytest.raises(ListenError, match=rf"^can't listen on {host}:0: "):
-            await BroadcastServer(host, 0).start()
-
-    @pytest.mark.parametrize("limit", ["timeout", "backlog", "grace", "handshake_timeout", "line_limit"])
-    def test_limits_have_to_be_above_zero(self, limit: str) -> None:
-        with pytest.raises(ValueError, match=f"^{limit} must be above 0, not 0$"):
-            BroadcastServer(**{limit: 0})  # type: ignore[arg-type]
-
-
 class TestShuttingDown:
-    async def test_the_last_line_to_everyone_is_the_notice(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_the_last_line_to_everyone_is_the_notice(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         server = await make_server()
         inside = [await connect(server, f"p{number}") for number in range(3)]
         outside = await connect(server)
         await asyncio.sleep(0.01)
-        *seen, refused, _ = await asyncio.gather(*(peer.rest() for peer in [*inside, outside]), server.close())
+        *seen, refused, _ = await asyncio.gather(
+            *(peer.rest() for peer in [*inside, outside]), server.close()
+        )
         assert seen == [["* p1 joined", "* p2 joined", LAST], ["* p2 joined", LAST], [LAST]]
         assert refused == ["ERROR server is shutting down"]
 
     @pytest.mark.parametrize("turns", range(6))
-    async def test_at_any_turn_of_a_handshake_the_last_line_says_so(self, make_server: MakeServer, connect: Connect, turns: int) -> None:
+    async def test_at_any_turn_of_a_handshake_the_last_line_says_so(
+        self, make_server: MakeServer, connect: Connect, turns: int
+    ) -> None:
         server = await make_server()
         peer = await connect(server)
         await asyncio.sleep(0.02)
@@ -95,7 +51,9 @@ class TestShuttingDown:
         lines, _ = await asyncio.gather(peer.rest(), server.close())
         assert lines in (["ERROR server is shutting down"], ["SUCCESS", LAST])
 
-    async def test_with_traffic_in_flight_all_end_with_the_same_message(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_with_traffic_in_flight_all_end_with_the_same_message(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         server = await make_server(notices=False, backlog=1_000_000, close_timeout=0.2)
         receivers = [await connect(server, "r", buffer=20_000) for _ in range(10)]
         sender = await connect(server, "s")
@@ -140,7 +98,9 @@ class TestShuttingDown:
         with pytest.raises(ConnectionResetError):
             await stalled.rest()
 
-    async def test_cancelled_it_cuts_everyone_off_at_once(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_cancelled_it_cuts_everyone_off_at_once(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         server = await make_server(notices=False)
         stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
         stalled.stop_reading()
@@ -155,7 +115,9 @@ class TestShuttingDown:
         assert time.monotonic() - began < 0.5
         assert not server._sessions
 
-    async def test_the_port_is_free_afterwards_and_closing_twice_is_nothing(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_the_port_is_free_afterwards_and_closing_twice_is_nothing(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         server = await make_server()
         peer = await connect(server, "a")
         await asyncio.gather(server.close(), peer.rest())
@@ -165,7 +127,9 @@ class TestShuttingDown:
         async with BroadcastServer(port=server.port):
             pass
 
-    async def test_time_in_which_the_process_was_stopped_is_not_counted(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_time_in_which_the_process_was_stopped_is_not_counted(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         """As by SIGSTOP: the loop's time jumps, and what clients read counts from then on."""
         server = await make_server(notices=False, shutdown_timeout=1.2)
         slow, sender = await connect(server, "slow", buffer=4096), await connect(server, "s")
@@ -197,7 +161,9 @@ class TestShuttingDown:
         assert "stalled out: did not read in time at the shutdown" in caplog.text
 
 
-async def test_nothing_is_left_of_clients_that_came_and_went(server: BroadcastServer, connect: Connect) -> None:
+async def test_nothing_is_left_of_clients_that_came_and_went(
+    server: BroadcastServer, connect: Connect
+) -> None:
     async def come_and_go(number: int) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         if number % 2:
@@ -224,11 +190,17 @@ async def test_nothing_is_left_of_clients_that_came_and_went(server: BroadcastSe
     await asyncio.sleep(0.01)
     gc.collect()
     assert gone and [ref() for ref in gone if ref()] == []
-    assert len([task for task in asyncio.all_tasks() if "broadcast" in repr(task)]) == 2, "the session of `stay` and its timeout task"
+    assert len([task for task in asyncio.all_tasks() if "broadcast" in repr(task)]) == 2, (
+        "the session of `stay` and its timeout task"
+    )
 
 
-@pytest.mark.parametrize("how", ["exit", "close", "reset", "reset while it lags", "reset while it is answered"])
-async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(server: BroadcastServer, connect: Connect, how: str) -> None:
+@pytest.mark.parametrize(
+    "how", ["exit", "close", "reset", "reset while it lags", "reset while it is answered"]
+)
+async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(
+    server: BroadcastServer, connect: Connect, how: str
+) -> None:
     stay = await connect(server, "stay")
     peer = await connect(server, "go", buffer=4096)
     if how in ("reset while it lags", "reset while it is answered"):
@@ -238,7 +210,11 @@ async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(serv
         stay.send(("x" * 999 + "\n") * 4000)
         await stay.synchronise()
         assert server.statistics()["lagging"] == 1
-    (session,) = [session for session in server._sessions.values() if session._member and session._member.name == "go"]
+    (session,) = [
+        session
+        for session in server._sessions.values()
+        if session._member and session._member.name == "go"
+    ]
     left: list[weakref.ref[Any]] = [
         weakref.ref(session),
         weakref.ref(session._connection.transport),
@@ -261,7 +237,10 @@ async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(serv
 
 
 async def test_a_bug_in_a_session_is_logged_and_costs_only_that_client(
-    server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: BroadcastServer,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     a = await connect(server, "a")
     monkeypatch.setattr("broadcast.server.dispatcher.answer", lambda *_: 1 / 0)
@@ -283,7 +262,9 @@ async def test_nothing_warns_when_a_server_is_used_and_dropped() -> None:
     assert caught == []
 
 
-async def test_busy_senders_do_not_keep_newcomers_waiting(server: BroadcastServer, connect: Connect) -> None:
+async def test_busy_senders_do_not_keep_newcomers_waiting(
+    server: BroadcastServer, connect: Connect
+) -> None:
     """Several connections are accepted in one iteration of the event loop."""
     loop = asyncio.get_running_loop()
     waiting = [socket.socket() for _ in range(2 * ACCEPTS_PER_ITERATION)]
@@ -303,7 +284,9 @@ async def test_busy_senders_do_not_keep_newcomers_waiting(server: BroadcastServe
 
 
 class TestLimits:
-    async def test_a_full_server_says_so_and_has_room_again(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_a_full_server_says_so_and_has_room_again(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         server = await make_server(max_clients=2, notices=False)
         first, second = await connect(server, "first"), await connect(server, "second")
         third = await connect(server)
@@ -320,12 +303,16 @@ class TestLimits:
         self, server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
     ) -> None:
         problems: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context["message"]))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: problems.append(context["message"])
+        )
         a, b = await connect(server, "a"), await connect(server, "b")
         waiting = socket.socket()
         waiting.setblocking(False)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard)
+        )
         hoard: list[int] = []
         try:
             with contextlib.suppress(OSError):
@@ -368,13 +355,3 @@ async def test_statistics_count(server: BroadcastServer, connect: Connect) -> No
     assert numbers["deliveries"] == 4
     assert numbers["bytes in"] > len("one\ntwo\n\\ping\n")
     assert numbers["backlog bytes"] == numbers["lagging"] == numbers["dropped"] == 0
-
-
-@pytest.mark.parametrize(("options", "warning"), [({}, "anyone who reaches this port"), ({"token": "x"}, "the token and all that is said")])
-async def test_exposure_beyond_loopback_is_warned_about_once(
-    make_server: MakeServer, caplog: pytest.LogCaptureFixture, options: dict[str, str], warning: str
-) -> None:
-    await make_server(**options)
-    assert caplog.records == []
-    await make_server(host="", **options)
-    assert len(caplog.records) == 1 and warning in caplog.text

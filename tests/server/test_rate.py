@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from conftest import Connect, MakeServer
+from helpers import Connect, MakeServer
 
 from broadcast.server.rate import SWEEP_SIZE, RateLimiter
 

@@ -1,0 +1,127 @@
+"""The options of both programs, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import StartProgram
+
+from broadcast import __version__
+from broadcast.cli import main_client, main_server
+
+
+class TestServer:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--port", "65536"],
+            ["--port", "x"],
+            ["--timeout", "0"],
+            ["--timeout", "nan"],
+            ["--backlog", "0"],
+            ["--grace", "-1"],
+            ["x"],
+        ],
+    )
+    def test_bad_arguments(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as end:
+            main_server(arguments)
+        assert end.value.code == 2
+        assert "error: " in capsys.readouterr().err
+
+    @pytest.mark.parametrize("content", ["", "\n", "\ufeff\n", "two words"])
+    def test_a_token_file_without_one_word_is_refused(
+        self, program: StartProgram, tmp_path: Path, content: str
+    ) -> None:
+        file = tmp_path / "token"
+        file.write_text(content)
+        file.chmod(0o600)
+        server = program("main_server.py", "--port", "0", "--token-file", str(file))
+        assert server.end() == 2
+        expected = (
+            "the token has to be one word" if content == "two words" else "the token is empty"
+        )
+        assert expected in server.errors()
+
+    @pytest.mark.parametrize(
+        ("main", "arguments"),
+        [
+            (main_server, ["--tls-cert", "/nowhere"]),
+            (main_server, ["--tls-key", "/nowhere"]),
+            (main_server, ["--token-file", "/nowhere"]),
+            (main_client, ["--tls", "--tls-ca", "/nowhere"]),
+            (main_client, ["--tls-ca", "/nowhere"]),
+            (main_client, ["--token-file", "/dev/null"]),
+        ],
+    )
+    def test_files_that_cannot_be_used(
+        self,
+        main: Callable[[list[str]], int],
+        arguments: list[str],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2
+        assert "error: " in capsys.readouterr().err
+
+    @pytest.mark.parametrize("content", [b"\xef\xbb\xbfgeheim\r\n", b"geheim", b" geheim\n\n"])
+    def test_token_file_may_be_as_any_editor_leaves_it(
+        self, program: StartProgram, tmp_path: Path, content: bytes
+    ) -> None:
+        secret = tmp_path / "token"
+        secret.write_bytes(content)
+        secret.chmod(0o600)
+        server = program("main_server.py", "--port", "0", "--token-file", str(secret))
+        environment = os.environ | {"BROADCAST_TOKEN": "geheim"}
+        by_name = program(
+            "main_client.py", "--port", str(server.port), stdin=subprocess.DEVNULL, env=environment
+        )
+        by_file = program(
+            "main_client.py",
+            "--port",
+            str(server.port),
+            "--token-file",
+            str(secret),
+            stdin=subprocess.DEVNULL,
+        )
+        assert (by_name.end(), by_file.end()) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["main_server.py", "main_client.py"])
+class TestBoth:
+    @pytest.mark.parametrize("content", ["", "\ufeff", " \n"])
+    def test_empty_token_is_refused(
+        self, program: StartProgram, tmp_path: Path, name: str, content: str
+    ) -> None:
+        secret = tmp_path / "token"
+        secret.write_text(content, encoding="utf-8")
+        secret.chmod(0o600)
+        started = program(
+            name, "--port", "0" if "server" in name else "1", "--token-file", str(secret)
+        )
+        assert started.end() == 2
+        assert started.errors().endswith(f"error: the token is empty: put one in {secret}\n")
+
+    def test_empty_token_of_the_environment_is_refused(
+        self, program: StartProgram, name: str
+    ) -> None:
+        environment = os.environ | {"BROADCAST_TOKEN": ""}
+        started = program(name, "--port", "0" if "server" in name else "1", env=environment)
+        assert started.end() == 2
+        assert started.errors().endswith("error: the token is empty: put one in BROADCAST_TOKEN\n")
+
+    def test_version(self, program: StartProgram, name: str) -> None:
+        started = program(name, "--version")
+        assert started.output_line() == f"broadcast {__version__}"
+        assert started.end() == 0
+
+    def test_help(self, program: StartProgram, name: str) -> None:
+        started = program(name, "--help")
+        assert started.output_line().startswith(f"usage: {name}")
+        assert started.process.stdout and b"--port" in started.process.stdout.read()
+        assert started.end() == 0

@@ -1,0 +1,56 @@
+"""One command for both programs: as a module, and as a single file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers import PATIENCE, TOP, Raw, StartProgram
+
+
+class TestOneCommandForBoth:
+    def run(self, program: StartProgram, start: list[str], connect: list[str]) -> None:
+        server = program(*start, "--port", "0", "--no-notices", cwd=TOP)
+        watcher = Raw(server.port, "watcher")
+        client = program(*connect, "--port", str(server.port), "--user", "bot", cwd=TOP)
+        client.process.communicate(b"hello", timeout=PATIENCE)
+        assert client.process.returncode == 0
+        assert watcher.line() == "bot: hello"
+        server.process.terminate()
+        assert watcher.line() == "* server is shutting down"
+        watcher.file.close()
+        watcher.socket.close()
+        assert server.end() == 0
+
+    def test_as_a_module(self, program: StartProgram) -> None:
+        run = "import runpy; runpy.run_module('broadcast', run_name='__main__')"
+        self.run(program, [run, "start"], [run, "connect"])
+
+    def test_as_one_file(self, program: StartProgram, tmp_path: Path) -> None:
+        """By the line in the README."""
+        (line,) = re.findall(
+            r"^python3 (-c .*zipapp.*)$", (TOP / "README.md").read_text(), re.MULTILINE
+        )
+        subprocess.run([sys.executable, *shlex.split(line)], cwd=TOP, check=True)
+        archive = (TOP / "broadcast.pyz").rename(tmp_path / "broadcast.pyz")
+        names = zipfile.ZipFile(archive).namelist()
+        assert "broadcast/cli/main.py" in names and all(
+            name == "__main__.py" or name.startswith("broadcast/") for name in names
+        )
+        run = f"import sys, runpy; sys.argv[0] = {str(archive)!r}; runpy.run_path({str(archive)!r}, run_name='__main__')"
+        self.run(program, [run, "start"], [run, "connect"])
+
+    @pytest.mark.parametrize(
+        "arguments", [[], ["stop"], ["start", "--nonsense"], ["connect", "--user", "a:b"]]
+    )
+    def test_bad_arguments(self, program: StartProgram, arguments: list[str]) -> None:
+        run = program(
+            "import runpy; runpy.run_module('broadcast', run_name='__main__')", *arguments, cwd=TOP
+        )
+        assert run.end() == 2
+        assert run.errors().startswith("usage: broadcast-server")

@@ -1,0 +1,227 @@
+"""The client program in a pipeline: lines in, lines out."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import HALF_A_SECOND, IMPATIENT, PATIENCE, TOP, Impostor, Raw, StartProgram, timed
+
+
+class TestClientInAPipeline:
+    def test_what_is_piped_in_reaches_the_others_every_time(
+        self, program: StartProgram, port: int, watcher: Raw
+    ) -> None:
+        for number in range(5):
+            client = program("main_client.py", "--port", str(port), "--user", f"bot{number}")
+            client.process.communicate(b"a\nb", timeout=PATIENCE)
+            assert client.process.returncode == 0
+            assert [watcher.line(), watcher.line()] == [f"bot{number}: a", f"bot{number}: b"]
+
+    def test_what_arrives_goes_to_stdout_at_once_and_only_that(
+        self, program: StartProgram, port: int, watcher: Raw
+    ) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        watcher.wait_for("bot")
+        for text in ("one", "two"):
+            watcher.send(text)
+            assert client.output_line() == f"watcher: {text}"
+        client.type("\\exit\n")
+        assert client.end() == 0
+        assert client.process.stdout and client.process.stdout.read() == b""
+        assert client.errors() == ""
+
+    def test_exit_in_the_input_leaves_and_the_rest_is_not_sent(
+        self, program: StartProgram, port: int, watcher: Raw
+    ) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        client.type("one\n\\\\EXIT now\ntwo\n")
+        assert client.end() == 0
+        assert watcher.line() == "bot: one"
+        assert watcher.names() == ["watcher"]
+
+    @pytest.mark.parametrize("stdin", ["/dev/null", "file", "closed"])
+    def test_every_end_of_input_leaves(
+        self, program: StartProgram, port: int, watcher: Raw, stdin: str
+    ) -> None:
+        command = f"exec {sys.executable} {TOP}/main_client.py --port {port} --user bot"
+        source = {"/dev/null": "</dev/null", "file": f"<{TOP}/LICENSE", "closed": "<&-"}[stdin]
+        began = time.monotonic()
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {source}"], check=False, capture_output=True, timeout=PATIENCE
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert time.monotonic() - began < 2
+        if stdin == "file":
+            assert watcher.line() == "bot: MIT License"
+
+    def test_a_server_that_is_gone_ends_it_within_half_a_second_whatever_stdin_is(
+        self, program: StartProgram
+    ) -> None:
+        server = program("main_server.py", "--port", "0", "--no-notices")
+        to = ["--port", str(server.port)]
+        clients = [
+            program("main_client.py", *to, "--user", "pipe"),
+            program("main_client.py", *to, "--user", "listener", "--listen"),
+        ]
+        for _ in clients:
+            assert " in from " in server.error_line()
+        server.process.kill()
+        for client in clients:
+            status, seconds = timed(client)
+            assert (status, seconds < HALF_A_SECOND) == (1, True), seconds
+            assert re.fullmatch(r"broadcast: [^\n]+\n", client.errors())
+
+    def test_listen_does_not_read_stdin(
+        self, program: StartProgram, port: int, watcher: Raw
+    ) -> None:
+        client = program(
+            "main_client.py",
+            "--port",
+            str(port),
+            "--user",
+            "bot",
+            "--listen",
+            stdin=subprocess.DEVNULL,
+        )
+        watcher.wait_for("bot")
+        watcher.send("hello")
+        assert client.output_line() == "watcher: hello"
+        assert client.process.poll() is None
+
+    @pytest.mark.parametrize("arguments", [[], ["--listen"]])
+    def test_a_reader_that_goes_away_ends_it_quietly(
+        self, program: StartProgram, port: int, watcher: Raw, arguments: list[str]
+    ) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot", *arguments)
+        watcher.wait_for("bot")
+        watcher.send("hello")
+        assert client.output_line() == "watcher: hello"
+        assert client.process.stdout
+        client.process.stdout.close()
+        status, seconds = timed(client)
+        assert (status, seconds < HALF_A_SECOND, client.errors()) == (0, True, "")
+
+    @pytest.mark.parametrize("arguments", [[], ["--listen"]])
+    def test_reader_that_goes_away_while_it_leaves_is_no_error(
+        self, program: StartProgram, impostor: Impostor, arguments: list[str]
+    ) -> None:
+        """As on Ctrl-C, which all programs of a pipeline get."""
+        client = program("main_client.py", "--port", impostor.port, *arguments)
+        impostor.let_in()
+        impostor.send("eve: hello")
+        assert client.output_line() == "eve: hello"
+        client.process.send_signal(signal.SIGINT)
+        assert impostor.line() == "\\exit"
+        assert client.process.stdout
+        client.process.stdout.close()
+        assert (client.end(), client.errors()) == (130, "")
+
+    def test_stdout_holds_messages_alone(self, program: StartProgram) -> None:
+        port = program("main_server.py", "--port", "0").port
+        watcher = Raw(port, "watcher")
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        assert watcher.line() == "* bot joined"
+        client.type("\\foo\n\\clients\n")
+        assert client.error_line().startswith("broadcast: ERROR unknown command \\foo")
+        assert client.error_line() == "broadcast: * 2 clients"
+        watcher.send("hello")
+        assert client.output_line() == "watcher: hello"
+        watcher.file.close()
+        watcher.socket.close()
+
+    def test_json_has_an_object_for_whatever_arrives(
+        self, program: StartProgram, port: int, watcher: Raw
+    ) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot", "--json")
+        watcher.wait_for("bot")
+        watcher.send('héllo "x"')
+        objects = [json.loads(client.output_line())]
+        client.type("\\foo\n\\clients\n")
+        objects += [json.loads(client.output_line()) for _ in range(2)]
+        assert [(item["type"], item["sender"]) for item in objects] == [
+            ("message", "watcher"),
+            ("error", None),
+            ("notice", None),
+        ]
+        assert objects[0]["text"] == 'héllo "x"'
+        assert all(datetime.datetime.fromisoformat(item["time"]).tzinfo for item in objects)
+
+    def test_text_sends_commands_as_text(
+        self, program: StartProgram, port: int, watcher: Raw
+    ) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot", "--text")
+        client.process.communicate(b"one\n\\exit\n\\\\ping\nC:\\x\nlast", timeout=PATIENCE)
+        assert client.process.returncode == 0
+        assert [watcher.line() for _ in range(5)] == [
+            "bot: one",
+            "bot:  \\exit",
+            "bot:  \\\\ping",
+            "bot: C:\\x",
+            "bot: last",
+        ]
+
+    def test_reconnects_and_sends_each_line_once(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0", "--no-notices")
+        port = server.port
+        client = program(IMPATIENT, "--port", str(port), "--user", "bot", "--reconnect", cwd=TOP)
+        watcher = Raw(port, "watcher")
+        client.type("before\n")
+        assert watcher.line() == "bot: before"
+        server.process.kill()
+        server.end()
+        assert re.fullmatch(
+            r"broadcast: .*127\.0\.0\.1:\d+.*; trying until it is there again", client.error_line()
+        )
+        client.type("meanwhile\n")
+        again = program("main_server.py", "--port", str(port), "--no-notices")
+        assert again.port == port
+        late = Raw(port, "late")
+        assert client.error_line() == "broadcast: connected again"
+        client.type("after\n")
+        lines = [late.line()]
+        while lines[-1] != "bot: after":
+            lines.append(late.line())
+        assert lines in (["bot: meanwhile", "bot: after"], ["bot: after"]), (
+            "the first if we were there in time, and nothing twice"
+        )
+        client.process.stdin.close() if client.process.stdin else None
+        assert client.end() == 0
+        for raw in (watcher, late):
+            raw.file.close()
+            raw.socket.close()
+
+    def test_a_listener_prints_after_every_reconnection(self, program: StartProgram) -> None:
+        server = program("main_server.py", "--port", "0", "--no-notices")
+        port = server.port
+        client = program(
+            IMPATIENT, "--port", str(port), "--user", "ear", "--listen", "--reconnect", cwd=TOP
+        )
+        for again in (True, True, False):
+            mouth = Raw(port, "mouth")
+            mouth.wait_for("ear")
+            mouth.send("hello")
+            assert client.output_line() == "mouth: hello"
+            mouth.file.close()
+            mouth.socket.close()
+            if again:
+                server.process.kill()
+                server.end()
+                server = program("main_server.py", "--port", str(port), "--no-notices")
+                assert server.port == port
+
+    def test_a_line_too_long_is_told_and_the_others_are_sent(
+        self, program: StartProgram, port: int, watcher: Raw
+    ) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot")
+        _, errors = client.process.communicate(
+            b"before\n" + b"x" * 100_000 + b"\nafter\n", timeout=PATIENCE
+        )
+        assert errors == b"broadcast: a line of more than 65536 bytes was not sent\n"
+        assert [watcher.line(), watcher.line()] == ["bot: before", "bot: after"]

@@ -1,0 +1,204 @@
+"""Blocks: what clients send, sanitised and split into messages and commands."""
+
+from __future__ import annotations
+
+import random
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from broadcast.protocol import (
+    BLOCK_LIMIT,
+    BLOCK_LINES,
+    BLOCK_TOLERANCE,
+    Block,
+    parse,
+    sanitize,
+)
+
+
+def sent(data: bytes, prefix: bytes = b"a: ") -> list[bytes | str]:
+    """What a run of lines comes to: messages one by one, and commands."""
+    items: list[bytes | str] = []
+    for item in parse(data, prefix)[1]:
+        if isinstance(item, str):
+            items.append(item)
+        else:
+            assert item.data.endswith(b"\r\n")
+            messages = item.data.split(b"\r\n")[:-1]
+            assert item.lines == len(messages)
+            items.extend(messages)
+    return items
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long an action takes, the best of three."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+CHUNK = 57_344
+"""Bytes: as much as a client sends at once."""
+
+
+class TestCleaning:
+    def test_each_control_separator_and_bidirectional_character_becomes_a_replacement(self) -> None:
+        controls = [*range(0x20), 0x7F, *range(0x80, 0xA0)]
+        bidirectional = [0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+        for code in [*controls, 0x2028, 0x2029, *bidirectional]:
+            expected = "a\tb" if code == 9 else "a\ufffdb"
+            assert sanitize(f"a{chr(code)}b".encode()) == expected, hex(code)
+
+    def test_nothing_else_changes(self) -> None:
+        text = "".join(chr(code) for code in range(0x20, 0x30000) if not 0xD800 <= code < 0xE000)
+        changed = [
+            char
+            for char, kept in zip(text, sanitize(f"{text}.".encode()), strict=False)
+            if char != kept
+        ]
+        assert len(changed) == 1 + 32 + 1 + 2 + 2 + 5 + 4
+        assert len(f"a{text}".splitlines()) > 1
+        assert len(sanitize(f"a{text}".encode()).splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("data", "text"),
+        [
+            (b"\xff\xfe", "\ufffd\ufffd"),
+            (b"a\xc3", "a\ufffd"),
+            (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
+            (b"\xc0\x80", "\ufffd\ufffd"),
+            ("a\u2028b\u2029c\u2028".encode(), "a\ufffdb\ufffdc\ufffd"),
+            (b"\xc3\x01\xa9", "\ufffd\ufffd\ufffd"),
+            (b"\xe2\x80\x7f\x8e", "\ufffd\ufffd\ufffd"),
+            (b"  lead \t ", "  lead"),
+            ("wide\u3000".encode(), "wide"),
+            (b"\x0b", "\ufffd"),
+            (b" \t", ""),
+        ],
+    )
+    def test_examples(self, data: bytes, text: str) -> None:
+        assert sanitize(data) == text
+
+
+class TestParse:
+    @pytest.mark.parametrize("special", [b"", "é\n".encode(), b"\x00\n", b"\\x\n"])
+    def test_messages_are_the_same_on_the_fast_way_and_the_slow(self, special: bytes) -> None:
+        plain = [b"a: one", b"a:   two", b"a: three\tx", b"a: four"]
+        assert sent(b"one\n  two \t\r\n\n \nthree\tx\r\n\r\nfour\n" + special)[:4] == plain
+
+    def test_one_carriage_return_belongs_to_the_ending_and_a_second_does_not(self) -> None:
+        assert sent(b"a\r\n") == [b"a: a"]
+        assert sent(b"a\r\r\n") == ["a: a\ufffd".encode()]
+        assert sent(b"a\rb\n") == ["a: a\ufffdb".encode()]
+
+    def test_commands_stand_where_they_were_among_the_messages(self) -> None:
+        assert sent(b"one\n\\exit now\ntwo\n\\\\ping\n") == [
+            b"a: one",
+            "\\exit now",
+            b"a: two",
+            "\\\\ping",
+        ]
+        assert sent(b" \\exit\nmid\\dle\n") == [b"a:  \\exit", b"a: mid\\dle"]
+
+    def test_counts_every_line(self) -> None:
+        assert parse(b"a\n\n\\x\n", b"")[0] == 3
+        assert parse(b"a\n\nb\n", b"")[0] == 3
+
+    @pytest.mark.parametrize("letter", ["a", "é"])
+    def test_blocks_are_bounded_as_they_are_sent(self, letter: str) -> None:
+        prefix = ("\U0001f600" * 32 + ": ").encode()
+        blocks = [
+            item.data
+            for item in parse(f"{letter}\n".encode() * 20_000, prefix)[1]
+            if isinstance(item, Block)
+        ]
+        assert max(map(len, blocks)) <= BLOCK_LIMIT + 200
+        assert b"".join(blocks) == (prefix + letter.encode() + b"\r\n") * 20_000
+
+    @pytest.mark.parametrize(
+        "unit",
+        [
+            b"x" * 99 + b"\n",
+            b"ab\n",
+            b"\n",
+            "é\n".encode(),
+            b"\xff" * 99 + b"\n",
+            b"a\n" * 500 + b"x" * 500 + b"\n",
+            b"a\n" * 500 + b"\x01" * 500 + b"\n",
+        ],
+        ids=["ordinary", "short", "blank", "not ASCII", "not UTF-8", "uneven", "uneven controls"],
+    )
+    def test_a_block_has_a_bounded_number_of_lines_and_bytes(self, unit: bytes) -> None:
+        run = unit * (CHUNK // len(unit))
+        for prefix in (b"a: ", ("\U0001f600" * 32 + ": ").encode()):
+            blocks = [item for item in parse(run, prefix)[1] if isinstance(item, Block)]
+            assert sum(block.lines for block in blocks) == sum(map(bool, run.split(b"\n")))
+            assert all(block.lines <= BLOCK_LINES for block in blocks)
+            assert all(len(block.data) <= BLOCK_LIMIT + BLOCK_TOLERANCE for block in blocks)
+
+    def test_an_ordinary_chunk_makes_as_few_blocks_as_possible_of_equal_size(self) -> None:
+        run = (b"x" * 99 + b"\n") * (CHUNK // 100)
+        for prefix, count in ((b"bob: ", 1), (b"b" * 30 + b": ", 2), (b"b" * 128 + b": ", 3)):
+            sizes = [len(item.data) for item in parse(run, prefix)[1] if isinstance(item, Block)]
+            assert len(sizes) == count
+            assert max(sizes) - min(sizes) < 1_000
+
+    @pytest.mark.parametrize(
+        "line",
+        [b"ab\n", b"\\a\n", "é\n".encode(), b"a\n\\b\n"],
+        ids=["plain", "commands", "not ASCII", "both"],
+    )
+    def test_no_list_of_lines_is_kept_between_two_items(self, line: bytes) -> None:
+        """A waiting sender would otherwise hold twenty times what it sent."""
+        run = line * (CHUNK // len(line))
+        prefix = b"x" * 128 + b": "
+        list(parse(run, prefix)[1])
+        tracemalloc.start()
+        try:
+            _, items = parse(run, prefix)
+            for _ in range(3):
+                next(items)
+                assert tracemalloc.get_traced_memory()[0] < BLOCK_LIMIT + 10_000, "one block"
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        "line",
+        [b"\xff\n", "é\n".encode(), b"\x01\n", b"\r\r\n"],
+        ids=["not UTF-8", "not ASCII", "controls", "CR"],
+    )
+    def test_hard_lines_cost_a_few_times_as_much_as_plain_ones(self, line: bytes) -> None:
+        plain, hard = (unit * (CHUNK // len(unit)) for unit in (b"abc\n"[-len(line) :], line))
+        cost = seconds(lambda: list(parse(hard, b"bob: ")[1]))
+        assert cost < 6 * seconds(lambda: list(parse(plain, b"bob: ")[1]))
+
+    def test_blank_lines_cost_less_than_others(self) -> None:
+        cost = seconds(lambda: list(parse(b"\n" * CHUNK, b"bob: ")[1]))
+        assert cost < seconds(lambda: list(parse(b"a\n" * (CHUNK // 2), b"bob: ")[1]))
+
+    def test_random_lines_on_both_ways_agree_with_the_definition(self) -> None:
+        chance = random.Random(11)
+        for _ in range(500):
+            run = b"".join(
+                bytes(
+                    chance.choices(
+                        b"ab \t\\\r\x1b\xc3\xa9",
+                        [9, 9, 4, 2, 1, 1, chance.random() < 0.1, 1, 1],
+                        k=chance.randrange(6),
+                    )
+                )
+                + chance.choice([b"\n", b"\r\n"])
+                for _ in range(chance.randrange(1, 8))
+            )
+            expected: list[bytes | str] = []
+            for line in run.split(b"\n")[:-1]:
+                text = sanitize(line.removesuffix(b"\r"))
+                if text:
+                    expected.append(text if text.startswith("\\") else f"a: {text}".encode())
+            assert sent(run) == expected, run

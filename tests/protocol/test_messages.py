@@ -1,0 +1,42 @@
+"""Messages, notices and errors, as a client receives them."""
+
+from __future__ import annotations
+
+import pytest
+
+from broadcast import Message, Notice, ServerError
+from broadcast.protocol import (
+    NAME_LIMIT,
+    parse_incoming,
+    parse_renamed,
+    renamed_notice,
+)
+
+
+class TestIncoming:
+    @pytest.mark.parametrize(
+        ("line", "incoming"),
+        [
+            ("Attila: hello", Message("Attila", "hello")),
+            ("Attila:  a: b", Message("Attila", " a: b")),
+            ("ERROR: hello", Message("ERROR", "hello")),
+            ("* Attila joined", Notice("Attila joined")),
+            ("* a: b", Notice("a: b")),
+            ("ERROR too slow: x", ServerError("too slow: x")),
+        ],
+    )
+    def test_is_told_apart_and_shown_as_it_came(
+        self, line: str, incoming: Message | Notice | ServerError
+    ) -> None:
+        assert parse_incoming(line) == incoming
+        assert str(incoming) == line
+
+    def test_line_of_a_sender_with_an_impossibly_long_name_is_a_notice(self) -> None:
+        longest = "\U0001f600" * NAME_LIMIT + "-1000000000"
+        assert parse_incoming(f"{longest}: hello") == Message(longest, "hello")
+        assert parse_incoming(f"x{longest}: hello") == Notice(f"x{longest}: hello")
+
+    def test_a_parse_renamed_is_found_in_no_other_line(self) -> None:
+        assert parse_renamed(renamed_notice("Attila", "Attila-2")) == "Attila-2"
+        assert parse_renamed("* Attila joined") is None
+        assert parse_renamed("Attila: * a is taken: you are b") is None

@@ -1,0 +1,202 @@
+"""Admission: the handshake and the token, over raw sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+from helpers import Connect, MakeServer
+
+from broadcast import BroadcastServer
+from broadcast.protocol import HANDSHAKE_LIMIT, LINE_LIMIT
+
+
+class TestHandshake:
+    @pytest.mark.parametrize(
+        "first",
+        [
+            "CONNECT",
+            "CONNECT Attila",
+            "CONNECT  Attila  ",
+            "CONNECT Attila unasked-token",
+            "\r\n \n\nCONNECT Attila",
+        ],
+    )
+    @pytest.mark.parametrize("ending", ["\n", "\r\n"])
+    async def test_success_stands_alone_on_its_line(
+        self, server: BroadcastServer, connect: Connect, first: str, ending: str
+    ) -> None:
+        peer = await connect(server)
+        peer.send(first + ending + "\\clients" + ending)
+        assert await peer.line() == "SUCCESS"
+        assert await peer.line() == "* 1 client"
+        assert await peer.line() == (
+            "* anonymous (you)" if first == "CONNECT" else "* Attila (you)"
+        )
+
+    @pytest.mark.parametrize(
+        ("line", "answer"),
+        [
+            ("hello", "ERROR expected CONNECT <username>"),
+            ("connect Attila", "ERROR expected CONNECT <username>"),
+            ("CONNECT a b c", "ERROR expected CONNECT <username>"),
+            ("\\exit", "ERROR expected CONNECT <username>"),
+            ("CONNECT a:b", "ERROR bad username: it has a colon in it"),
+            ("CONNECT " + "x" * 33, "ERROR bad username: longer than 32 characters"),
+            ("CONNECT a\x00b", "ERROR bad username: it has characters in it that can't be shown"),
+            ("x" * (LINE_LIMIT + 2), "ERROR expected CONNECT <username>"),
+        ],
+    )
+    async def test_refuses_and_closes(
+        self, server: BroadcastServer, connect: Connect, line: str, answer: str
+    ) -> None:
+        peer = await connect(server)
+        peer.send(f"{line}\r\n")
+        assert await peer.rest() == [answer]
+
+    async def test_refuses_a_first_line_that_never_ends_as_soon_as_it_is_too_long(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
+        peer = await connect(server)
+        peer.send("x" * (LINE_LIMIT + 2))
+        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+
+    @pytest.mark.parametrize("blank", [b"\n", b" \r\n", b"\t\n"])
+    async def test_refuses_more_than_a_kilobyte_before_the_end_of_the_connect(
+        self, server: BroadcastServer, connect: Connect, blank: bytes
+    ) -> None:
+        peer = await connect(server)
+        peer.send(blank * (HANDSHAKE_LIMIT // len(blank) + 1))
+        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+
+    async def test_lines_after_the_connect_do_not_count_against_its_limit(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
+        listener, peer = await connect(server, "listener"), await connect(server)
+        connect_line = f"CONNECT a {'t' * (HANDSHAKE_LIMIT - len('CONNECT a ') - 1)}\n"
+        assert len(connect_line) == HANDSHAKE_LIMIT
+        peer.send(connect_line + "hello\n" * 10_000)
+        assert await peer.line() == "SUCCESS"
+        assert await listener.lines(10_000) == ["a: hello"] * 10_000
+
+    async def test_first_line_costs_little_whatever_is_in_it(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
+        """To normalise text takes quadratic time for combining marks in descending order."""
+        marks = "".join(chr(0x300 + number % 0x30) for number in range(30_000))
+        began = time.monotonic()
+        for _ in range(20):
+            peer = await connect(server)
+            peer.send(f"CONNECT {marks}\n")
+            assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+        assert time.monotonic() - began < 2
+
+    async def test_refuses_a_client_that_ends_without_a_word(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
+        peer = await connect(server)
+        peer.writer.write_eof()
+        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+
+    async def test_a_first_line_may_be_the_last_and_without_an_ending(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
+        peer = await connect(server)
+        peer.send("CONNECT Attila")
+        peer.writer.write_eof()
+        assert await peer.rest() == ["SUCCESS"]
+
+    async def test_times_out(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(handshake_timeout=0.1)
+        peer = await connect(server)
+        peer.send("CONN")
+        assert await peer.rest() == ["ERROR handshake timed out"]
+
+    async def test_blank_lines_do_not_prolong_it(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(handshake_timeout=0.2)
+        peer = await connect(server)
+
+        async def dribble() -> None:
+            while True:
+                peer.send("\n")
+                await asyncio.sleep(0.05)
+
+        dribbling = asyncio.create_task(dribble())
+        assert await peer.rest() == ["ERROR handshake timed out"]
+        dribbling.cancel()
+
+    async def test_nothing_goes_from_or_to_a_client_before_success(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server()
+        outside, inside = await connect(server), await connect(server, "inside")
+        inside.send("not for outside\n")
+        await inside.synchronise()
+        outside.send("hello\n")
+        assert await outside.rest() == ["ERROR expected CONNECT <username>"]
+        assert await inside.synchronise() == []
+
+    async def test_lines_that_came_with_the_connect_are_handled_after_it(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
+        listener, peer = await connect(server, "listener"), await connect(server)
+        peer.send("CONNECT Attila\none\n\\clients\ntwo\n")
+        assert await peer.lines(4) == ["SUCCESS", "* 2 clients", "* Attila (you)", "* listener"]
+        assert await listener.lines(2) == ["Attila: one", "Attila: two"]
+
+    async def test_cut_at_every_byte(self, server: BroadcastServer, connect: Connect) -> None:
+        listener = await connect(server, "listener")
+        stream = "CONNECT Zoë\r\nhällo\r\n\\clients\n🙂\n".encode()
+        for at in range(1, len(stream)):
+            peer = await connect(server)
+            peer.send(stream[:at])
+            await asyncio.sleep(0)
+            peer.send(stream[at:])
+            assert await peer.lines(4) == ["SUCCESS", "* 2 clients", "* listener", "* Zoë (you)"]
+            assert await listener.lines(2) == ["Zoë: hällo", "Zoë: 🙂"]
+            peer.send("\\exit\n")
+            await peer.rest()
+
+
+class TestToken:
+    @pytest.mark.parametrize(
+        "line",
+        ["CONNECT", "CONNECT a", "CONNECT a wrong", "CONNECT a geheim2", "CONNECT a gehei\ufffd"],
+    )
+    async def test_a_wrong_or_missing_one_is_not_authorised(
+        self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture, line: str
+    ) -> None:
+        caplog.set_level(logging.INFO, "broadcast")
+        server = await make_server(token="geheim", wrong_token_delay=0.01)
+        peer = await connect(server)
+        peer.send(f"{line}\n")
+        assert await peer.rest() == ["ERROR not authorised"]
+        assert (
+            "127.0.0.1" in caplog.text
+            and "refused: not authorised" in caplog.text
+            and "geheim" not in caplog.text
+        )
+
+    async def test_the_right_one_lets_in(self, make_server: MakeServer, connect: Connect) -> None:
+        server = await make_server(token="geheim-é")
+        peer = await connect(server)
+        peer.send("CONNECT a geheim-é\n")
+        assert await peer.line() == "SUCCESS"
+
+    async def test_a_wrong_one_costs_its_connection_some_time(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(token="geheim", wrong_token_delay=0.3, notices=False)
+        began = time.monotonic()
+        guesser, right = await connect(server), await connect(server)
+        guesser.send("CONNECT a wrong\n")
+        right.send("CONNECT b geheim\n")
+        assert await right.line() == "SUCCESS"
+        assert time.monotonic() - began < 0.3
+        assert server.statistics()["connections"] == 2
+        assert await guesser.rest() == ["ERROR not authorised"]
+        assert time.monotonic() - began > 0.3

@@ -1,0 +1,361 @@
+"""Delivery to real clients: the same order for all, nothing lost or sent twice, memory bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from helpers import Connect, MakeServer, Peer, fanout_of
+
+from broadcast import BroadcastServer
+from broadcast.protocol import BLOCK_LIMIT
+from broadcast.server.batch import BATCH_OVERHEAD, BATCH_SIZE
+
+MESSAGE = "x" * 100
+
+
+SMALL = 4096
+"""Bytes for a receive buffer: without one, loopback swallows about 4 MB before a reader looks stalled."""
+
+
+async def flood(sender: Peer, count: int, name: str = "", first: int = 0) -> None:
+    """Send numbered messages, then `end`."""
+    for start in range(first, first + count, 1000):
+        sender.send(
+            "".join(
+                f"{number} {MESSAGE}\n" for number in range(start, min(start + 1000, first + count))
+            )
+        )
+        await sender.writer.drain()
+    sender.send(f"end{name}\n")
+
+
+async def until(peer: Peer, *ends: str) -> list[str]:
+    """The lines up to the last of `ends`."""
+    lines, missing = [], set(ends)
+    while missing:
+        lines.append(await peer.line())
+        missing.discard(lines[-1])
+    return lines
+
+
+def numbers(lines: list[str], sender: str) -> list[int]:
+    return [
+        int(line.split(" ")[1])
+        for line in lines
+        if line.startswith(f"{sender}: ") and MESSAGE in line
+    ]
+
+
+def backlog(server: BroadcastServer) -> int:
+    return int(server.statistics()["backlog bytes"])
+
+
+async def test_a_hundred_receivers_get_everything_once_and_in_order(
+    server: BroadcastServer, connect: Connect
+) -> None:
+    receivers = await asyncio.gather(*(connect(server, "r") for _ in range(100)))
+    sender = await connect(server, "s")
+    flooding = asyncio.create_task(flood(sender, 2000))
+    for lines in await asyncio.gather(*(until(receiver, "s: end") for receiver in receivers)):
+        assert numbers(lines, "s") == list(range(2000))
+    await flooding
+
+
+async def test_one_order_for_all_however_they_send_lag_leave_and_join(
+    server: BroadcastServer, connect: Connect
+) -> None:
+    """Senders that never read, leave in mid-stream, reset, and join in the middle; receivers that lag."""
+    watchers = [
+        await connect(server, f"w{number}", buffer=SMALL if number % 2 else None)
+        for number in range(4)
+    ]
+    senders = [await connect(server, f"s{number}") for number in range(4)]
+    leaver, resetter = await connect(server, "leaver"), await connect(server, "resetter")
+    ends = [f"s{number}: end{number}" for number in range(4)]
+    reading = [asyncio.create_task(until(watcher, *ends, "late: end")) for watcher in watchers]
+    for sender in (*senders, resetter):
+        sender.stop_reading()
+    first_half = [asyncio.create_task(flood(sender, 1500, "-of-half")) for sender in senders]
+    leaver.send("".join(f"{number} {MESSAGE}\n" for number in range(500)) + "\\exit\n")
+    await flood(resetter, 500)
+    late = await connect(server, "late")
+    resetter.reset()
+    await asyncio.gather(*first_half)
+    second_half = [
+        asyncio.create_task(flood(sender, 1500, str(number), first=1500))
+        for number, sender in enumerate(senders)
+    ]
+    reading_late = asyncio.create_task(until(late, *ends))
+    await asyncio.gather(*second_half, flood(late, 100))
+    first, *others = await asyncio.gather(*reading)
+    for name, count in {
+        "s0": 3000,
+        "s1": 3000,
+        "s2": 3000,
+        "s3": 3000,
+        "leaver": 500,
+        "resetter": 500,
+        "late": 100,
+    }.items():
+        assert numbers(first, name) == list(range(count)), name
+    assert all(lines == first for lines in others)
+    seen_by_late = await reading_late
+    without_late = [line for line in first if not line.startswith("late: ")]
+    assert seen_by_late == without_late[without_late.index(seen_by_late[0]) :][: len(seen_by_late)]
+
+
+async def test_everybody_sending_to_everybody(server: BroadcastServer, connect: Connect) -> None:
+    peers = [await connect(server, f"p{number}") for number in range(12)]
+    names = {f"p{number}" for number in range(12)}
+    flooding = [
+        asyncio.create_task(flood(peer, 400, str(number))) for number, peer in enumerate(peers)
+    ]
+    logs = await asyncio.gather(
+        *(
+            until(peer, *(f"p{n}: end{n}" for n in range(12) if n != number))
+            for number, peer in enumerate(peers)
+        )
+    )
+    await asyncio.gather(*flooding)
+    for number, lines in enumerate(logs):
+        for other in names - {f"p{number}"}:
+            assert numbers(lines, other) == list(range(400))
+        shared = [line for line in lines if line.split(":")[0] not in ("p0", f"p{number}")]
+        assert shared == [
+            line for line in logs[0] if line.split(":")[0] not in ("p0", f"p{number}")
+        ]
+
+
+async def test_what_is_published_in_one_turn_goes_out_together(
+    server: BroadcastServer, connect: Connect
+) -> None:
+    a, b = await connect(server, "a"), await connect(server, "b")
+    fanout = fanout_of(server)
+    before = fanout._open.number
+    for number in range(100):
+        fanout.publish(None, b"%d\r\n" % number)
+    assert await a.lines(100) == await b.lines(100) == [str(number) for number in range(100)]
+    assert fanout._open.number == before + 1
+
+
+async def test_a_leaver_gets_what_was_published_before_in_the_same_turn_and_nothing_after(
+    server: BroadcastServer, connect: Connect
+) -> None:
+    stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
+    fanout = fanout_of(server)
+    (receiver,) = [
+        session._member.subscription
+        for session in server._sessions.values()
+        if session._member and session._member.name == "leaves"
+    ]
+    assert receiver
+    fanout.publish(None, b"before\r\n")
+    delivered = fanout.leave(receiver)
+    fanout.publish(None, b"after\r\n")
+    await delivered
+    assert await stays.lines(2) == ["before", "after"]
+    assert await leaves.synchronise() == ["before"]
+
+
+class TestStalledReader:
+    async def test_is_dropped_after_one_grace_time_and_never_as_if_complete(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(backlog=500_000, grace=0.3)
+        others = [await connect(server, f"r{number}") for number in range(5)]
+        stalled = await connect(server, "stalled", buffer=SMALL)
+        sender = await connect(server, "s")
+        stalled.stop_reading()
+        reading = [asyncio.create_task(until(other, "s: end")) for other in others]
+        began = time.monotonic()
+        await flood(sender, 20_000)
+        for lines in await asyncio.gather(*reading):
+            assert numbers(lines, "s") == list(range(20_000))
+            assert "* stalled left (too slow)" in lines
+        assert time.monotonic() - began < 10
+        while len(server._sessions) > 6:
+            await asyncio.sleep(0.01)
+        assert backlog(server) == 0
+        stalled.go_on_reading()
+        with pytest.raises(ConnectionResetError):
+            await stalled.rest()
+
+    async def test_is_told_why_where_its_socket_still_takes_it(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(backlog=200_000, grace=0.2, notices=False)
+        stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
+        stalled.stop_reading()
+        flooding = asyncio.create_task(flood(sender, 30_000))
+        while server.statistics()["clients"] > 1:
+            await asyncio.sleep(0.01)
+        stalled.go_on_reading()
+        lines = await stalled.rest()
+        assert lines[-1] == "ERROR too slow: did not read what it was sent in time"
+        received = numbers(lines, "s")
+        assert received == list(range(len(received)))
+        await flooding
+
+    async def test_holds_the_room_without_growing_the_backlog(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(backlog=300_000, grace=0.5, notices=False)
+        stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
+        stalled.stop_reading()
+        flooding = asyncio.create_task(flood(sender, 100_000))
+        largest = 0
+        while not flooding.done():
+            largest = max(largest, backlog(server))
+            await asyncio.sleep(0)
+        assert 300_000 < largest <= 300_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_OVERHEAD
+
+    async def test_is_nobody_in_a_room_that_never_fills_the_backlog(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(grace=0.1, notices=False)
+        stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
+        stalled.stop_reading()
+        await flood(sender, 20_000)
+        await sender.synchronise()
+        assert backlog(server) > 0
+        await asyncio.sleep(0.3)
+        stalled.go_on_reading()
+        assert numbers(await until(stalled, "s: end"), "s") == list(range(20_000))
+
+    async def test_each_hold_is_judged_by_itself(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        """A reader that empties its part in every hold is never too slow, however long the holds are together."""
+        server = await make_server(backlog=200_000, grace=0.5, notices=False)
+        slow, sender = await connect(server, "slow", buffer=SMALL), await connect(server, "s")
+        flooding = asyncio.create_task(flood(sender, 15_000))
+        held = False
+        lines: list[str] = []
+        while "s: end" not in lines[-1:]:
+            lines.append(await slow.line())
+            if len(lines) % 1500 == 0:
+                await asyncio.sleep(0.05)
+            held = held or fanout_of(server).input_paused
+        assert held
+        assert numbers(lines, "s") == list(range(15_000))
+        await flooding
+
+    async def test_who_leaves_while_the_room_is_held_for_it_is_told_too(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(backlog=200_000, grace=0.3, notices=False)
+        stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
+        stalled.stop_reading()
+        flooding = asyncio.create_task(flood(sender, 50_000))
+        while not fanout_of(server).input_paused:
+            await asyncio.sleep(0.01)
+        stalled.send("\\exit\n")
+        while server.statistics()["clients"] > 1:
+            await asyncio.sleep(0.01)
+        stalled.go_on_reading()
+        assert (await stalled.rest())[-1] == "ERROR too slow: did not read what it was sent in time"
+        await flooding
+
+    async def test_that_trickles_cannot_hold_the_room_for_longer(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(backlog=300_000, grace=0.3)
+        trickling, other, sender = (
+            await connect(server, "t", buffer=SMALL),
+            await connect(server, "o"),
+            await connect(server, "s"),
+        )
+        trickling.stop_reading()
+
+        async def trickle() -> None:
+            while True:
+                trickling.go_on_reading()
+                await asyncio.sleep(0)
+                trickling.stop_reading()
+                await asyncio.sleep(0.05)
+
+        trickle_task = asyncio.create_task(trickle())
+        reading = asyncio.create_task(until(other, "s: end"))
+        await flood(sender, 20_000)
+        assert "* t left (too slow)" in await reading
+        trickle_task.cancel()
+
+
+async def test_one_letter_lines_under_a_long_name_obey_the_bound(
+    make_server: MakeServer, connect: Connect
+) -> None:
+    server = await make_server(backlog=500_000, grace=0.4, notices=False)
+    stalled, sender = (
+        await connect(server, "stalled", buffer=SMALL),
+        await connect(server, "\U0001f600" * 32),
+    )
+    stalled.stop_reading()
+    sender.send("a\n" * 100_000)
+    largest = 0
+    while server.statistics()["clients"] > 1:
+        largest = max(largest, backlog(server))
+        await asyncio.sleep(0)
+    assert 500_000 < largest <= 500_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_OVERHEAD
+
+
+async def test_time_in_which_the_room_was_held_is_nobodys_silence(
+    make_server: MakeServer, connect: Connect
+) -> None:
+    server = await make_server(backlog=200_000, grace=0.8, timeout=0.4, notices=False)
+    stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
+    bystander = await connect(server, "b")
+    stalled.stop_reading()
+    heartbeat = True
+
+    async def beat() -> None:
+        while heartbeat:
+            bystander.send("\\ping\n")
+            await asyncio.sleep(0.1)
+
+    beating = asyncio.create_task(beat())
+    reading = asyncio.create_task(until(bystander, "s: end"))
+    await flood(sender, 30_000)
+    assert numbers(await reading, "s") == list(range(30_000))
+    heartbeat = False
+    await beating
+
+
+async def test_nobody_is_kept_out_of_a_room_that_is_held_again_and_again(
+    make_server: MakeServer, connect: Connect
+) -> None:
+    """Ten publishers that never run out of blocks, and one reader that is the slower: each has its turn."""
+    server = await make_server(backlog=200_000, grace=20, notices=False)
+    reader = await connect(server, "reader", buffer=200_000)
+    fanout = fanout_of(server)
+    turns = [0] * 10
+
+    async def publish(number: int) -> None:
+        while True:
+            await fanout.wait_to_publish()
+            fanout.publish(None, b"x" * 9_998 + b"\r\n")
+            turns[number] += 1
+
+    publishing = [asyncio.create_task(publish(number)) for number in range(10)]
+    while sum(turns) < 4000:
+        await reader.line()
+    for task in publishing:
+        task.cancel()
+    await asyncio.gather(*publishing, return_exceptions=True)
+    assert min(turns) > 0.3 * max(turns), turns
+    reader.reset()
+
+
+async def test_a_thousand_joining_at_once_are_each_told_of_every_later_one(
+    make_server: MakeServer, connect: Connect
+) -> None:
+    server = await make_server()
+    count = 300
+    peers = await asyncio.gather(*(connect(server, f"p{number}") for number in range(count)))
+    await connect(server, "last")
+    seen = [(await until(peer, "* last joined"))[:-1] for peer in peers]
+    assert sorted(map(len, seen)) == list(range(count))
+    order = max(seen, key=len)
+    for lines in seen:
+        assert lines == order[len(order) - len(lines) :]

@@ -1,0 +1,181 @@
+"""The fan-out, with connections that a test moves by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from broadcast.net.connection import Connection
+from broadcast.server.batch import BATCH_SIZE, Subscription
+from broadcast.server.clock import ServingClock
+from broadcast.server.fanout import MAX_BATCHES_PER_FEED, Fanout
+
+
+class TakesAll(Connection):
+    """Has something under way from the beginning, and takes everything at once when that is over."""
+
+    is_closing = False
+    write_pending = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = 0
+
+    def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
+        self.sent += 1
+        return not self.write_pending
+
+    def tell(self) -> None:
+        assert self.on_drained
+        self.write_pending = False
+        self.on_drained()
+
+
+class TestTurns:
+    async def lag(self) -> tuple[Fanout, TakesAll, Subscription]:
+        fanout, connection = Fanout(ServingClock(), 10_000_000, 1.0), TakesAll()
+        fanout.join(TakesAll(), lambda: None)  # takes nothing: for it the backlog is kept
+        receiver = fanout.join(connection, lambda: None)
+        for _ in range(4 * MAX_BATCHES_PER_FEED):
+            fanout.publish(None, bytes(BATCH_SIZE))
+        await asyncio.sleep(0)
+        assert (connection.sent, fanout.lagging) == (1, 2)
+        connection.tell()
+        assert connection.sent == 1 + MAX_BATCHES_PER_FEED
+        return fanout, connection, receiver
+
+    async def test_it_gets_more_when_the_others_had_theirs_until_it_is_level(self) -> None:
+        fanout, connection, _ = await self.lag()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert (connection.sent, fanout.lagging) == (4 * MAX_BATCHES_PER_FEED, 1)
+
+    async def test_one_that_is_dropped_in_between_gets_nothing_more(self) -> None:
+        fanout, connection, receiver = await self.lag()
+        fanout.drop(receiver)
+        await asyncio.sleep(0)
+        assert (connection.sent, fanout.lagging) == (1 + MAX_BATCHES_PER_FEED, 1)
+
+    async def test_an_answer_in_between_is_taken_first(self) -> None:
+        _, connection, _ = await self.lag()
+        connection.write_pending = True
+        await asyncio.sleep(0)
+        assert connection.sent == 1 + MAX_BATCHES_PER_FEED
+        connection.tell()
+        assert connection.sent == 1 + 2 * MAX_BATCHES_PER_FEED
+
+
+class Slow(Connection):
+    """Has something unsent from the beginning, and takes it when a test says so."""
+
+    is_closing = False
+    write_pending = True
+
+    def __init__(self, peer: str) -> None:
+        super().__init__()
+        self.peer = peer
+        self.waiting = 0
+
+    @property
+    def unsent(self) -> int:
+        return self.waiting
+
+    def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
+        self.waiting += len(data)
+        return False
+
+    def take_all(self) -> None:
+        self.waiting = 0
+        assert self.on_drained
+        self.on_drained()
+
+
+class TestStragglers:
+    """Input is paused for clients whose sockets a test moves by hand."""
+
+    def pause(self, *peers: str, **options: float) -> tuple[Fanout, list[Slow], list[Slow]]:
+        """Return a fan-out whose input is paused for these clients, and a list of the dropped."""
+        dropped: list[Slow] = []
+        options = {"grace": 20.0, "stall_time": 0.2} | options
+        fanout = Fanout(ServingClock(), 1_000_000, **options)
+        clients = [Slow(peer) for peer in peers]
+        for client in clients:
+            fanout.join(client, lambda client=client: dropped.append(client))  # type: ignore[misc]
+        self.fill(fanout)
+        assert fanout.input_paused
+        return fanout, clients, dropped
+
+    def fill(self, fanout: Fanout) -> None:
+        while not fanout.input_paused:
+            fanout.publish(None, bytes(BATCH_SIZE))
+            fanout._flush()
+
+    async def test_one_that_takes_nothing_is_dropped_long_before_the_grace_time_is_over(
+        self,
+    ) -> None:
+        fanout, (stalled,), dropped = self.pause("127.0.0.1:1")
+        began = time.monotonic()
+        async with asyncio.timeout(5):
+            await fanout.wait_to_publish()
+        assert dropped == [stalled]
+        assert 0.19 < time.monotonic() - began
+
+    async def test_one_that_takes_something_is_waited_for(self) -> None:
+        fanout, (slow,), dropped = self.pause("127.0.0.1:1")
+        began = time.monotonic()
+        while time.monotonic() < began + 0.5:
+            slow.waiting = max(0, slow.waiting - 1000)
+            await asyncio.sleep(0.01)
+        assert fanout.input_paused and not dropped
+
+    async def test_stop_of_the_process_counts_against_nobody(self) -> None:
+        fanout, (stalled,), dropped = self.pause("127.0.0.1:1")
+        time.sleep(0.4)  # noqa: ASYNC251 (as if the process were stopped)
+        await asyncio.sleep(0.1)
+        assert fanout.input_paused and not dropped
+        async with asyncio.timeout(5):
+            await fanout.wait_to_publish()
+        assert dropped == [stalled]
+
+    async def test_newcomer_that_stalls_costs_little_where_the_budget_is_spent(self) -> None:
+        fanout, _, dropped = self.pause("127.0.0.1:1", grace=0.2)
+        async with asyncio.timeout(5):
+            await fanout.wait_to_publish()
+        for number in range(5):
+            fanout.join(stalled := Slow(f"127.0.0.1:{number}"), lambda: dropped.append(stalled))
+            self.fill(fanout)
+            began = time.monotonic()
+            await fanout.wait_to_publish()
+            assert dropped[-1] is stalled
+            assert time.monotonic() - began < 0.1
+
+    async def test_no_client_is_looked_at_while_input_is_not_paused(self) -> None:
+        fanout, (slow,), _ = self.pause("127.0.0.1:1")
+        check = fanout._next_check
+        while fanout.input_paused:
+            slow.take_all()
+        assert check and check.cancelled()
+        assert not fanout._next_check and not fanout._stragglers
+
+    async def test_one_that_is_less_than_half_the_bound_behind_is_not_dropped(self) -> None:
+        dropped: list[Slow] = []
+        fanout = Fanout(ServingClock(), 1_000_000, 20.0, 0.2)
+        first, second = Slow("127.0.0.1:1"), Slow("127.0.0.2:1")
+        fanout.join(first, lambda: dropped.append(first))
+        while fanout.backlog < 600_000:
+            fanout.publish(None, bytes(BATCH_SIZE))
+            fanout._flush()
+        fanout.join(second, lambda: dropped.append(second))
+        self.fill(fanout)
+        async with asyncio.timeout(5):
+            await fanout.wait_to_publish()
+        assert dropped == [first]
+
+
+class TestBatch:
+    async def test_publishing_to_nobody_keeps_nothing(self) -> None:
+        fanout = Fanout(ServingClock(), 1000, 1.0)
+        for _ in range(10):
+            fanout.publish(None, b"x" * 1000)
+        assert not fanout._backlog and not fanout.input_paused
+        await asyncio.sleep(0)

@@ -1,0 +1,89 @@
+"""Listening: addresses, ports, and the errors about them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+import pytest
+from helpers import MakeServer, descriptors
+
+from broadcast import BroadcastServer, ListenError
+
+
+class TestListening:
+    async def test_ipv4_and_ipv6_meet_in_one_room_on_one_port(
+        self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        both = [
+            (socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)),
+            (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0)),
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+        server = await make_server(host="localhost", notices=False)
+        six = await asyncio.open_connection("::1", server.port)
+        four = await asyncio.open_connection("127.0.0.1", server.port)
+        for name, (reader, writer) in (("six", six), ("four", four)):
+            writer.write(f"CONNECT {name}\n".encode())
+            assert await reader.readline() == b"SUCCESS\r\n"
+        six[1].write(b"hello\n")
+        assert await four[0].readline() == b"six: hello\r\n"
+        for _, writer in (six, four):
+            writer.close()
+
+    async def test_an_empty_host_is_every_interface(
+        self, make_server: MakeServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "broadcast")
+        server = await make_server(host="")
+        assert f"listening on 0.0.0.0:{server.port}" in caplog.text
+        for address in ("127.0.0.1", "127.0.0.2"):
+            _, writer = await asyncio.open_connection(address, server.port)
+            writer.close()
+
+    async def test_an_address_the_system_does_not_have_is_passed_over_unless_it_is_the_only_one(
+        self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        missing, there = (
+            (socket.AF_INET, 1, 6, "", ("192.0.2.1", 0)),
+            (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0)),
+        )
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing, there])
+        await make_server(host="half-there")
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing])
+        with pytest.raises(ListenError, match="Cannot assign requested address"):
+            await make_server(host="not-there")
+
+    async def test_a_port_in_use_is_told_with_where(self, server: BroadcastServer) -> None:
+        before = descriptors()
+        with pytest.raises(
+            ListenError, match=f"^can't listen on 127.0.0.1:{server.port}: Address already in use$"
+        ):
+            await BroadcastServer(port=server.port).start()
+        assert descriptors() == before
+
+    @pytest.mark.parametrize("host", ["nowhere.invalid", "x" * 64 + ".invalid", "256.1.1.1"])
+    async def test_a_bad_host_is_told(self, host: str) -> None:
+        with pytest.raises(ListenError, match=rf"^can't listen on {host}:0: "):
+            await BroadcastServer(host, 0).start()
+
+    @pytest.mark.parametrize(
+        "limit", ["timeout", "backlog", "grace", "handshake_timeout", "line_limit"]
+    )
+    def test_limits_have_to_be_above_zero(self, limit: str) -> None:
+        with pytest.raises(ValueError, match=f"^{limit} must be above 0, not 0$"):
+            BroadcastServer(**{limit: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [({}, "anyone who reaches this port"), ({"token": "x"}, "the token and all that is said")],
+)
+async def test_exposure_beyond_loopback_is_warned_about_once(
+    make_server: MakeServer, caplog: pytest.LogCaptureFixture, options: dict[str, str], warning: str
+) -> None:
+    await make_server(**options)
+    assert caplog.records == []
+    await make_server(host="", **options)
+    assert len(caplog.records) == 1 and warning in caplog.text
