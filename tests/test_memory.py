@@ -94,7 +94,7 @@ def start(program: StartProgram, tls: bool, *options: str) -> Program:
     [b"x" * 99, b"x" * 59_999, b"ab", b"\xff" * 20_000],
     ids=["100 bytes", "60 KB", "3 bytes", "not UTF-8"],
 )
-def test_what_is_read_ahead_while_input_is_paused_is_bounded(
+def test_memory_for_read_ahead_is_bounded_while_input_is_paused(
     program: StartProgram, sockets: list[socket.socket], line: bytes, tls: bool
 ) -> None:
     server = program(PAUSED_SERVER, *([CERTIFICATE] if tls else []), cwd=TOP)
@@ -112,7 +112,7 @@ def test_what_is_read_ahead_while_input_is_paused_is_bounded(
     assert 32 * 1024 < held < READ_AHEAD_PROMISE
 
 
-def test_client_that_says_nothing_over_tls_is_cheap(
+def test_silent_tls_client_costs_little_memory(
     program: StartProgram, sockets: list[socket.socket]
 ) -> None:
     server = start(program, True)
@@ -123,7 +123,7 @@ def test_client_that_says_nothing_over_tls_is_cheap(
     assert (settled(server) - before) / SENDERS < TLS_PROMISE
 
 
-def test_connection_that_says_nothing_to_a_tls_port_costs_no_more_than_a_plain_one(
+def test_silent_connection_to_a_tls_port_costs_no_more_than_a_plain_one(
     program: StartProgram, sockets: list[socket.socket]
 ) -> None:
     server = start(program, True)

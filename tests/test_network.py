@@ -67,7 +67,7 @@ def hosts() -> Iterator[tuple[str, str]]:
             )
 
 
-def test_both_sides_notice_a_cable_that_is_pulled(hosts: tuple[str, str]) -> None:
+def test_both_sides_detect_a_pulled_cable(hosts: tuple[str, str]) -> None:
     one, two = hosts
     arguments = [
         sys.executable,

@@ -6,7 +6,7 @@ from helpers import MakeServer
 from storm import storm
 
 
-async def test_a_pair_talks_through_a_storm(make_server: MakeServer) -> None:
+async def test_two_clients_miss_nothing_while_a_thousand_misbehave(make_server: MakeServer) -> None:
     server = await make_server(timeout=5)
     report = await storm(server.port, 1000, seed=1)
     assert not report.missed

@@ -52,7 +52,7 @@ def client_of(server: BroadcastServer, user: str) -> BroadcastClient:
     return BroadcastClient(port=server.port, user=user, tls=of_client())
 
 
-async def test_people_talk_and_leave(secret: BroadcastServer) -> None:
+async def test_tls_clients_exchange_messages_and_leave(secret: BroadcastServer) -> None:
     async with client_of(secret, "a") as a, client_of(secret, "b") as b:
         for number in range(100):
             await a.send(f"{number}")
@@ -63,7 +63,7 @@ async def test_people_talk_and_leave(secret: BroadcastServer) -> None:
         ]
 
 
-async def test_who_leaves_gets_all_that_was_published_before(secret: BroadcastServer) -> None:
+async def test_tls_leaver_receives_all_that_was_published_before(secret: BroadcastServer) -> None:
     async with client_of(secret, "a") as a, client_of(secret, "b") as b:
         await a.send_lines(b"x" * 1000 + b"\n" + b"y\n" * 20_000)
         await a.send("\\clients")
@@ -72,7 +72,7 @@ async def test_who_leaves_gets_all_that_was_published_before(secret: BroadcastSe
         assert len([incoming async for incoming in b]) == 20_001
 
 
-async def test_all_that_comes_with_the_end_of_the_handshake_is_taken(
+async def test_data_that_arrives_with_the_end_of_the_handshake_is_handled(
     secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -95,7 +95,7 @@ async def test_all_that_comes_with_the_end_of_the_handshake_is_taken(
 
 
 @pytest.mark.parametrize("how", ["leaves", "is sent away"])
-async def test_what_came_before_the_end_is_given_though_it_is_read_later(
+async def test_data_received_before_the_end_can_be_read_later(
     make_server: MakeServer, how: str
 ) -> None:
     server = await make_server(tls=of_server(), notices=False)
@@ -114,7 +114,9 @@ async def test_what_came_before_the_end_is_given_though_it_is_read_later(
         await closing
 
 
-async def test_who_leaves_and_pauses_gets_it_too(secret: BroadcastServer, connect: Connect) -> None:
+async def test_leaver_that_pauses_reading_receives_everything_over_tls(
+    secret: BroadcastServer, connect: Connect
+) -> None:
     async with client_of(secret, "a") as a:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", secret.port, ssl=of_client(), server_hostname="localhost"
@@ -133,7 +135,7 @@ async def test_who_leaves_and_pauses_gets_it_too(secret: BroadcastServer, connec
         writer.close()
 
 
-async def test_a_flat_out_stream_arrives_split_oversized(secret: BroadcastServer) -> None:
+async def test_stream_at_full_speed_arrives_complete_over_tls(secret: BroadcastServer) -> None:
     async with client_of(secret, "a") as a, client_of(secret, "b") as b:
 
         async def send() -> None:
@@ -149,7 +151,7 @@ async def test_a_flat_out_stream_arrives_split_oversized(secret: BroadcastServer
         await sending
 
 
-async def test_a_stalled_reader_is_dropped_and_the_others_get_everything(
+async def test_stalled_tls_reader_is_dropped_and_the_others_miss_nothing(
     secret: BroadcastServer,
 ) -> None:
     async with client_of(secret, "a") as a, client_of(secret, "b") as b:
@@ -176,7 +178,7 @@ async def test_a_stalled_reader_is_dropped_and_the_others_get_everything(
         await stalled.close(0)
 
 
-async def test_shutting_down_is_told(make_server: MakeServer) -> None:
+async def test_shutdown_is_announced_over_tls(make_server: MakeServer) -> None:
     server = await make_server(tls=of_server())
     async with client_of(server, "a") as a:
         closing = asyncio.create_task(server.close())
@@ -185,7 +187,7 @@ async def test_shutting_down_is_told(make_server: MakeServer) -> None:
         await closing
 
 
-async def test_a_handshake_that_never_comes_is_cut_off_and_logged(
+async def test_missing_tls_handshake_times_out_and_is_logged(
     secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
@@ -194,7 +196,7 @@ async def test_a_handshake_that_never_comes_is_cut_off_and_logged(
     assert "refused: handshake timed out" in caplog.text
 
 
-async def test_a_plain_client_is_told_what_may_be_wrong(
+async def test_plain_client_on_a_tls_port_is_told_what_may_be_wrong(
     secret: BroadcastServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
@@ -207,7 +209,7 @@ async def test_a_plain_client_is_told_what_may_be_wrong(
         await asyncio.sleep(0.01)
 
 
-async def test_a_tls_client_on_a_plain_port_fails_clearly(
+async def test_tls_client_on_a_plain_port_fails_clearly(
     server: BroadcastServer, connect: Connect
 ) -> None:
     with pytest.raises(ConnectError, match="does the server use TLS"):
@@ -217,7 +219,7 @@ async def test_a_tls_client_on_a_plain_port_fails_clearly(
     assert await peer.rest() == ["ERROR this server does not use TLS: connect without it"]
 
 
-async def test_a_certificate_that_is_not_trusted_or_for_another_name_is_refused(
+async def test_untrusted_or_mismatched_certificate_is_refused(
     secret: BroadcastServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConnectError, match="certificate is not trusted"):
@@ -270,7 +272,9 @@ class RawTLS:
                 self.arriving.write(data)
 
 
-async def test_cut_at_every_byte(secret: BroadcastServer, connect: Connect) -> None:
+async def test_tls_stream_may_be_split_at_every_byte(
+    secret: BroadcastServer, connect: Connect
+) -> None:
     async with client_of(secret, "listener") as listener:
         raw = RawTLS(await connect(secret))
         await raw.shake_hands()
@@ -280,7 +284,7 @@ async def test_cut_at_every_byte(secret: BroadcastServer, connect: Connect) -> N
         assert [str(await anext(listener)) for _ in range(2)] == ["hasty: one", "hasty: two"]
 
 
-async def test_close_notify_ends_one_direction_only(
+async def test_close_notify_ends_only_one_direction(
     secret: BroadcastServer, connect: Connect
 ) -> None:
     async with client_of(secret, "a") as a:
@@ -309,7 +313,7 @@ async def test_close_notify_ends_one_direction_only(
         (b"\x16\x03\x01\xff\xff" + bytes(100), "TLS failed: "),
     ],
 )
-async def test_garbage_is_refused_with_a_reason(
+async def test_garbage_instead_of_a_tls_handshake_is_refused_with_a_reason(
     secret: BroadcastServer,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
@@ -325,7 +329,7 @@ async def test_garbage_is_refused_with_a_reason(
     assert not caplog.text.rstrip().endswith("TLS failed:")
 
 
-async def test_garbage_amid_a_session_ends_it_after_the_lines_before(
+async def test_garbage_during_a_tls_session_ends_it_after_the_lines_before(
     secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
@@ -339,7 +343,7 @@ async def test_garbage_amid_a_session_ends_it_after_the_lines_before(
                 await asyncio.sleep(0.01)
 
 
-async def test_renegotiation_is_not_possible_and_tls_1_2_works(secret: BroadcastServer) -> None:
+async def test_tls_1_2_works(secret: BroadcastServer) -> None:
     context = of_client()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     async with (
@@ -352,7 +356,7 @@ async def test_renegotiation_is_not_possible_and_tls_1_2_works(secret: Broadcast
         assert await anext(old) == Message("new", "hi")
 
 
-async def test_stream_of_a_server_that_is_cut_off_does_not_end_as_if_complete() -> None:
+async def test_truncated_tls_stream_raises() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b"SUCCESS\r\nbob: hello\r\n")
@@ -378,7 +382,7 @@ async def test_stream_of_a_server_that_is_cut_off_does_not_end_as_if_complete() 
     "when", ["silent", "in the ClientHello", "in the handshake", "shaken hands", "joined"]
 )
 @pytest.mark.parametrize("how", ["reset", "close"])
-async def test_nothing_of_a_client_that_ends_waits_for_the_garbage_collector(
+async def test_tls_session_is_freed_without_the_garbage_collector(
     secret: BroadcastServer, connect: Connect, when: str, how: str
 ) -> None:
     raw = RawTLS(await connect(secret))

@@ -43,10 +43,10 @@ sys.exit(broadcast.cli.main_client())
 """Its first write never returns."""
 
 
-class TestClientInAPipeline:
+class TestBlockedOutput:
     @pytest.mark.parametrize("arguments", [[], ["--listen"]])
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-    def test_full_stderr_keeps_it_from_nothing(
+    def test_client_with_full_stderr_still_prints_sends_and_ends(
         self,
         program: StartProgram,
         impostor: Impostor,
@@ -77,7 +77,7 @@ class TestClientInAPipeline:
         status, seconds = timed(client)
         assert (status, seconds < 2 * HALF_A_SECOND) == (128 + how, True), seconds
 
-    def test_full_stderr_does_not_keep_an_error_from_ending_it(
+    def test_client_with_full_stderr_ends_on_a_lost_connection(
         self, program: StartProgram, impostor: Impostor, full_pipe: int
     ) -> None:
         client = program("main_client.py", "--port", impostor.port, stderr=full_pipe)
@@ -97,7 +97,7 @@ class TestClientInAPipeline:
         status, seconds = timed(client)
         assert (status, seconds < 2 * HALF_A_SECOND) == (143, True), seconds
 
-    def test_full_stderr_does_not_keep_it_from_reconnecting(
+    def test_client_with_full_stderr_reconnects(
         self, program: StartProgram, impostor: Impostor, full_pipe: int
     ) -> None:
         client = program(
@@ -127,7 +127,7 @@ class TestClientInAPipeline:
         )
         assert client.end() == 1
 
-    def test_write_that_blocks_does_not_keep_it(
+    def test_signal_ends_client_whose_write_blocks(
         self, program: StartProgram, impostor: Impostor
     ) -> None:
         """As where another process fills a pipe that is shared, between our poll and our write."""
@@ -139,7 +139,7 @@ class TestClientInAPipeline:
         status, seconds = timed(client)
         assert (status, seconds < 2 * HALF_A_SECOND) == (143, True), seconds
 
-    def test_a_full_disk_is_told_in_a_line(
+    def test_full_disk_is_reported_in_one_line(
         self, program: StartProgram, port: int, watcher: Raw
     ) -> None:
         with Path("/dev/full").open("wb") as full:
@@ -149,7 +149,7 @@ class TestClientInAPipeline:
         assert client.end() == 1
         assert client.errors() == "broadcast: can't write what arrives: No space left on device\n"
 
-    def test_a_closed_stdout_takes_everything(self, port: int, watcher: Raw) -> None:
+    def test_client_with_closed_stdout_sends_its_input(self, port: int, watcher: Raw) -> None:
         script = (
             f"printf 'a\\n' | {sys.executable} {TOP}/main_client.py --port {port} --user bot >&-"
         )

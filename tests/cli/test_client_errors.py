@@ -22,20 +22,20 @@ IMPATIENT_LEAVER = (
 """It gives a server less to leave, in time and bytes."""
 
 
-class TestClientThatFails:
-    def test_cannot_reach(self, program: StartProgram) -> None:
+class TestClientErrors:
+    def test_unreachable_server_is_reported_in_one_line(self, program: StartProgram) -> None:
         client = program("main_client.py", "--port", "1")
         assert (client.end(), client.errors()) == (
             1,
             "broadcast: can't reach 127.0.0.1:1: Connection refused\n",
         )
 
-    def test_bad_user_is_refused_before_connecting(self, program: StartProgram) -> None:
+    def test_bad_username_is_refused_before_connecting(self, program: StartProgram) -> None:
         client = program("main_client.py", "--port", "1", "--user", "a:b")
         assert client.end() == 2
         assert "bad username: it has a colon in it" in client.errors()
 
-    def test_refused(self, program: StartProgram) -> None:
+    def test_refusal_is_reported_with_the_reason_of_the_server(self, program: StartProgram) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             client = program("main_client.py", "--port", str(listening.getsockname()[1]))
             with listening.accept()[0] as connection:
@@ -48,7 +48,7 @@ class TestClientThatFails:
         ("joined", "text"),
         [(False, "no room"), (True, "timed out: nothing heard for"), (True, TOO_SLOW)],
     )
-    def test_endless_reason_is_cut(
+    def test_endless_close_reason_is_truncated(
         self, program: StartProgram, impostor: Impostor, joined: bool, text: str
     ) -> None:
         client = program("main_client.py", "--port", impostor.port)
@@ -61,7 +61,7 @@ class TestClientThatFails:
         assert client.end() == 1
         assert re.fullmatch(rf"broadcast: \S+ [a-z ]+: {text}x{{200,256}}\n", client.errors())
 
-    def test_a_server_that_does_not_close_after_exit_is_quit_requested(
+    def test_client_gives_up_on_server_that_does_not_close_after_exit(
         self, program: StartProgram
     ) -> None:
         assert LEAVE_TIME == 10
@@ -81,7 +81,7 @@ class TestClientThatFails:
             client.errors(),
         )
 
-    def test_server_that_floods_after_exit_is_quit_requested(
+    def test_client_gives_up_on_server_that_floods_after_exit(
         self, program: StartProgram, impostor: Impostor
     ) -> None:
         assert LEAVE_LIMIT == 32 * 1024 * 1024
@@ -109,7 +109,7 @@ class TestClientThatFails:
             client.errors(),
         )
 
-    def test_slow_reader_of_its_output_gets_all_that_is_owed_after_exit(
+    def test_slow_reader_of_the_output_gets_all_that_is_sent_after_exit(
         self, program: StartProgram, impostor: Impostor
     ) -> None:
         client = program(
@@ -128,7 +128,7 @@ class TestClientThatFails:
         assert [client.output_line() for _ in lines] == lines
         assert (client.end(), client.errors()) == (0, "")
 
-    def test_a_server_that_ends_for_its_own_reasons(self, program: StartProgram) -> None:
+    def test_close_reason_of_the_server_is_reported(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--timeout", "0.5")
         client = program("main_client.py", "--port", str(server.port))
         assert client.end() == 1
@@ -137,7 +137,7 @@ class TestClientThatFails:
             client.errors(),
         )
 
-    def test_a_server_that_shuts_down(self, program: StartProgram) -> None:
+    def test_shutdown_of_the_server_is_reported(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0")
         client = program("main_client.py", "--port", str(server.port))
         server.error_line()
@@ -147,7 +147,7 @@ class TestClientThatFails:
             r"broadcast: \S+ closed the connection: server is shutting down\n", client.errors()
         )
 
-    def test_control_characters_of_a_server_do_not_reach_the_output(
+    def test_control_characters_of_the_server_do_not_reach_the_output(
         self, program: StartProgram
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:

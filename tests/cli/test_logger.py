@@ -38,7 +38,7 @@ class Argument(str):
         return "argument"
 
 
-def test_a_record_is_formatted_by_the_thread_that_writes_it(
+def test_record_is_formatted_by_the_thread_that_writes_it(
     log: Log, capfd: pytest.CaptureFixture[str]
 ) -> None:
     argument = Argument()
@@ -49,7 +49,7 @@ def test_a_record_is_formatted_by_the_thread_that_writes_it(
 
 
 @pytest.mark.parametrize("arguments", [([1],), ({"a": 1},), (ValueError([1]),)])
-def test_an_argument_that_may_change_is_formatted_at_once(
+def test_mutable_argument_is_formatted_immediately(
     log: Log, capfd: pytest.CaptureFixture[str], arguments: tuple[Any]
 ) -> None:
     message = "%s"
@@ -68,7 +68,7 @@ def test_an_argument_that_may_change_is_formatted_at_once(
     assert capfd.readouterr().err.endswith(f" INFO    {expected}\n")
 
 
-def test_a_traceback_is_written_and_its_frames_are_not_kept(
+def test_traceback_is_written_and_its_frames_are_not_kept(
     log: Log, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Local:
@@ -93,7 +93,7 @@ def test_a_traceback_is_written_and_its_frames_are_not_kept(
     assert written.endswith("ValueError: no good: Local\n")
 
 
-def test_what_a_stuck_log_cannot_take_is_counted_and_delays_nobody(
+def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logger, "QUEUE_LIMIT", 100)

@@ -14,7 +14,7 @@ from broadcast import __version__
 from broadcast.cli import main_client, main_server
 
 
-class TestServer:
+class TestServerOptions:
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -27,14 +27,16 @@ class TestServer:
             ["x"],
         ],
     )
-    def test_bad_arguments(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_bad_argument_of_the_server_exits_with_status_2(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit) as end:
             main_server(arguments)
         assert end.value.code == 2
         assert "error: " in capsys.readouterr().err
 
     @pytest.mark.parametrize("content", ["", "\n", "\ufeff\n", "two words"])
-    def test_a_token_file_without_one_word_is_refused(
+    def test_token_file_without_exactly_one_word_is_refused(
         self, program: StartProgram, tmp_path: Path, content: str
     ) -> None:
         file = tmp_path / "token"
@@ -58,7 +60,7 @@ class TestServer:
             (main_client, ["--token-file", "/dev/null"]),
         ],
     )
-    def test_files_that_cannot_be_used(
+    def test_unusable_file_exits_with_status_2(
         self,
         main: Callable[[list[str]], int],
         arguments: list[str],
@@ -70,7 +72,7 @@ class TestServer:
         assert "error: " in capsys.readouterr().err
 
     @pytest.mark.parametrize("content", [b"\xef\xbb\xbfgeheim\r\n", b"geheim", b" geheim\n\n"])
-    def test_token_file_may_be_as_any_editor_leaves_it(
+    def test_token_file_may_have_a_byte_order_mark_and_any_line_ending(
         self, program: StartProgram, tmp_path: Path, content: bytes
     ) -> None:
         secret = tmp_path / "token"
@@ -93,9 +95,9 @@ class TestServer:
 
 
 @pytest.mark.parametrize("name", ["main_server.py", "main_client.py"])
-class TestBoth:
+class TestOptionsOfBothPrograms:
     @pytest.mark.parametrize("content", ["", "\ufeff", " \n"])
-    def test_empty_token_is_refused(
+    def test_empty_token_file_is_refused(
         self, program: StartProgram, tmp_path: Path, name: str, content: str
     ) -> None:
         secret = tmp_path / "token"
@@ -107,7 +109,7 @@ class TestBoth:
         assert started.end() == 2
         assert started.errors().endswith(f"error: the token is empty: put one in {secret}\n")
 
-    def test_empty_token_of_the_environment_is_refused(
+    def test_empty_token_in_the_environment_is_refused(
         self, program: StartProgram, name: str
     ) -> None:
         environment = os.environ | {"BROADCAST_TOKEN": ""}
@@ -115,12 +117,12 @@ class TestBoth:
         assert started.end() == 2
         assert started.errors().endswith("error: the token is empty: put one in BROADCAST_TOKEN\n")
 
-    def test_version(self, program: StartProgram, name: str) -> None:
+    def test_version_option_prints_the_version(self, program: StartProgram, name: str) -> None:
         started = program(name, "--version")
         assert started.output_line() == f"broadcast {__version__}"
         assert started.end() == 0
 
-    def test_help(self, program: StartProgram, name: str) -> None:
+    def test_help_option_prints_the_usage(self, program: StartProgram, name: str) -> None:
         started = program(name, "--help")
         assert started.output_line().startswith(f"usage: {name}")
         assert started.process.stdout and b"--port" in started.process.stdout.read()

@@ -13,7 +13,7 @@ import pytest
 from helpers import PATIENCE, TOP, Raw, StartProgram
 
 
-class TestOneCommandForBoth:
+class TestSingleCommand:
     def run(self, program: StartProgram, start: list[str], connect: list[str]) -> None:
         server = program(*start, "--port", "0", "--no-notices", cwd=TOP)
         watcher = Raw(server.port, "watcher")
@@ -27,11 +27,11 @@ class TestOneCommandForBoth:
         watcher.socket.close()
         assert server.end() == 0
 
-    def test_as_a_module(self, program: StartProgram) -> None:
+    def test_package_runs_as_a_module(self, program: StartProgram) -> None:
         run = "import runpy; runpy.run_module('broadcast', run_name='__main__')"
         self.run(program, [run, "start"], [run, "connect"])
 
-    def test_as_one_file(self, program: StartProgram, tmp_path: Path) -> None:
+    def test_package_runs_as_a_single_file(self, program: StartProgram, tmp_path: Path) -> None:
         """By the line in the README."""
         (line,) = re.findall(
             r"^python3 (-c .*zipapp.*)$", (TOP / "README.md").read_text(), re.MULTILINE
@@ -48,7 +48,9 @@ class TestOneCommandForBoth:
     @pytest.mark.parametrize(
         "arguments", [[], ["stop"], ["start", "--nonsense"], ["connect", "--user", "a:b"]]
     )
-    def test_bad_arguments(self, program: StartProgram, arguments: list[str]) -> None:
+    def test_bad_argument_of_the_single_command_exits_with_status_2(
+        self, program: StartProgram, arguments: list[str]
+    ) -> None:
         run = program(
             "import runpy; runpy.run_module('broadcast', run_name='__main__')", *arguments, cwd=TOP
         )

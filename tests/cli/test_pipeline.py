@@ -14,8 +14,8 @@ import pytest
 from helpers import HALF_A_SECOND, IMPATIENT, PATIENCE, TOP, Impostor, Raw, StartProgram, timed
 
 
-class TestClientInAPipeline:
-    def test_what_is_piped_in_reaches_the_others_every_time(
+class TestClientInPipeline:
+    def test_piped_input_always_reaches_the_others(
         self, program: StartProgram, port: int, watcher: Raw
     ) -> None:
         for number in range(5):
@@ -24,7 +24,7 @@ class TestClientInAPipeline:
             assert client.process.returncode == 0
             assert [watcher.line(), watcher.line()] == [f"bot{number}: a", f"bot{number}: b"]
 
-    def test_what_arrives_goes_to_stdout_at_once_and_only_that(
+    def test_messages_and_nothing_else_go_to_stdout_immediately(
         self, program: StartProgram, port: int, watcher: Raw
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot")
@@ -47,7 +47,7 @@ class TestClientInAPipeline:
         assert watcher.names() == ["watcher"]
 
     @pytest.mark.parametrize("stdin", ["/dev/null", "file", "closed"])
-    def test_every_end_of_input_leaves(
+    def test_client_leaves_at_every_kind_of_end_of_input(
         self, program: StartProgram, port: int, watcher: Raw, stdin: str
     ) -> None:
         command = f"exec {sys.executable} {TOP}/main_client.py --port {port} --user bot"
@@ -61,7 +61,7 @@ class TestClientInAPipeline:
         if stdin == "file":
             assert watcher.line() == "bot: MIT License"
 
-    def test_a_server_that_is_gone_ends_it_within_half_a_second_whatever_stdin_is(
+    def test_client_ends_within_half_a_second_of_its_server_whatever_stdin_is(
         self, program: StartProgram
     ) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")
@@ -78,7 +78,7 @@ class TestClientInAPipeline:
             assert (status, seconds < HALF_A_SECOND) == (1, True), seconds
             assert re.fullmatch(r"broadcast: [^\n]+\n", client.errors())
 
-    def test_listen_does_not_read_stdin(
+    def test_listen_option_does_not_read_stdin(
         self, program: StartProgram, port: int, watcher: Raw
     ) -> None:
         client = program(
@@ -96,7 +96,7 @@ class TestClientInAPipeline:
         assert client.process.poll() is None
 
     @pytest.mark.parametrize("arguments", [[], ["--listen"]])
-    def test_a_reader_that_goes_away_ends_it_quietly(
+    def test_client_ends_quietly_when_the_reader_of_its_output_is_gone(
         self, program: StartProgram, port: int, watcher: Raw, arguments: list[str]
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot", *arguments)
@@ -109,7 +109,7 @@ class TestClientInAPipeline:
         assert (status, seconds < HALF_A_SECOND, client.errors()) == (0, True, "")
 
     @pytest.mark.parametrize("arguments", [[], ["--listen"]])
-    def test_reader_that_goes_away_while_it_leaves_is_no_error(
+    def test_reader_of_the_output_may_be_gone_while_the_client_leaves(
         self, program: StartProgram, impostor: Impostor, arguments: list[str]
     ) -> None:
         """As on Ctrl-C, which all programs of a pipeline get."""
@@ -123,7 +123,7 @@ class TestClientInAPipeline:
         client.process.stdout.close()
         assert (client.end(), client.errors()) == (130, "")
 
-    def test_stdout_holds_messages_alone(self, program: StartProgram) -> None:
+    def test_answers_and_errors_go_to_stderr(self, program: StartProgram) -> None:
         port = program("main_server.py", "--port", "0").port
         watcher = Raw(port, "watcher")
         client = program("main_client.py", "--port", str(port), "--user", "bot")
@@ -136,7 +136,7 @@ class TestClientInAPipeline:
         watcher.file.close()
         watcher.socket.close()
 
-    def test_json_has_an_object_for_whatever_arrives(
+    def test_json_option_prints_an_object_for_everything_received(
         self, program: StartProgram, port: int, watcher: Raw
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot", "--json")
@@ -153,7 +153,7 @@ class TestClientInAPipeline:
         assert objects[0]["text"] == 'héllo "x"'
         assert all(datetime.datetime.fromisoformat(item["time"]).tzinfo for item in objects)
 
-    def test_text_sends_commands_as_text(
+    def test_text_option_sends_commands_as_text(
         self, program: StartProgram, port: int, watcher: Raw
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot", "--text")
@@ -167,7 +167,7 @@ class TestClientInAPipeline:
             "bot: last",
         ]
 
-    def test_reconnects_and_sends_each_line_once(self, program: StartProgram) -> None:
+    def test_client_reconnects_and_sends_each_line_once(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")
         port = server.port
         client = program(IMPATIENT, "--port", str(port), "--user", "bot", "--reconnect", cwd=TOP)
@@ -197,7 +197,7 @@ class TestClientInAPipeline:
             raw.file.close()
             raw.socket.close()
 
-    def test_a_listener_prints_after_every_reconnection(self, program: StartProgram) -> None:
+    def test_listener_prints_after_every_reconnection(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")
         port = server.port
         client = program(
@@ -216,7 +216,7 @@ class TestClientInAPipeline:
                 server = program("main_server.py", "--port", str(port), "--no-notices")
                 assert server.port == port
 
-    def test_a_line_too_long_is_told_and_the_others_are_sent(
+    def test_oversized_line_is_reported_and_the_others_are_sent(
         self, program: StartProgram, port: int, watcher: Raw
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot")

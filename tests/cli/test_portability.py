@@ -11,7 +11,9 @@ from helpers import TOP, Raw, StartProgram, timed
 
 
 @pytest.mark.parametrize("missing", ["termios", "resource", "fcntl", "poll", "signal handlers"])
-def test_starts_talks_and_stops_without(program: StartProgram, missing: str) -> None:
+def test_programs_work_without_what_only_some_systems_have(
+    program: StartProgram, missing: str
+) -> None:
     """What only some systems have, taken away."""
     if missing == "signal handlers":
         take_away = "import asyncio\ndef no(*_): raise NotImplementedError\nasyncio.SelectorEventLoop.add_signal_handler = no\n"

@@ -31,8 +31,8 @@ def until_it_listens(port: int) -> None:
     until(listens, "the server listens")
 
 
-class TestServer:
-    def test_a_port_in_use_takes_one_line(self, program: StartProgram, port: int) -> None:
+class TestServerProgram:
+    def test_port_in_use_is_reported_in_one_line(self, program: StartProgram, port: int) -> None:
         server = program("main_server.py", "--port", str(port))
         assert server.end() == 1
         assert (
@@ -40,7 +40,7 @@ class TestServer:
             == f"broadcast: can't listen on 127.0.0.1:{port}: Address already in use\n"
         )
 
-    def test_a_bad_host_takes_one_line(self, program: StartProgram) -> None:
+    def test_bad_host_is_reported_in_one_line(self, program: StartProgram) -> None:
         server = program("main_server.py", "--host", "nowhere.invalid")
         assert server.end() == 1
         assert re.fullmatch(
@@ -50,12 +50,12 @@ class TestServer:
     @pytest.mark.skipif(
         os.geteuid() == 0 or sys.platform != "linux", reason="root may take any port"
     )
-    def test_a_privileged_port_takes_one_line(self, program: StartProgram) -> None:
+    def test_privileged_port_is_reported_in_one_line(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "80")
         assert server.end() == 1
         assert server.errors() == "broadcast: can't listen on 127.0.0.1:80: Permission denied\n"
 
-    def test_the_log_level_comes_from_the_environment_too(self, program: StartProgram) -> None:
+    def test_log_level_may_come_from_the_environment(self, program: StartProgram) -> None:
         bad = program("main_server.py", env=os.environ | {"LOG_LEVEL": "foo"})
         assert bad.end() == 2
         assert "must be one of DEBUG, INFO" in bad.errors()
@@ -68,12 +68,12 @@ class TestServer:
         quiet.process.terminate()
         assert (quiet.end(), quiet.errors()) == (0, "")
 
-    def test_runs_with_all_streams_closed(self, port: int) -> None:
+    def test_server_runs_with_all_streams_closed(self, port: int) -> None:
         script = f"exec {sys.executable} {TOP}/main_server.py --port {port} <&- >&- 2>&-"
         assert subprocess.run(["sh", "-c", script], check=False, timeout=PATIENCE).returncode == 1
 
     @pytest.mark.parametrize("stderr", ["full disk", "closed", "stuck"])
-    def test_a_log_that_cannot_be_written_stops_and_slows_nobody(
+    def test_unwritable_log_stops_and_slows_nobody(
         self, program: StartProgram, stderr: str
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -98,7 +98,7 @@ class TestServer:
             raw.socket.close()
         assert server.end() == 0
 
-    def test_a_tls_client_that_vanishes_amid_its_answers_is_logged_once(
+    def test_tls_client_that_vanishes_before_its_answers_is_logged_once(
         self, program: StartProgram
     ) -> None:
         certificate = str(TOP / "tests/certificate.pem")
@@ -117,7 +117,7 @@ class TestServer:
         assert server.errors() == ""
         assert server.end() == 0
 
-    def test_more_clients_than_the_system_allows_are_refused_at_the_start(
+    def test_more_clients_than_the_system_allows_are_refused_at_startup(
         self, program: StartProgram
     ) -> None:
         server = program("main_server.py", "--max-clients", "100000000")
@@ -127,7 +127,7 @@ class TestServer:
     @pytest.mark.parametrize(
         ("open_files", "clients"), [(80, "1 client"), (90, "4 clients"), (100, "12 clients")]
     )
-    def test_a_low_limit_on_open_files_is_told_at_the_start(
+    def test_low_limit_on_open_files_is_logged_at_startup(
         self, program: StartProgram, open_files: int, clients: str
     ) -> None:
         server = program(limited(open_files), "--port", "0")
@@ -147,12 +147,14 @@ class TestServer:
         ("open_files", "arguments"),
         [(220, []), (100, ["--max-clients", "1"])],
     )
-    def test_an_ordinary_limit_or_one_asked_for_is_not(
+    def test_ordinary_or_requested_limit_is_not_logged(
         self, program: StartProgram, open_files: int, arguments: list[str]
     ) -> None:
         assert program(limited(open_files), "--port", "0", *arguments).port
 
-    def test_token_and_tls(self, program: StartProgram, tmp_path: Path) -> None:
+    def test_token_and_tls_are_required_from_every_client(
+        self, program: StartProgram, tmp_path: Path
+    ) -> None:
         certificate, secret, wrong = (
             str(TOP / "tests/certificate.pem"),
             tmp_path / "token",

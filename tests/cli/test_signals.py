@@ -26,9 +26,11 @@ runpy.run_path({!r}, run_name="__main__")
 """A program to which Ctrl-C comes while a weak reference's callback runs."""
 
 
-class TestServer:
+class TestServerSignals:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_signal_ends_it_in_order(self, program: StartProgram, number: int) -> None:
+    def test_first_signal_closes_the_server_gracefully(
+        self, program: StartProgram, number: int
+    ) -> None:
         server = program("main_server.py", "--port", "0")
         raw = Raw(server.port, "a")
         server.process.send_signal(number)
@@ -38,7 +40,7 @@ class TestServer:
         assert server.end() == 0
         assert "Traceback" not in server.errors()
 
-    def test_a_second_signal_ends_it_at_once(self, program: StartProgram) -> None:
+    def test_second_signal_ends_the_server_immediately(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")
         sender, stalled = Raw(server.port, "s"), Raw(server.port, "stalled")
         for _ in range(10):
@@ -55,7 +57,7 @@ class TestServer:
             raw.file.close()
             raw.socket.close()
 
-    def test_a_stop_times_nobody_out(self, program: StartProgram) -> None:
+    def test_stopped_server_times_nobody_out(self, program: StartProgram) -> None:
         """SIGSTOP for longer than the timeout: live clients, and one in its handshake, are still there after SIGCONT."""
         server = program("main_server.py", "--port", "0", "--timeout", "1", "--no-notices")
         port = server.port
@@ -76,7 +78,7 @@ class TestServer:
             raw.socket.close()
         halfway.close()
 
-    def test_a_signal_asks_for_numbers(self, program: StartProgram) -> None:
+    def test_sigusr1_logs_the_statistics_of_the_server(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0")
         raw = Raw(server.port, "a")
         server.error_line()
@@ -99,9 +101,9 @@ class TestServer:
 
 
 @pytest.mark.parametrize("name", ["main_server.py", "main_client.py"])
-class TestBoth:
+class TestCtrlCAtStartup:
     @pytest.mark.parametrize("module", ["signal", "asyncio.events", "ssl", "broadcast.protocol"])
-    def test_ctrl_c_while_it_starts_prints_no_traceback(
+    def test_ctrl_c_during_imports_prints_no_traceback(
         self, program: StartProgram, name: str, module: str
     ) -> None:
         started = program(
@@ -116,7 +118,7 @@ class TestBoth:
         started.end()
         assert "Traceback" not in started.errors()
 
-    def test_ctrl_c_that_python_swallows_ends_it_all_the_same(
+    def test_ctrl_c_that_python_swallows_still_ends_the_program(
         self, program: StartProgram, name: str
     ) -> None:
         """As in a callback of the import system, where nothing can be raised."""
@@ -125,10 +127,10 @@ class TestBoth:
         assert started.errors() == ""
 
 
-class TestClientInAPipeline:
+class TestClientSignals:
     @pytest.mark.parametrize("arguments", [[], ["--listen"]])
     @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_a_signal_ends_it_within_half_a_second(
+    def test_signal_ends_the_client_within_half_a_second(
         self,
         program: StartProgram,
         port: int,
@@ -144,7 +146,7 @@ class TestClientInAPipeline:
         assert (status, seconds < HALF_A_SECOND, client.errors()) == (expected, True, "")
 
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-    def test_a_full_pipe_that_nobody_reads_does_not_keep_it(
+    def test_signal_ends_client_whose_output_is_a_full_pipe(
         self, program: StartProgram, port: int, watcher: Raw, how: int
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot")
@@ -157,7 +159,7 @@ class TestClientInAPipeline:
         status, seconds = timed(client)
         assert (status, seconds < HALF_A_SECOND) == (128 + how, True), seconds
 
-    def test_ctrl_c_gives_up_reconnecting(self, program: StartProgram) -> None:
+    def test_ctrl_c_stops_reconnecting(self, program: StartProgram) -> None:
         client = program("main_client.py", "--port", "1", "--reconnect")
         assert "trying until it is there again" in client.error_line()
         client.process.send_signal(signal.SIGINT)

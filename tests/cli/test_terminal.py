@@ -12,7 +12,7 @@ import pytest
 from helpers import HALF_A_SECOND, IMPATIENT, Impostor, Raw, StartProgram, Terminal, timed
 
 
-class TestClientInATerminal:
+class TestClientAtTerminal:
     @pytest.fixture
     def terminal(self, program: StartProgram, port: int, watcher: Raw) -> Iterator[Terminal]:
         terminal = Terminal(program, "--port", str(port), "--user", "Attila")
@@ -20,13 +20,15 @@ class TestClientInATerminal:
         yield terminal
         terminal.close()
 
-    def test_lines_in_lines_out(self, terminal: Terminal, watcher: Raw) -> None:
+    def test_typed_lines_are_sent_and_messages_displayed(
+        self, terminal: Terminal, watcher: Raw
+    ) -> None:
         terminal.type("hello\r")
         assert watcher.line() == "Attila: hello"
         watcher.send("hi")
         terminal.see("watcher\x1b[0m: hi")
 
-    def test_a_terminal_that_takes_nothing_does_not_keep_it(
+    def test_signal_ends_client_whose_terminal_is_blocked(
         self, terminal: Terminal, watcher: Raw
     ) -> None:
         for _ in range(400):
@@ -48,7 +50,7 @@ class TestClientInATerminal:
             ("server gone", 1),
         ],
     )
-    def test_however_it_ends_it_does_at_once_and_the_terminal_is_as_it_was(
+    def test_every_way_to_end_is_immediate_and_restores_the_terminal(
         self, program: StartProgram, end: str, expected: int
     ) -> None:
         server = program("main_server.py", "--port", "0")
@@ -71,7 +73,7 @@ class TestClientInATerminal:
         assert termios.tcgetattr(terminal.master) == before
         terminal.close()
 
-    def test_twenty_lines_pasted_are_twenty_messages_in_order(
+    def test_twenty_pasted_lines_are_twenty_messages_in_order(
         self, terminal: Terminal, watcher: Raw
     ) -> None:
         terminal.type("".join(f"line {number}\r" for number in range(20)))
@@ -85,7 +87,7 @@ class TestClientInATerminal:
             f"Attila: marked {number}" for number in range(20)
         ]
 
-    def test_what_names_us_rings_once_unless_quiet(
+    def test_mention_rings_the_bell_once_unless_quiet(
         self, program: StartProgram, port: int, watcher: Raw
     ) -> None:
         for arguments, bells in (([], 1), (["--quiet"], 0)):
@@ -100,7 +102,7 @@ class TestClientInATerminal:
             assert terminal.client.end() == 130
             terminal.close()
 
-    def test_no_colour_where_it_is_not_wanted(
+    def test_unwanted_colours_are_not_used(
         self, program: StartProgram, port: int, watcher: Raw, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for variable, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
@@ -116,7 +118,7 @@ class TestClientInATerminal:
             terminal.client.end()
             terminal.close()
 
-    def test_tab_completes_names_and_commands_and_help_tells_the_keys(
+    def test_tab_completes_names_and_commands_and_help_lists_the_keys(
         self, terminal: Terminal, watcher: Raw
     ) -> None:
         watcher.send("hello")
@@ -128,7 +130,7 @@ class TestClientInATerminal:
         terminal.see("\\clients: who is here")
 
     @pytest.mark.parametrize("line", ["{}: hello", "* {} joined"])
-    def test_tab_remembers_no_name_that_is_too_long(
+    def test_tab_completes_no_name_that_is_too_long(
         self, program: StartProgram, impostor: Impostor, line: str
     ) -> None:
         terminal = Terminal(program, "--port", impostor.port)
@@ -140,7 +142,7 @@ class TestClientInATerminal:
         assert [impostor.line() for _ in names] == [names[0], "bbb", "ccc", "d"]
         terminal.close()
 
-    def test_long_text_of_combining_marks_holds_up_no_key(
+    def test_long_text_of_combining_marks_delays_no_key(
         self, program: StartProgram, impostor: Impostor
     ) -> None:
         marks = "\u0315\u0301\u0323" * 10_000
@@ -154,7 +156,7 @@ class TestClientInATerminal:
         assert time.monotonic() - began < 2 * HALF_A_SECOND
         terminal.close()
 
-    def test_lines_entered_while_the_server_is_away_are_sent_after(
+    def test_lines_entered_while_disconnected_are_sent_after_reconnecting(
         self, program: StartProgram
     ) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")

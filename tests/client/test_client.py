@@ -61,7 +61,7 @@ def client_of(server: BroadcastServer, user: str = "Attila") -> BroadcastClient:
     return BroadcastClient(port=server.port, user=user)
 
 
-async def test_messages_notices_and_errors_are_told_apart_by_type(make_server: MakeServer) -> None:
+async def test_messages_notices_and_errors_have_different_types(make_server: MakeServer) -> None:
     server = await make_server()
     async with client_of(server) as attila:
         async with client_of(server, "bob") as bob:
@@ -75,13 +75,13 @@ async def test_messages_notices_and_errors_are_told_apart_by_type(make_server: M
         assert await next_of(attila) == Notice("bob left")
 
 
-async def test_knows_the_name_it_was_given(server: BroadcastServer) -> None:
+async def test_client_knows_the_name_it_was_given(server: BroadcastServer) -> None:
     async with client_of(server) as first, client_of(server) as second:
         assert await next_of(second) == Notice("Attila is taken: you are Attila-2")
         assert (first.user, second.user) == ("Attila", "Attila-2")
 
 
-async def test_name_that_no_server_of_ours_gives_is_not_taken_on() -> None:
+async def test_name_that_no_server_assigns_is_ignored() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SUCCESS\r\n* Attila is taken: you are " + b"x" * 100_000 + b"\r\n")
 
@@ -91,20 +91,22 @@ async def test_name_that_no_server_of_ours_gives_is_not_taken_on() -> None:
 
 
 @pytest.mark.parametrize("text", ["a\n", "a\nb", "\r", "a\r\nb"])
-async def test_a_line_ending_in_a_text_is_an_error(server: BroadcastServer, text: str) -> None:
+async def test_text_with_a_line_ending_is_an_error(server: BroadcastServer, text: str) -> None:
     async with client_of(server) as client:
         with pytest.raises(ValueError, match="one line"):
             await client.send(text)
 
 
-async def test_reads_lines_three_times_the_limit_and_a_name(server: BroadcastServer) -> None:
+async def test_client_reads_lines_of_three_times_the_limit_and_a_name(
+    server: BroadcastServer,
+) -> None:
     async with client_of(server) as client, client_of(server, "\U0001f600" * 32) as other:
         await other.send_lines(b"\xff" * LINE_LIMIT + b"\n")
         message = await next_of(client)
         assert message.text == "\ufffd" * LINE_LIMIT
 
 
-async def test_what_a_server_sends_is_cleaned_and_its_unfinished_line_dropped() -> None:
+async def test_received_lines_are_sanitized_and_an_unfinished_one_is_dropped() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(
@@ -120,7 +122,7 @@ async def test_what_a_server_sends_is_cleaned_and_its_unfinished_line_dropped() 
     ]
 
 
-async def test_a_line_without_end_does_not_fill_the_memory() -> None:
+async def test_endless_line_does_not_fill_the_memory() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SUCCESS\r\n")
         while True:
@@ -134,11 +136,11 @@ async def test_a_line_without_end_does_not_fill_the_memory() -> None:
 
 
 class TestConnecting:
-    async def test_a_bad_name_is_refused_before_connecting(self) -> None:
+    async def test_bad_username_raises_before_connecting(self) -> None:
         with pytest.raises(UsernameError, match="^bad username: it has a colon in it$"):
             BroadcastClient(user="a:b")
 
-    async def test_a_refusal_gives_the_servers_reason(self) -> None:
+    async def test_refusal_has_the_reason_of_the_server(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readline()
             writer.write(b"ERROR no room\r\n")
@@ -147,7 +149,7 @@ class TestConnecting:
             with pytest.raises(RefusedError, match=r"^127\.0\.0\.1:\d+ refuses: no room$"):
                 await BroadcastClient(port=port).connect()
 
-    async def test_another_kind_of_server_is_told(self) -> None:
+    async def test_server_with_another_protocol_is_refused(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"220 mail.example ESMTP\r\n")
             await reader.read()
@@ -156,7 +158,7 @@ class TestConnecting:
             with pytest.raises(RefusedError, match="does not speak this protocol"):
                 await BroadcastClient(port=port).connect()
 
-    async def test_one_that_closes_at_once_is_told(self) -> None:
+    async def test_server_that_closes_immediately_raises_connect_error(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readline()
 
@@ -164,7 +166,7 @@ class TestConnecting:
             with pytest.raises(ConnectError, match="closed the connection without an answer"):
                 await BroadcastClient(port=port).connect()
 
-    async def test_one_that_never_answers_is_quit_requested(self) -> None:
+    async def test_server_that_never_answers_raises_connect_error(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
 
@@ -172,19 +174,19 @@ class TestConnecting:
             with pytest.raises(ConnectError, match="does not answer"):
                 await BroadcastClient(port=port, connect_timeout=0.1).connect()
 
-    async def test_every_error_has_one_base(self) -> None:
+    async def test_every_error_is_a_broadcast_error(self) -> None:
         for error in (ConnectError, ConnectionLostError, RefusedError, UsernameError):
             assert issubclass(error, BroadcastError)
 
-    async def test_is_of_no_use_when_not_connected(self) -> None:
+    async def test_sending_without_a_connection_raises(self) -> None:
         client = BroadcastClient()
         with pytest.raises(ConnectionLostError, match="^not connected to 127.0.0.1:8888$"):
             await client.send("x")
         await client.close()
 
 
-class TestEnding:
-    async def test_iteration_ends_when_the_server_ends_in_order(
+class TestDisconnecting:
+    async def test_iteration_ends_when_the_server_closes_gracefully(
         self, make_server: MakeServer
     ) -> None:
         server = await make_server()
@@ -193,14 +195,16 @@ class TestEnding:
             assert [incoming async for incoming in client] == [Notice("server is shutting down")]
         await closing
 
-    async def test_leaving_gets_what_is_owed(self, server: BroadcastServer) -> None:
+    async def test_client_that_leaves_receives_what_was_sent_before(
+        self, server: BroadcastServer
+    ) -> None:
         async with client_of(server) as client, client_of(server, "bob") as bob:
             await bob.send("one")
             await asyncio.sleep(0.01)
             await client.leave()
             assert [incoming async for incoming in client] == [Message("bob", "one")]
 
-    async def test_everything_sent_is_delivered_before_the_body_is_left(
+    async def test_everything_sent_is_delivered_before_the_context_manager_exits(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         peer = await connect(server, "peer")
@@ -209,7 +213,7 @@ class TestEnding:
                 await client.send_lines(b"x\n" * 1000 + b"end\n")
             assert await peer.lines(1001) == ["Attila: x"] * 1000 + ["Attila: end"]
 
-    async def test_a_reset_is_told_after_what_had_arrived(self, server: BroadcastServer) -> None:
+    async def test_reset_raises_after_all_that_had_arrived(self, server: BroadcastServer) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(
                 b"SUCCESS\r\nbob: one\r\nERROR too slow: did not read what it was sent in time\r\n"
@@ -233,7 +237,7 @@ class TestEnding:
                 await client.send("x")
             await client.close()
 
-    async def test_a_server_that_does_not_close_is_waited_for_a_bounded_time(self) -> None:
+    async def test_closing_waits_a_bounded_time_for_the_server(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"SUCCESS\r\n")
             await asyncio.sleep(60)
@@ -251,7 +255,7 @@ class TestEnding:
             assert time.monotonic() - began < 0.5
 
 
-async def test_heartbeats_keep_a_silent_client_in(make_server: MakeServer) -> None:
+async def test_heartbeats_keep_a_silent_client_connected(make_server: MakeServer) -> None:
     server = await make_server(timeout=0.3, notices=False)
     async with BroadcastClient(port=server.port, heartbeat=0.05) as client:
         await asyncio.sleep(0.5)

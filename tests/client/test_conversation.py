@@ -32,13 +32,13 @@ class Script:
         self.told.append(trouble)
 
 
-async def test_what_is_read_when_the_connection_is_gone_already_is_given_back() -> None:
+async def test_lines_read_after_the_connection_was_lost_are_given_back() -> None:
     view = Script(b"one\n", None)
     await Conversation(BroadcastClient(), view, 30)._send()
     assert view.runs == [b"one\n", None]
 
 
-async def test_everything_is_sent_and_what_comes_back_is_shown(server: BroadcastServer) -> None:
+async def test_every_line_is_sent_and_every_answer_displayed(server: BroadcastServer) -> None:
     view = Script(b"one\ntwo\n", b"\\clients\n", None)
     async with BroadcastClient(port=server.port, user="other") as other:
         await run_with_reconnect(
@@ -52,7 +52,7 @@ async def test_everything_is_sent_and_what_comes_back_is_shown(server: Broadcast
     assert view.told == []
 
 
-async def test_nothing_after_an_exit_is_sent(server: BroadcastServer) -> None:
+async def test_nothing_after_exit_is_sent(server: BroadcastServer) -> None:
     view = Script(b"one\n\\exit\ntwo\n", b"three\n", None)
     async with BroadcastClient(port=server.port, user="other") as other:
         await run_with_reconnect(

@@ -7,18 +7,18 @@ import socket
 from broadcast.net.address import describe_os_error, format_address, resolve
 
 
-async def test_an_address_is_given_once() -> None:
+async def test_resolve_returns_each_address_once() -> None:
     addresses = await resolve("localhost", 80)
     assert len(addresses) == len(set(addresses)) > 0
 
 
-def test_shows_addresses() -> None:
+def test_ipv6_address_is_formatted_in_brackets() -> None:
     assert format_address(("127.0.0.1", 80)) == "127.0.0.1:80"
     assert format_address(("::1", 80, 0, 0)) == "[::1]:80"
     assert format_address(None) == "an unknown address"
 
 
-def test_gives_reasons_in_the_systems_words() -> None:
+def test_os_error_is_described_in_the_words_of_the_system() -> None:
     assert (
         describe_os_error(OSError(111, "Connect call failed ('127.0.0.1', 1)"))
         == "Connection refused"

@@ -76,14 +76,14 @@ async def receive(theirs: socket.socket) -> bytes:
 
 
 class TestReading:
-    async def test_an_end_in_order_is_no_loss(self) -> None:
+    async def test_connection_closed_gracefully_is_not_lost(self) -> None:
         async with pair() as (connection, theirs):
             theirs.sendall(b"data")
             theirs.close()
             assert await read_all(connection) == b"data"
             assert connection.lost is None
 
-    async def test_reads_no_further_ahead_than_is_allowed(self) -> None:
+    async def test_read_ahead_is_bounded(self) -> None:
         async with pair() as (connection, theirs):
             theirs.setblocking(False)
             data, sent, read = bytes(range(256)) * 8000, 0, b""
@@ -98,7 +98,7 @@ class TestReading:
                 read += chunk
             assert read == data
 
-    async def test_a_reset_hides_nothing_that_was_read_by_the_loop(self) -> None:
+    async def test_reset_hides_nothing_that_the_event_loop_has_read(self) -> None:
         async with pair() as (connection, theirs):
             theirs.sendall(b"x" * 5000)
             await asyncio.sleep(0.05)
@@ -107,7 +107,7 @@ class TestReading:
             assert await read_all(connection) == b"x" * 5000
             assert isinstance(connection.lost, ConnectionResetError)
 
-    async def test_a_reset_that_a_write_runs_into_hides_nothing_that_is_still_in_the_kernel(
+    async def test_reset_found_by_a_write_hides_nothing_that_is_in_the_kernel(
         self,
     ) -> None:
         before = descriptors()
@@ -128,7 +128,7 @@ class TestReading:
         await asyncio.sleep(0.01)
         assert descriptors() == before
 
-    async def test_reads_nothing_while_its_reader_waits_for_something_else(self) -> None:
+    async def test_nothing_is_read_while_reading_is_paused(self) -> None:
         async with pair() as (connection, theirs):
             theirs.setblocking(False)
             theirs.send(b"first")
@@ -140,7 +140,7 @@ class TestReading:
             assert queued(connection._socket, termios.FIONREAD) == len(b"second")
             assert await connection.read_chunk() == b"second"
 
-    async def test_reads_less_when_its_reader_holds_more(self) -> None:
+    async def test_read_ahead_is_reduced_by_what_the_reader_holds(self) -> None:
         async with pair() as (connection, theirs):
             theirs.setblocking(False)
             theirs.send(bytes(100_000))
@@ -175,7 +175,7 @@ class TestTLSReplies:
         monkeypatch.setattr("broadcast.net.connection.TLSLayer", DemandingPeer)
         monkeypatch.setattr(DemandingPeer, "pieces", 0)
 
-    async def test_peer_that_does_not_read_them_is_not_read_either(self) -> None:
+    async def test_peer_that_does_not_read_tls_replies_is_not_read_either(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             connection.limit_send_buffer(4096)
             await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
@@ -197,7 +197,7 @@ class TestTLSReplies:
             connection.reset()
             await asyncio.gather(reading, receiving, return_exceptions=True)
 
-    async def test_others_have_their_time_slice_between_two_pieces(
+    async def test_other_tasks_run_between_two_pieces_of_ciphertext(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(DemandingPeer, "take_output", lambda self: b"")
@@ -216,7 +216,7 @@ class TestTLSReplies:
 
 
 class TestSending:
-    async def test_tells_whether_the_system_has_taken_everything(self) -> None:
+    async def test_send_returns_whether_everything_was_written(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             assert connection.send(b"a")
             data = b"b" * 8_000_000
@@ -227,7 +227,7 @@ class TestSending:
             connection.transport.write_eof()
             assert await receiving == b"a" + data + b"c"
 
-    async def test_keeps_no_copy_of_what_the_system_did_not_take(self) -> None:
+    async def test_unsent_data_is_not_copied(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             data = bytes(8_000_000)
             tracemalloc.start()
@@ -241,7 +241,7 @@ class TestSending:
             connection.transport.write_eof()
             assert await receiving == data + b"!"
 
-    async def test_tells_when_the_system_has_taken_everything_or_never_will(self) -> None:
+    async def test_callback_tells_when_nothing_is_left_to_write(self) -> None:
         for end in (receive, reset):
             async with pair(buffer=4096) as (connection, theirs):
                 told = asyncio.Event()
@@ -261,7 +261,7 @@ class TestSending:
                     connection.transport.write_eof()
                     assert len(await receiving) == 8_000_001
 
-    async def test_nothing_overtakes_what_is_pending(self) -> None:
+    async def test_nothing_overtakes_pending_data(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             data = b"a" * 8_000_000
             connection.send(data)
@@ -277,13 +277,13 @@ class TestSending:
             connection.transport.write_eof()
             assert received + await receiving == data + b"b"
 
-    async def test_on_a_closing_connection_is_without_effect(self) -> None:
+    async def test_send_on_a_closing_connection_has_no_effect(self) -> None:
         async with pair() as (connection, theirs):
             connection.close()
             connection.send(b"late")
             assert await receive(theirs) == b""
 
-    async def test_a_reset_between_two_writes_that_are_fed_hides_nothing(
+    async def test_reset_between_two_writes_hides_nothing_that_arrived(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with pair(buffer=4096) as (connection, theirs):
@@ -309,8 +309,8 @@ class TestSending:
             assert not caplog.records
 
 
-class TestEnding:
-    async def test_everything_owed_arrives_though_input_was_never_read(self) -> None:
+class TestClosing:
+    async def test_pending_data_arrives_although_input_was_never_read(self) -> None:
         async with pair() as (connection, theirs):
             owed = b"x" * 3_000_000
             theirs.sendall(b"unread" * 10_000)
@@ -321,20 +321,20 @@ class TestEnding:
             theirs.close()
             await ending
 
-    async def test_a_peer_that_does_not_end_is_waited_for_a_bounded_time(self) -> None:
+    async def test_graceful_close_waits_a_bounded_time_for_the_peer(self) -> None:
         async with pair() as (connection, _):
             began = time.monotonic()
             await connection.close_gracefully(timeout=0.2)
             assert 0.18 < time.monotonic() - began < 0.7
 
-    async def test_a_peer_that_does_not_take_what_it_is_owed_is_reset(self) -> None:
+    async def test_peer_that_does_not_read_pending_data_is_reset(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             connection.send(b"x" * 8_000_000)
             await connection.close_gracefully(timeout=0.2)
             with pytest.raises(ConnectionResetError):
                 await receive(theirs)
 
-    async def test_a_reset_after_an_end_in_order_changes_nothing(self) -> None:
+    async def test_reset_after_a_graceful_close_has_no_effect(self) -> None:
         async with pair() as (connection, theirs):
             connection.send(b"owed")
             theirs.shutdown(socket.SHUT_WR)
@@ -342,7 +342,7 @@ class TestEnding:
             connection.reset()
             assert await receive(theirs) == b"owed"
 
-    async def test_drain_returns_when_nothing_is_left_to_send_and_not_before(self) -> None:
+    async def test_drain_returns_when_everything_is_written_and_not_before(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
             connection.send(b"x" * 8_000_000)
             draining = asyncio.create_task(connection.drain())
@@ -367,7 +367,7 @@ class TestEnding:
 
 
 class TestConnecting:
-    async def test_says_what_could_not_be_reached_and_why(self) -> None:
+    async def test_connect_error_says_what_could_not_be_reached_and_why(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
         with pytest.raises(
@@ -379,7 +379,7 @@ class TestConnecting:
         with pytest.raises(ConnectError, match=r": not a host name$"):
             await connect("x" * 64 + ".invalid", 1, 5)
 
-    async def test_tries_each_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_connect_tries_each_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
             found = [
@@ -390,7 +390,7 @@ class TestConnecting:
             connection = await connect("both", port, 5)
             connection.close()
 
-    async def test_watches_for_a_peer_that_vanishes(self) -> None:
+    async def test_keepalive_detects_a_vanished_peer_within_30_seconds(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             connection = await connect("127.0.0.1", listening.getsockname()[1], 5)
             connected = connection._socket
@@ -403,7 +403,7 @@ class TestConnecting:
             assert idle + interval + limit / 1000 <= 30
             connection.close()
 
-    async def test_a_look_up_that_takes_long_holds_nobody_up(
+    async def test_slow_name_lookup_does_not_delay_the_timeout(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def look_up(*_: object, **__: object) -> list[object]:

@@ -47,15 +47,15 @@ CHUNK = 57_344
 """Bytes: as much as a client sends at once."""
 
 
-class TestCleaning:
-    def test_each_control_separator_and_bidirectional_character_becomes_a_replacement(self) -> None:
+class TestSanitize:
+    def test_each_control_separator_and_bidirectional_character_is_replaced(self) -> None:
         controls = [*range(0x20), 0x7F, *range(0x80, 0xA0)]
         bidirectional = [0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
         for code in [*controls, 0x2028, 0x2029, *bidirectional]:
             expected = "a\tb" if code == 9 else "a\ufffdb"
             assert sanitize(f"a{chr(code)}b".encode()) == expected, hex(code)
 
-    def test_nothing_else_changes(self) -> None:
+    def test_no_other_character_is_replaced(self) -> None:
         text = "".join(chr(code) for code in range(0x20, 0x30000) if not 0xD800 <= code < 0xE000)
         changed = [
             char
@@ -82,22 +82,22 @@ class TestCleaning:
             (b" \t", ""),
         ],
     )
-    def test_examples(self, data: bytes, text: str) -> None:
+    def test_sanitize_returns_the_expected_text(self, data: bytes, text: str) -> None:
         assert sanitize(data) == text
 
 
 class TestParse:
     @pytest.mark.parametrize("special", [b"", "é\n".encode(), b"\x00\n", b"\\x\n"])
-    def test_messages_are_the_same_on_the_fast_way_and_the_slow(self, special: bytes) -> None:
+    def test_fast_and_slow_path_make_the_same_messages(self, special: bytes) -> None:
         plain = [b"a: one", b"a:   two", b"a: three\tx", b"a: four"]
         assert sent(b"one\n  two \t\r\n\n \nthree\tx\r\n\r\nfour\n" + special)[:4] == plain
 
-    def test_one_carriage_return_belongs_to_the_ending_and_a_second_does_not(self) -> None:
+    def test_only_one_carriage_return_belongs_to_the_line_ending(self) -> None:
         assert sent(b"a\r\n") == [b"a: a"]
         assert sent(b"a\r\r\n") == ["a: a\ufffd".encode()]
         assert sent(b"a\rb\n") == ["a: a\ufffdb".encode()]
 
-    def test_commands_stand_where_they_were_among_the_messages(self) -> None:
+    def test_commands_keep_their_place_among_the_messages(self) -> None:
         assert sent(b"one\n\\exit now\ntwo\n\\\\ping\n") == [
             b"a: one",
             "\\exit now",
@@ -106,12 +106,12 @@ class TestParse:
         ]
         assert sent(b" \\exit\nmid\\dle\n") == [b"a:  \\exit", b"a: mid\\dle"]
 
-    def test_counts_every_line(self) -> None:
+    def test_parse_counts_every_line(self) -> None:
         assert parse(b"a\n\n\\x\n", b"")[0] == 3
         assert parse(b"a\n\nb\n", b"")[0] == 3
 
     @pytest.mark.parametrize("letter", ["a", "é"])
-    def test_blocks_are_bounded_as_they_are_sent(self, letter: str) -> None:
+    def test_block_size_includes_the_sender_names(self, letter: str) -> None:
         prefix = ("\U0001f600" * 32 + ": ").encode()
         blocks = [
             item.data
@@ -134,7 +134,7 @@ class TestParse:
         ],
         ids=["ordinary", "short", "blank", "not ASCII", "not UTF-8", "uneven", "uneven controls"],
     )
-    def test_a_block_has_a_bounded_number_of_lines_and_bytes(self, unit: bytes) -> None:
+    def test_block_has_a_bounded_number_of_lines_and_bytes(self, unit: bytes) -> None:
         run = unit * (CHUNK // len(unit))
         for prefix in (b"a: ", ("\U0001f600" * 32 + ": ").encode()):
             blocks = [item for item in parse(run, prefix)[1] if isinstance(item, Block)]
@@ -142,7 +142,7 @@ class TestParse:
             assert all(block.lines <= BLOCK_LINES for block in blocks)
             assert all(len(block.data) <= BLOCK_LIMIT + BLOCK_TOLERANCE for block in blocks)
 
-    def test_an_ordinary_chunk_makes_as_few_blocks_as_possible_of_equal_size(self) -> None:
+    def test_ordinary_chunk_makes_the_fewest_blocks_of_equal_size(self) -> None:
         run = (b"x" * 99 + b"\n") * (CHUNK // 100)
         for prefix, count in ((b"bob: ", 1), (b"b" * 30 + b": ", 2), (b"b" * 128 + b": ", 3)):
             sizes = [len(item.data) for item in parse(run, prefix)[1] if isinstance(item, Block)]
@@ -154,7 +154,7 @@ class TestParse:
         [b"ab\n", b"\\a\n", "é\n".encode(), b"a\n\\b\n"],
         ids=["plain", "commands", "not ASCII", "both"],
     )
-    def test_no_list_of_lines_is_kept_between_two_items(self, line: bytes) -> None:
+    def test_parse_keeps_no_list_of_lines_between_two_items(self, line: bytes) -> None:
         """A waiting sender would otherwise hold twenty times what it sent."""
         run = line * (CHUNK // len(line))
         prefix = b"x" * 128 + b": "
@@ -173,7 +173,9 @@ class TestParse:
         [b"\xff\n", "é\n".encode(), b"\x01\n", b"\r\r\n"],
         ids=["not UTF-8", "not ASCII", "controls", "CR"],
     )
-    def test_hard_lines_cost_a_few_times_as_much_as_plain_ones(self, line: bytes) -> None:
+    def test_difficult_lines_cost_at_most_six_times_as_much_as_plain_ones(
+        self, line: bytes
+    ) -> None:
         plain, hard = (unit * (CHUNK // len(unit)) for unit in (b"abc\n"[-len(line) :], line))
         cost = seconds(lambda: list(parse(hard, b"bob: ")[1]))
         assert cost < 6 * seconds(lambda: list(parse(plain, b"bob: ")[1]))
@@ -182,7 +184,7 @@ class TestParse:
         cost = seconds(lambda: list(parse(b"\n" * CHUNK, b"bob: ")[1]))
         assert cost < seconds(lambda: list(parse(b"a\n" * (CHUNK // 2), b"bob: ")[1]))
 
-    def test_random_lines_on_both_ways_agree_with_the_definition(self) -> None:
+    def test_random_lines_agree_with_the_definition_on_both_paths(self) -> None:
         chance = random.Random(11)
         for _ in range(500):
             run = b"".join(

@@ -8,5 +8,5 @@ from broadcast.protocol import is_exit
 
 
 @pytest.mark.parametrize("line", ["\\exits", "\\\\\\exit", "\\", "\\ exit", "exit", " \\exit"])
-def test_other_lines_do_not_leave(line: str) -> None:
+def test_line_that_only_resembles_exit_is_not_exit(line: str) -> None:
     assert not is_exit(line)

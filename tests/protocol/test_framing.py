@@ -37,7 +37,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 class TestLineSplitter:
-    def test_cuts_the_same_lines_wherever_the_packets_end(self) -> None:
+    def test_lines_are_the_same_wherever_the_packets_end(self) -> None:
         stream = (
             b"one\ntwo\r\n\n" + b"x" * 20 + b"\n" + b"y" * 21 + b"\r\n" + b"z" * 20 + b"\r\nlast"
         )
@@ -48,11 +48,11 @@ class TestLineSplitter:
         assert cut(20, *(stream[i : i + 1] for i in range(len(stream)))) == whole
 
     @pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
-    def test_the_ending_does_not_count_for_the_limit(self, ending: bytes) -> None:
+    def test_line_ending_does_not_count_towards_the_limit(self, ending: bytes) -> None:
         assert cut(5, b"12345" + ending) == [b"12345" + ending[:-1]]
         assert cut(5, b"123456" + ending) == [TooLong.LINE]
 
-    def test_a_line_is_too_long_as_soon_as_that_is_certain_and_only_once(self) -> None:
+    def test_oversized_line_is_reported_once_and_as_soon_as_possible(self) -> None:
         cutter = LineSplitter(5)
         assert cutter.feed(b"12345") == []
         assert cutter.feed(b"\r") == [], "that may be the ending"
@@ -60,13 +60,13 @@ class TestLineSplitter:
         assert cutter.feed(b"7" * 1000) == []
         assert cutter.feed(b"8\nnext\n") == [b"next\n"]
 
-    def test_memory_stays_bounded_however_long_a_line_gets(self) -> None:
+    def test_memory_is_bounded_however_long_a_line_gets(self) -> None:
         cutter = LineSplitter(1000)
         for _ in range(1000):
             cutter.feed(b"x" * 1000)
         assert len(cutter._partial) <= 1001
 
-    def test_short_lines_after_a_long_one_are_cut_without_a_list_of_them(self) -> None:
+    def test_short_lines_after_a_long_one_are_split_without_a_list_of_them(self) -> None:
         """It would take twenty times the memory of the lines."""
         cutter = LineSplitter()
         assert cutter.feed(b"x" * LINE_LIMIT) == []
@@ -78,7 +78,7 @@ class TestLineSplitter:
         finally:
             tracemalloc.stop()
 
-    def test_a_line_that_arrives_byte_by_byte_takes_linear_time(self) -> None:
+    def test_line_that_arrives_byte_by_byte_takes_linear_time(self) -> None:
         def feed(count: int) -> None:
             cutter = LineSplitter()
             for _ in range(count):
@@ -86,7 +86,7 @@ class TestLineSplitter:
 
         assert seconds(lambda: feed(60_000)) < 30 * seconds(lambda: feed(6_000))
 
-    def test_random_streams_in_random_pieces(self) -> None:
+    def test_random_streams_in_random_pieces_agree_with_the_definition(self) -> None:
         chance = random.Random(7)
         for _ in range(300):
             stream = bytes(chance.choices(b"ab\r\n", [5, 5, 2, 3], k=chance.randrange(80)))

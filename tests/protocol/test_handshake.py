@@ -23,7 +23,7 @@ class TestConnect:
             ("CONNECT Zoë", Connect("Zoë")),
         ],
     )
-    def test_good(self, line: str, connect: Connect) -> None:
+    def test_valid_connect_line_is_parsed(self, line: str, connect: Connect) -> None:
         assert parse_connect(line) == connect
 
     @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ class TestConnect:
             "\\exit",
         ],
     )
-    def test_anything_else(self, line: str) -> None:
+    def test_any_other_first_line_raises(self, line: str) -> None:
         with pytest.raises(HandshakeError, match="^expected CONNECT <username>$"):
             parse_connect(line)
 
-    def test_encodes_what_it_parses(self) -> None:
+    def test_encoded_connect_line_can_be_parsed(self) -> None:
         assert parse_connect(sanitize(Connect("a", "b").encode()[:-2])) == Connect("a", "b")

@@ -25,7 +25,7 @@ class TestIncoming:
             ("ERROR too slow: x", ServerError("too slow: x")),
         ],
     )
-    def test_is_told_apart_and_shown_as_it_came(
+    def test_incoming_line_has_a_type_and_is_displayed_unchanged(
         self, line: str, incoming: Message | Notice | ServerError
     ) -> None:
         assert parse_incoming(line) == incoming
@@ -36,7 +36,7 @@ class TestIncoming:
         assert parse_incoming(f"{longest}: hello") == Message(longest, "hello")
         assert parse_incoming(f"x{longest}: hello") == Notice(f"x{longest}: hello")
 
-    def test_a_parse_renamed_is_found_in_no_other_line(self) -> None:
+    def test_only_a_renamed_notice_is_parsed_as_one(self) -> None:
         assert parse_renamed(renamed_notice("Attila", "Attila-2")) == "Attila-2"
         assert parse_renamed("* Attila joined") is None
         assert parse_renamed("Attila: * a is taken: you are b") is None

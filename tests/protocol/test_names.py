@@ -23,7 +23,7 @@ class TestUsername:
         "name",
         ["a", "Attila", "Zoë", "名前", "🙂", "x" * 32, "a*b", "a\\b", "ERROR", "#1", "e\u0301"],
     )
-    def test_good(self, name: str) -> None:
+    def test_valid_username_is_returned(self, name: str) -> None:
         assert check_username(name) == name
 
     @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ class TestUsername:
             ("\ue000", "can't be shown"),
         ],
     )
-    def test_bad(self, name: str, why: str) -> None:
+    def test_invalid_username_raises_with_the_reason(self, name: str, why: str) -> None:
         with pytest.raises(UsernameError, match=f"^bad username: .*{why}"):
             check_username(name)
 
@@ -78,14 +78,14 @@ class TestUsername:
         name_key(marks[:NAME_LIMIT])
         assert max(normalised) <= NAME_LIMIT
 
-    def test_ascii_names_are_not_normalised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ascii_name_is_not_normalised(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in map(chr, range(128)):
             assert name_key(name) == unicodedata.normalize("NFKC", name).casefold()
         monkeypatch.setattr("broadcast.protocol.names.unicodedata", None)
         assert check_username("Attila7") == "Attila7"
         assert name_key("Attila-7_x") == "attila-7_x"
 
-    def test_spellings_of_one_name_fold_alike(self) -> None:
+    def test_spellings_of_one_name_have_the_same_key(self) -> None:
         assert name_key("Attila") == name_key("ATTILA") == name_key("\uff21ttila")
         assert name_key("Straße") == name_key("STRASSE")
         assert name_key("Zoë") == name_key("Zoe\u0308")

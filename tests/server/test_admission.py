@@ -25,7 +25,7 @@ class TestHandshake:
         ],
     )
     @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-    async def test_success_stands_alone_on_its_line(
+    async def test_success_is_a_line_of_its_own(
         self, server: BroadcastServer, connect: Connect, first: str, ending: str
     ) -> None:
         peer = await connect(server)
@@ -49,14 +49,14 @@ class TestHandshake:
             ("x" * (LINE_LIMIT + 2), "ERROR expected CONNECT <username>"),
         ],
     )
-    async def test_refuses_and_closes(
+    async def test_invalid_connect_line_is_refused_and_the_connection_closed(
         self, server: BroadcastServer, connect: Connect, line: str, answer: str
     ) -> None:
         peer = await connect(server)
         peer.send(f"{line}\r\n")
         assert await peer.rest() == [answer]
 
-    async def test_refuses_a_first_line_that_never_ends_as_soon_as_it_is_too_long(
+    async def test_endless_first_line_is_refused_as_soon_as_it_is_too_long(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         peer = await connect(server)
@@ -64,14 +64,14 @@ class TestHandshake:
         assert await peer.rest() == ["ERROR expected CONNECT <username>"]
 
     @pytest.mark.parametrize("blank", [b"\n", b" \r\n", b"\t\n"])
-    async def test_refuses_more_than_a_kilobyte_before_the_end_of_the_connect(
+    async def test_more_than_a_kilobyte_before_the_end_of_connect_is_refused(
         self, server: BroadcastServer, connect: Connect, blank: bytes
     ) -> None:
         peer = await connect(server)
         peer.send(blank * (HANDSHAKE_LIMIT // len(blank) + 1))
         assert await peer.rest() == ["ERROR expected CONNECT <username>"]
 
-    async def test_lines_after_the_connect_do_not_count_against_its_limit(
+    async def test_lines_after_connect_do_not_count_towards_its_limit(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         listener, peer = await connect(server, "listener"), await connect(server)
@@ -81,7 +81,7 @@ class TestHandshake:
         assert await peer.line() == "SUCCESS"
         assert await listener.lines(10_000) == ["a: hello"] * 10_000
 
-    async def test_first_line_costs_little_whatever_is_in_it(
+    async def test_first_line_is_cheap_to_handle_whatever_is_in_it(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         """To normalise text takes quadratic time for combining marks in descending order."""
@@ -93,14 +93,14 @@ class TestHandshake:
             assert await peer.rest() == ["ERROR expected CONNECT <username>"]
         assert time.monotonic() - began < 2
 
-    async def test_refuses_a_client_that_ends_without_a_word(
+    async def test_client_that_closes_without_a_line_is_refused(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         peer = await connect(server)
         peer.writer.write_eof()
         assert await peer.rest() == ["ERROR expected CONNECT <username>"]
 
-    async def test_a_first_line_may_be_the_last_and_without_an_ending(
+    async def test_connect_may_be_the_last_line_and_have_no_ending(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         peer = await connect(server)
@@ -108,13 +108,15 @@ class TestHandshake:
         peer.writer.write_eof()
         assert await peer.rest() == ["SUCCESS"]
 
-    async def test_times_out(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_incomplete_handshake_times_out(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         server = await make_server(handshake_timeout=0.1)
         peer = await connect(server)
         peer.send("CONN")
         assert await peer.rest() == ["ERROR handshake timed out"]
 
-    async def test_blank_lines_do_not_prolong_it(
+    async def test_blank_lines_do_not_extend_the_handshake_timeout(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(handshake_timeout=0.2)
@@ -129,7 +131,7 @@ class TestHandshake:
         assert await peer.rest() == ["ERROR handshake timed out"]
         dribbling.cancel()
 
-    async def test_nothing_goes_from_or_to_a_client_before_success(
+    async def test_client_neither_sends_nor_receives_before_success(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
@@ -140,7 +142,7 @@ class TestHandshake:
         assert await outside.rest() == ["ERROR expected CONNECT <username>"]
         assert await inside.synchronise() == []
 
-    async def test_lines_that_came_with_the_connect_are_handled_after_it(
+    async def test_lines_that_arrive_with_connect_are_handled_after_it(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         listener, peer = await connect(server, "listener"), await connect(server)
@@ -148,7 +150,9 @@ class TestHandshake:
         assert await peer.lines(4) == ["SUCCESS", "* 2 clients", "* Attila (you)", "* listener"]
         assert await listener.lines(2) == ["Attila: one", "Attila: two"]
 
-    async def test_cut_at_every_byte(self, server: BroadcastServer, connect: Connect) -> None:
+    async def test_stream_may_be_split_at_every_byte(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
         listener = await connect(server, "listener")
         stream = "CONNECT Zoë\r\nhällo\r\n\\clients\n🙂\n".encode()
         for at in range(1, len(stream)):
@@ -167,7 +171,7 @@ class TestToken:
         "line",
         ["CONNECT", "CONNECT a", "CONNECT a wrong", "CONNECT a geheim2", "CONNECT a gehei\ufffd"],
     )
-    async def test_a_wrong_or_missing_one_is_not_authorised(
+    async def test_wrong_or_missing_token_is_not_authorised(
         self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture, line: str
     ) -> None:
         caplog.set_level(logging.INFO, "broadcast")
@@ -181,13 +185,13 @@ class TestToken:
             and "geheim" not in caplog.text
         )
 
-    async def test_the_right_one_lets_in(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_right_token_is_accepted(self, make_server: MakeServer, connect: Connect) -> None:
         server = await make_server(token="geheim-é")
         peer = await connect(server)
         peer.send("CONNECT a geheim-é\n")
         assert await peer.line() == "SUCCESS"
 
-    async def test_a_wrong_one_costs_its_connection_some_time(
+    async def test_wrong_token_is_answered_after_a_delay(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(token="geheim", wrong_token_delay=0.3, notices=False)

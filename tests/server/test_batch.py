@@ -6,7 +6,7 @@ from broadcast.server.batch import Batch
 
 
 class TestBatch:
-    def test_withholds_stretches(self) -> None:
+    def test_batch_excludes_ranges_for_each_client(self) -> None:
         clock_free = Batch(0)
         clock_free.blocks += [b"aa", b"bb", b"cc", b"dd"]
         a, b, c, d = object(), object(), object(), object()
@@ -19,7 +19,7 @@ class TestBatch:
         parts = [clock_free.data_for(receiver) for receiver in (a, b, c, d)]  # type: ignore[arg-type]
         assert parts == [b"bbdd", b"ccdd", b"aacc", b"aabbccdd"]
 
-    async def test_a_single_block_is_sent_as_it_is_without_a_copy(self) -> None:
+    async def test_batch_of_a_single_block_is_not_copied(self) -> None:
         batch, block = Batch(0), b"x" * 1000
         batch.blocks.append(block)
         assert batch.seal() is block

@@ -50,7 +50,7 @@ class Pause:
             self.stall(key)
 
 
-def test_client_that_takes_nothing_is_too_slow_after_the_stall_time() -> None:
+def test_client_that_reads_nothing_is_too_slow_after_the_stall_time() -> None:
     pause = Pause()
     pause.add("stalled")
     assert [pause.judge() for _ in range(8)] == [[]] * 7 + [["stalled"]]
@@ -118,7 +118,7 @@ def test_clients_of_one_address_that_are_late_together_are_charged_once() -> Non
     assert pause.budget.remaining(THERE, pause.now) == GRACE
 
 
-class TestSpentAddress:
+class TestSpentBudget:
     def test_neighbour_that_was_there_before_keeps_its_leeway(self) -> None:
         pause = Pause()
         pause.spend()
@@ -160,7 +160,7 @@ class TestSpentAddress:
         assert leeway == pytest.approx(REFILL_RATE * (1 - debt / GRACE))
 
     @pytest.mark.parametrize("rejoins_after", [0.0, 0.3, 1.0, 4.0])
-    def test_staller_that_rejoins_holds_the_room_a_tenth_of_the_time(
+    def test_staller_that_rejoins_pauses_input_a_tenth_of_the_time(
         self, rejoins_after: float
     ) -> None:
         pause = Pause()
@@ -171,7 +171,7 @@ class TestSpentAddress:
             held += pause.stall()
         assert held / (pause.now - began) < 0.1
 
-    def test_debt_has_a_limit(self) -> None:
+    def test_debt_of_an_address_is_limited(self) -> None:
         pause = Pause()
         for _ in range(100):
             pause.add(f"stalled{pause.now}", joined_at=pause.now - 100)
@@ -182,7 +182,7 @@ class TestSpentAddress:
 
 
 class TestAccounts:
-    def test_one_that_is_full_again_is_forgotten(self) -> None:
+    def test_account_that_is_full_again_is_forgotten(self) -> None:
         pause = Pause()
         pause.stall()
         pause.now += 3 / REFILL_RATE
@@ -190,7 +190,7 @@ class TestAccounts:
         assert pause.budget.remaining(HERE, pause.now) == GRACE
         assert len(pause.budget) == 1
 
-    def test_they_are_limited_in_number(self) -> None:
+    def test_number_of_accounts_is_limited(self) -> None:
         pause = Pause()
         for number in range(ACCOUNT_LIMIT + 10):
             pause.add(f"stalled{number}", key=f"address{number}")
@@ -208,5 +208,5 @@ class TestAccounts:
         ("an unknown address", ""),
     ],
 )
-def test_budget_key(peer: str, key: str) -> None:
+def test_budget_key_is_the_ipv4_address_or_the_ipv6_network(peer: str, key: str) -> None:
     assert budget_key(peer) == key

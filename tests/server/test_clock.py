@@ -17,14 +17,16 @@ class Time:
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
 
 
-async def test_counts_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clock_counts_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Time(monkeypatch)
     clock = ServingClock()
     fake.now += 0.25
     assert clock.running_time() == clock.reading_time() == 0.25
 
 
-async def test_a_stop_counts_as_one_tick_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_time_while_the_process_is_stopped_counts_as_one_tick_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fake = Time(monkeypatch)
     clock = ServingClock()
     clock.start()
@@ -40,7 +42,7 @@ async def test_a_stop_counts_as_one_tick_at_most(monkeypatch: pytest.MonkeyPatch
     clock.stop()
 
 
-async def test_a_hold_stops_the_reading_clock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pause_stops_only_the_reading_time(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Time(monkeypatch)
     clock = ServingClock()
     fake.now += 0.0625
@@ -53,7 +55,7 @@ async def test_a_hold_stops_the_reading_clock_alone(monkeypatch: pytest.MonkeyPa
     assert (clock.running_time(), clock.reading_time()) == (0.4375, 0.3125)
 
 
-async def test_ticks_by_itself_until_it_is_stopped() -> None:
+async def test_clock_ticks_by_itself_until_it_is_stopped() -> None:
     clock = ServingClock()
     clock.start()
     before = clock._timer

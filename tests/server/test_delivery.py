@@ -52,7 +52,7 @@ def backlog(server: BroadcastServer) -> int:
     return int(server.statistics()["backlog bytes"])
 
 
-async def test_a_hundred_receivers_get_everything_once_and_in_order(
+async def test_hundred_clients_receive_everything_once_and_in_order(
     server: BroadcastServer, connect: Connect
 ) -> None:
     receivers = await asyncio.gather(*(connect(server, "r") for _ in range(100)))
@@ -63,7 +63,7 @@ async def test_a_hundred_receivers_get_everything_once_and_in_order(
     await flooding
 
 
-async def test_one_order_for_all_however_they_send_lag_leave_and_join(
+async def test_order_is_the_same_for_all_however_they_send_lag_leave_and_join(
     server: BroadcastServer, connect: Connect
 ) -> None:
     """Senders that never read, leave in mid-stream, reset, and join in the middle; receivers that lag."""
@@ -106,7 +106,9 @@ async def test_one_order_for_all_however_they_send_lag_leave_and_join(
     assert seen_by_late == without_late[without_late.index(seen_by_late[0]) :][: len(seen_by_late)]
 
 
-async def test_everybody_sending_to_everybody(server: BroadcastServer, connect: Connect) -> None:
+async def test_twelve_clients_that_all_send_receive_everything_in_the_same_order(
+    server: BroadcastServer, connect: Connect
+) -> None:
     peers = [await connect(server, f"p{number}") for number in range(12)]
     names = {f"p{number}" for number in range(12)}
     flooding = [
@@ -128,7 +130,7 @@ async def test_everybody_sending_to_everybody(server: BroadcastServer, connect: 
         ]
 
 
-async def test_what_is_published_in_one_turn_goes_out_together(
+async def test_blocks_published_in_one_iteration_are_sent_together(
     server: BroadcastServer, connect: Connect
 ) -> None:
     a, b = await connect(server, "a"), await connect(server, "b")
@@ -140,7 +142,7 @@ async def test_what_is_published_in_one_turn_goes_out_together(
     assert fanout._open.number == before + 1
 
 
-async def test_a_leaver_gets_what_was_published_before_in_the_same_turn_and_nothing_after(
+async def test_leaver_receives_what_was_published_before_in_the_same_iteration(
     server: BroadcastServer, connect: Connect
 ) -> None:
     stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
@@ -160,7 +162,7 @@ async def test_a_leaver_gets_what_was_published_before_in_the_same_turn_and_noth
 
 
 class TestStalledReader:
-    async def test_is_dropped_after_one_grace_time_and_never_as_if_complete(
+    async def test_stalled_reader_is_dropped_and_reset_and_the_others_miss_nothing(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(backlog=500_000, grace=0.3)
@@ -182,7 +184,7 @@ class TestStalledReader:
         with pytest.raises(ConnectionResetError):
             await stalled.rest()
 
-    async def test_is_told_why_where_its_socket_still_takes_it(
+    async def test_stalled_reader_is_sent_the_reason_if_its_socket_accepts_it(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(backlog=200_000, grace=0.2, notices=False)
@@ -198,7 +200,7 @@ class TestStalledReader:
         assert received == list(range(len(received)))
         await flooding
 
-    async def test_holds_the_room_without_growing_the_backlog(
+    async def test_stalled_reader_pauses_input_without_growing_the_backlog(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(backlog=300_000, grace=0.5, notices=False)
@@ -211,7 +213,7 @@ class TestStalledReader:
             await asyncio.sleep(0)
         assert 300_000 < largest <= 300_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_OVERHEAD
 
-    async def test_is_nobody_in_a_room_that_never_fills_the_backlog(
+    async def test_slow_reader_is_never_evicted_while_the_backlog_is_small(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(grace=0.1, notices=False)
@@ -224,7 +226,7 @@ class TestStalledReader:
         stalled.go_on_reading()
         assert numbers(await until(stalled, "s: end"), "s") == list(range(20_000))
 
-    async def test_each_hold_is_judged_by_itself(
+    async def test_reader_that_catches_up_in_every_pause_is_never_too_slow(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         """A reader that empties its part in every hold is never too slow, however long the holds are together."""
@@ -242,7 +244,7 @@ class TestStalledReader:
         assert numbers(lines, "s") == list(range(15_000))
         await flooding
 
-    async def test_who_leaves_while_the_room_is_held_for_it_is_told_too(
+    async def test_stalled_reader_that_leaves_during_the_pause_is_sent_the_reason(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(backlog=200_000, grace=0.3, notices=False)
@@ -258,7 +260,7 @@ class TestStalledReader:
         assert (await stalled.rest())[-1] == "ERROR too slow: did not read what it was sent in time"
         await flooding
 
-    async def test_that_trickles_cannot_hold_the_room_for_longer(
+    async def test_trickling_reader_is_dropped_as_too_slow(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(backlog=300_000, grace=0.3)
@@ -283,7 +285,7 @@ class TestStalledReader:
         trickle_task.cancel()
 
 
-async def test_one_letter_lines_under_a_long_name_obey_the_bound(
+async def test_one_letter_lines_under_a_long_name_respect_the_backlog_limit(
     make_server: MakeServer, connect: Connect
 ) -> None:
     server = await make_server(backlog=500_000, grace=0.4, notices=False)
@@ -300,7 +302,7 @@ async def test_one_letter_lines_under_a_long_name_obey_the_bound(
     assert 500_000 < largest <= 500_000 + BATCH_SIZE + BLOCK_LIMIT + BATCH_OVERHEAD
 
 
-async def test_time_in_which_the_room_was_held_is_nobodys_silence(
+async def test_time_while_input_is_paused_does_not_count_as_silence(
     make_server: MakeServer, connect: Connect
 ) -> None:
     server = await make_server(backlog=200_000, grace=0.8, timeout=0.4, notices=False)
@@ -322,7 +324,7 @@ async def test_time_in_which_the_room_was_held_is_nobodys_silence(
     await beating
 
 
-async def test_nobody_is_kept_out_of_a_room_that_is_held_again_and_again(
+async def test_ten_publishers_share_an_input_that_is_paused_repeatedly(
     make_server: MakeServer, connect: Connect
 ) -> None:
     """Ten publishers that never run out of blocks, and one reader that is the slower: each has its turn."""
@@ -347,7 +349,7 @@ async def test_nobody_is_kept_out_of_a_room_that_is_held_again_and_again(
     reader.reset()
 
 
-async def test_a_thousand_joining_at_once_are_each_told_of_every_later_one(
+async def test_clients_that_join_at_once_are_notified_of_every_later_one(
     make_server: MakeServer, connect: Connect
 ) -> None:
     server = await make_server()

@@ -27,12 +27,12 @@ ROSTER = roster("bob", "Anna", "Attila")
 
 
 @pytest.mark.parametrize("line", ["\\exit", "\\\\exit", "\\EXIT", "\\Exit now please", "\\exit\tx"])
-def test_exit_leaves(line: str) -> None:
+def test_exit_leaves_in_every_spelling(line: str) -> None:
     assert answer(line, "bob", ROSTER) == Answer(leave=True)
     assert is_exit(line)
 
 
-def test_a_long_word_is_not_put_into_lower_case() -> None:
+def test_long_word_is_not_lower_cased() -> None:
     class Line(str):
         def split(self, *arguments: object, **options: object) -> list[str]:
             raise AssertionError("the whole line is looked at")
@@ -42,25 +42,25 @@ def test_a_long_word_is_not_put_into_lower_case() -> None:
     assert lines(answer(line, "bob", ROSTER))[0].startswith("ERROR unknown command")
 
 
-def test_ping_is_silent() -> None:
+def test_ping_has_no_answer() -> None:
     assert answer("\\ping", "bob", ROSTER) == answer("\\\\PING x", "bob", ROSTER) == Answer()
 
 
-def test_clients_are_listed_by_folded_name() -> None:
+def test_clients_are_listed_in_the_order_of_their_name_keys() -> None:
     attila = answer("\\clients", "Attila", ROSTER)
     assert lines(attila) == ["* 3 clients", "* Anna", "* Attila (you)", "* bob"]
     assert lines(answer("\\clients", "a", roster("a"))) == ["* 1 client", "* a (you)"]
 
 
 @pytest.mark.parametrize("name", ["a", "ab", "b", "(you)", "clients", "3"])
-def test_only_the_client_that_asks_is_marked(name: str) -> None:
+def test_only_the_asking_client_is_marked(name: str) -> None:
     others = {"a", "ab", "b", "(you)", "clients", "3", "a-2"}
     listed = lines(answer("\\clients", name, roster(*others)))
     assert listed[0] == "* 7 clients"
     assert set(listed[1:]) == {f"* {other}" for other in others - {name}} | {f"* {name} (you)"}
 
 
-def test_help_has_a_notice_a_command() -> None:
+def test_help_has_one_notice_for_each_command() -> None:
     helps = lines(answer("\\help", "bob", ROSTER))
     assert len(helps) == len(COMMANDS)
     assert all(line.startswith(f"* \\{word}") for line, word in zip(helps, COMMANDS, strict=True))
@@ -78,6 +78,6 @@ def test_help_has_a_notice_a_command() -> None:
         ("\\" + "x" * 62 + " y", "\\" + "x" * 62),
     ],
 )
-def test_an_unknown_command_is_shown_as_typed_and_cut(line: str, shown: str) -> None:
+def test_unknown_command_is_quoted_as_typed_and_truncated(line: str, shown: str) -> None:
     hint = "try \\help, or begin the line with a space to send it as text"
     assert lines(answer(line, "bob", ROSTER)) == [f"ERROR unknown command {shown}: {hint}"]

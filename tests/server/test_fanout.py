@@ -31,7 +31,7 @@ class TakesAll(Connection):
         self.on_drained()
 
 
-class TestTurns:
+class TestFeeding:
     async def lag(self) -> tuple[Fanout, TakesAll, Subscription]:
         fanout, connection = Fanout(ServingClock(), 10_000_000, 1.0), TakesAll()
         fanout.join(TakesAll(), lambda: None)  # takes nothing: for it the backlog is kept
@@ -44,19 +44,21 @@ class TestTurns:
         assert connection.sent == 1 + MAX_BATCHES_PER_FEED
         return fanout, connection, receiver
 
-    async def test_it_gets_more_when_the_others_had_theirs_until_it_is_level(self) -> None:
+    async def test_lagging_subscription_is_fed_again_after_the_others_until_it_catches_up(
+        self,
+    ) -> None:
         fanout, connection, _ = await self.lag()
         for _ in range(3):
             await asyncio.sleep(0)
         assert (connection.sent, fanout.lagging) == (4 * MAX_BATCHES_PER_FEED, 1)
 
-    async def test_one_that_is_dropped_in_between_gets_nothing_more(self) -> None:
+    async def test_subscription_dropped_between_two_feeds_receives_nothing_more(self) -> None:
         fanout, connection, receiver = await self.lag()
         fanout.drop(receiver)
         await asyncio.sleep(0)
         assert (connection.sent, fanout.lagging) == (1 + MAX_BATCHES_PER_FEED, 1)
 
-    async def test_an_answer_in_between_is_taken_first(self) -> None:
+    async def test_answer_between_two_feeds_is_written_first(self) -> None:
         _, connection, _ = await self.lag()
         connection.write_pending = True
         await asyncio.sleep(0)
@@ -110,7 +112,7 @@ class TestStragglers:
             fanout.publish(None, bytes(BATCH_SIZE))
             fanout._flush()
 
-    async def test_one_that_takes_nothing_is_dropped_long_before_the_grace_time_is_over(
+    async def test_client_that_reads_nothing_is_dropped_long_before_the_grace_time_ends(
         self,
     ) -> None:
         fanout, (stalled,), dropped = self.pause("127.0.0.1:1")
@@ -120,7 +122,7 @@ class TestStragglers:
         assert dropped == [stalled]
         assert 0.19 < time.monotonic() - began
 
-    async def test_one_that_takes_something_is_waited_for(self) -> None:
+    async def test_client_that_reads_a_little_is_waited_for(self) -> None:
         fanout, (slow,), dropped = self.pause("127.0.0.1:1")
         began = time.monotonic()
         while time.monotonic() < began + 0.5:
@@ -128,7 +130,7 @@ class TestStragglers:
             await asyncio.sleep(0.01)
         assert fanout.input_paused and not dropped
 
-    async def test_stop_of_the_process_counts_against_nobody(self) -> None:
+    async def test_time_while_the_process_is_stopped_counts_against_nobody(self) -> None:
         fanout, (stalled,), dropped = self.pause("127.0.0.1:1")
         time.sleep(0.4)  # noqa: ASYNC251 (as if the process were stopped)
         await asyncio.sleep(0.1)
@@ -137,7 +139,7 @@ class TestStragglers:
             await fanout.wait_to_publish()
         assert dropped == [stalled]
 
-    async def test_newcomer_that_stalls_costs_little_where_the_budget_is_spent(self) -> None:
+    async def test_stalling_newcomer_costs_little_once_the_budget_is_spent(self) -> None:
         fanout, _, dropped = self.pause("127.0.0.1:1", grace=0.2)
         async with asyncio.timeout(5):
             await fanout.wait_to_publish()
@@ -149,7 +151,7 @@ class TestStragglers:
             assert dropped[-1] is stalled
             assert time.monotonic() - began < 0.1
 
-    async def test_no_client_is_looked_at_while_input_is_not_paused(self) -> None:
+    async def test_no_client_is_checked_while_input_is_not_paused(self) -> None:
         fanout, (slow,), _ = self.pause("127.0.0.1:1")
         check = fanout._next_check
         while fanout.input_paused:
@@ -157,7 +159,7 @@ class TestStragglers:
         assert check and check.cancelled()
         assert not fanout._next_check and not fanout._stragglers
 
-    async def test_one_that_is_less_than_half_the_bound_behind_is_not_dropped(self) -> None:
+    async def test_client_that_lags_by_less_than_half_the_limit_is_not_dropped(self) -> None:
         dropped: list[Slow] = []
         fanout = Fanout(ServingClock(), 1_000_000, 20.0, 0.2)
         first, second = Slow("127.0.0.1:1"), Slow("127.0.0.2:1")
@@ -172,7 +174,7 @@ class TestStragglers:
         assert dropped == [first]
 
 
-class TestBatch:
+class TestPublishing:
     async def test_publishing_to_nobody_keeps_nothing(self) -> None:
         fanout = Fanout(ServingClock(), 1000, 1.0)
         for _ in range(10):

@@ -13,7 +13,7 @@ from broadcast import BroadcastServer, ListenError
 
 
 class TestListening:
-    async def test_ipv4_and_ipv6_meet_in_one_room_on_one_port(
+    async def test_ipv4_and_ipv6_clients_share_one_room_on_one_port(
         self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         both = [
@@ -32,7 +32,7 @@ class TestListening:
         for _, writer in (six, four):
             writer.close()
 
-    async def test_an_empty_host_is_every_interface(
+    async def test_empty_host_listens_on_every_interface(
         self, make_server: MakeServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "broadcast")
@@ -42,7 +42,7 @@ class TestListening:
             _, writer = await asyncio.open_connection(address, server.port)
             writer.close()
 
-    async def test_an_address_the_system_does_not_have_is_passed_over_unless_it_is_the_only_one(
+    async def test_unavailable_address_is_skipped_unless_it_is_the_only_one(
         self, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         missing, there = (
@@ -55,7 +55,7 @@ class TestListening:
         with pytest.raises(ListenError, match="Cannot assign requested address"):
             await make_server(host="not-there")
 
-    async def test_a_port_in_use_is_told_with_where(self, server: BroadcastServer) -> None:
+    async def test_port_in_use_is_reported_with_its_address(self, server: BroadcastServer) -> None:
         before = descriptors()
         with pytest.raises(
             ListenError, match=f"^can't listen on 127.0.0.1:{server.port}: Address already in use$"
@@ -64,14 +64,14 @@ class TestListening:
         assert descriptors() == before
 
     @pytest.mark.parametrize("host", ["nowhere.invalid", "x" * 64 + ".invalid", "256.1.1.1"])
-    async def test_a_bad_host_is_told(self, host: str) -> None:
+    async def test_bad_host_raises_listen_error(self, host: str) -> None:
         with pytest.raises(ListenError, match=rf"^can't listen on {host}:0: "):
             await BroadcastServer(host, 0).start()
 
     @pytest.mark.parametrize(
         "limit", ["timeout", "backlog", "grace", "handshake_timeout", "line_limit"]
     )
-    def test_limits_have_to_be_above_zero(self, limit: str) -> None:
+    def test_limit_of_zero_raises_value_error(self, limit: str) -> None:
         with pytest.raises(ValueError, match=f"^{limit} must be above 0, not 0$"):
             BroadcastServer(**{limit: 0})  # type: ignore[arg-type]
 
@@ -80,7 +80,7 @@ class TestListening:
     ("options", "warning"),
     [({}, "anyone who reaches this port"), ({"token": "x"}, "the token and all that is said")],
 )
-async def test_exposure_beyond_loopback_is_warned_about_once(
+async def test_exposure_beyond_loopback_is_logged_once(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, options: dict[str, str], warning: str
 ) -> None:
     await make_server(**options)

@@ -10,14 +10,14 @@ from helpers import Connect, MakeServer
 from broadcast.server.rate import SWEEP_SIZE, RateLimiter
 
 
-def test_second_s_worth_passes_at_once_and_the_rest_at_the_rate() -> None:
+def test_one_second_of_lines_passes_immediately_and_the_rest_at_the_rate() -> None:
     limiter = RateLimiter(10)
     used = limiter.use(limiter.enter("x", 100.0), 10, now=100.0)
     assert used == 100.0
     assert limiter.use(used, 5, now=100.0) == 100.5
 
 
-def test_client_that_reconnects_goes_on_where_it_was() -> None:
+def test_client_that_reconnects_keeps_its_debt() -> None:
     limiter = RateLimiter(10)
     used = limiter.use(limiter.enter("x", 100.0), 15, now=100.0)
     limiter.leave("x", used, now=100.0)
@@ -25,14 +25,14 @@ def test_client_that_reconnects_goes_on_where_it_was() -> None:
     assert limiter.use(limiter.enter("y", 100.0), 1, now=100.0) < 100.0
 
 
-def test_one_newcomer_of_an_address_begins_with_a_burst() -> None:
+def test_only_one_newcomer_of_an_address_begins_with_a_burst() -> None:
     limiter = RateLimiter(10)
     assert limiter.use(limiter.enter("x", 100.0), 10, now=100.0) == 100.0
     assert limiter.use(limiter.enter("x", 100.0), 10, now=100.0) == 101.0
     assert limiter.use(limiter.enter("x", 101.0), 10, now=101.0) == 101.0
 
 
-def test_debt_of_one_that_left_is_at_most_a_second() -> None:
+def test_debt_of_a_client_that_left_is_at_most_a_second() -> None:
     limiter = RateLimiter(10)
     limiter.leave("x", 500.0, now=100.0)
     assert limiter.enter("x", 100.0) == 101.0
@@ -45,7 +45,7 @@ def test_addresses_that_no_longer_matter_are_forgotten() -> None:
     assert len(limiter._used_until) <= SWEEP_SIZE
 
 
-async def test_sending_and_resetting_does_not_get_around_it(
+async def test_reconnecting_does_not_bypass_the_maximum_rate(
     make_server: MakeServer, connect: Connect
 ) -> None:
     server = await make_server(max_rate=20, notices=False)

@@ -9,7 +9,7 @@ from broadcast.protocol import name_key
 from broadcast.server.registry import PAGE_LINES, Registry
 
 
-def test_a_taken_name_gets_the_lowest_free_number_from_two_on() -> None:
+def test_taken_name_gets_the_lowest_free_number_from_two() -> None:
     registry = Registry()
     assert [registry.claim("Attila") for _ in range(4)] == [
         "Attila",
@@ -33,7 +33,7 @@ def test_names_are_unique_by_what_they_look_like() -> None:
     ]
 
 
-def test_numbers_that_others_chose_are_passed_over_and_come_back() -> None:
+def test_numbers_that_clients_chose_are_skipped_until_they_are_free() -> None:
     registry = Registry()
     assert registry.claim("a-2") == "a-2"
     assert registry.claim("a") == "a"
@@ -46,13 +46,13 @@ def test_numbers_that_others_chose_are_passed_over_and_come_back() -> None:
     assert registry.claim("a-2") == "a-2-2"
 
 
-def test_a_number_may_exceed_the_length_of_a_name() -> None:
+def test_number_may_exceed_the_length_limit_of_names() -> None:
     registry = Registry()
     registry.claim("x" * 32)
     assert registry.claim("x" * 32) == "x" * 32 + "-2"
 
 
-def test_the_roster_lists_names_by_their_folded_forms() -> None:
+def test_roster_lists_names_in_the_order_of_their_keys() -> None:
     registry = Registry()
     assert b"".join(registry.roster.pages()) == b""
     for name in ("Bob", "anna", "bob", "Zoë", "carl"):
@@ -65,7 +65,7 @@ def test_the_roster_lists_names_by_their_folded_forms() -> None:
     assert b"".join(registry.roster.pages()) == b"* anna\r\n* bob-2\r\n* carl\r\n"
 
 
-def test_pages_are_bounded_and_made_from_the_roster_as_it_is() -> None:
+def test_roster_pages_are_bounded_and_show_the_current_names() -> None:
     registry = Registry()
     for number in range(2 * PAGE_LINES):
         registry.claim(f"n{number:05}")
@@ -79,7 +79,7 @@ def test_pages_are_bounded_and_made_from_the_roster_as_it_is() -> None:
     assert rest == [*expected, "* n99999"]
 
 
-def test_random_rosters_are_in_order() -> None:
+def test_random_rosters_are_sorted() -> None:
     chance = random.Random(5)
     registry, present = Registry(), set[str]()
     for _ in range(2_000):
@@ -94,7 +94,7 @@ def test_random_rosters_are_in_order() -> None:
         assert len(registry.roster) == len(present)
 
 
-def test_nothing_is_left_behind() -> None:
+def test_registry_keeps_nothing_of_released_names() -> None:
     registry = Registry()
     for _ in range(3):
         names = [registry.claim(name) for name in ("a", "a", "a-3", "a", "a-2", "a-07", "a-02")]
@@ -105,7 +105,7 @@ def test_nothing_is_left_behind() -> None:
     assert not registry._suffixes
 
 
-def test_the_ten_thousandth_of_a_name_is_as_quick_as_the_first() -> None:
+def test_ten_thousandth_client_of_a_name_is_as_quick_as_the_first() -> None:
     registry = Registry()
 
     def claim(count: int) -> float:

@@ -16,7 +16,7 @@ async def test_body_that_ends_by_itself_leaves_no_reason() -> None:
     assert scope.reason is None
 
 
-async def test_interruption_cancels_the_body_and_goes_on_behind_it() -> None:
+async def test_interruption_cancels_the_body_and_continues_after_it() -> None:
     scope: Scope[str] = Scope()
     asyncio.get_running_loop().call_soon(scope.interrupt, "first")
     asyncio.get_running_loop().call_soon(scope.interrupt, "second")

@@ -25,7 +25,7 @@ LAST = "* server is shutting down"
 
 
 class TestShuttingDown:
-    async def test_the_last_line_to_everyone_is_the_notice(
+    async def test_shutdown_notice_is_the_last_line_to_everyone(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
@@ -39,7 +39,7 @@ class TestShuttingDown:
         assert refused == ["ERROR server is shutting down"]
 
     @pytest.mark.parametrize("turns", range(6))
-    async def test_at_any_turn_of_a_handshake_the_last_line_says_so(
+    async def test_shutdown_during_a_handshake_is_announced_in_the_last_line(
         self, make_server: MakeServer, connect: Connect, turns: int
     ) -> None:
         server = await make_server()
@@ -51,7 +51,7 @@ class TestShuttingDown:
         lines, _ = await asyncio.gather(peer.rest(), server.close())
         assert lines in (["ERROR server is shutting down"], ["SUCCESS", LAST])
 
-    async def test_with_traffic_in_flight_all_end_with_the_same_message(
+    async def test_shutdown_during_traffic_ends_with_the_same_message_for_all(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(notices=False, backlog=1_000_000, close_timeout=0.2)
@@ -80,7 +80,7 @@ class TestShuttingDown:
         sender.writer.transport.abort()
         await asyncio.gather(flooding, return_exceptions=True)
 
-    async def test_who_does_not_read_delays_it_for_a_bounded_time_and_is_reset(
+    async def test_client_that_does_not_read_delays_shutdown_briefly_and_is_reset(
         self, make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         server = await make_server(notices=False, shutdown_timeout=0.3)
@@ -98,7 +98,7 @@ class TestShuttingDown:
         with pytest.raises(ConnectionResetError):
             await stalled.rest()
 
-    async def test_cancelled_it_cuts_everyone_off_at_once(
+    async def test_cancelled_shutdown_disconnects_everyone_immediately(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(notices=False)
@@ -115,7 +115,7 @@ class TestShuttingDown:
         assert time.monotonic() - began < 0.5
         assert not server._sessions
 
-    async def test_the_port_is_free_afterwards_and_closing_twice_is_nothing(
+    async def test_port_is_free_after_closing_and_closing_twice_has_no_effect(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
@@ -127,7 +127,7 @@ class TestShuttingDown:
         async with BroadcastServer(port=server.port):
             pass
 
-    async def test_time_in_which_the_process_was_stopped_is_not_counted(
+    async def test_time_while_the_process_is_stopped_does_not_count_at_shutdown(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         """As by SIGSTOP: the loop's time jumps, and what clients read counts from then on."""
@@ -145,7 +145,7 @@ class TestShuttingDown:
         assert (len(lines), lines[-1]) == (5001, LAST)
         await closing
 
-    async def test_whoever_is_cut_off_is_logged_as_out_with_the_reason(
+    async def test_client_disconnected_at_shutdown_is_logged_with_the_reason(
         self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "broadcast")
@@ -161,7 +161,7 @@ class TestShuttingDown:
         assert "stalled out: did not read in time at the shutdown" in caplog.text
 
 
-async def test_nothing_is_left_of_clients_that_came_and_went(
+async def test_nothing_is_kept_of_clients_that_left(
     server: BroadcastServer, connect: Connect
 ) -> None:
     async def come_and_go(number: int) -> None:
@@ -198,7 +198,7 @@ async def test_nothing_is_left_of_clients_that_came_and_went(
 @pytest.mark.parametrize(
     "how", ["exit", "close", "reset", "reset while it lags", "reset while it is answered"]
 )
-async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(
+async def test_session_is_freed_without_the_garbage_collector(
     server: BroadcastServer, connect: Connect, how: str
 ) -> None:
     stay = await connect(server, "stay")
@@ -236,7 +236,7 @@ async def test_what_a_client_leaves_does_not_wait_for_the_garbage_collector(
         gc.enable()
 
 
-async def test_a_bug_in_a_session_is_logged_and_costs_only_that_client(
+async def test_bug_in_a_session_is_logged_and_affects_only_that_client(
     server: BroadcastServer,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
@@ -253,7 +253,7 @@ async def test_a_bug_in_a_session_is_logged_and_costs_only_that_client(
     assert "please report this" in caplog.text
 
 
-async def test_nothing_warns_when_a_server_is_used_and_dropped() -> None:
+async def test_server_that_is_used_and_dropped_causes_no_warning() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         async with BroadcastServer(port=0):
@@ -262,7 +262,7 @@ async def test_nothing_warns_when_a_server_is_used_and_dropped() -> None:
     assert caught == []
 
 
-async def test_busy_senders_do_not_keep_newcomers_waiting(
+async def test_several_connections_are_accepted_in_one_iteration(
     server: BroadcastServer, connect: Connect
 ) -> None:
     """Several connections are accepted in one iteration of the event loop."""
@@ -284,7 +284,7 @@ async def test_busy_senders_do_not_keep_newcomers_waiting(
 
 
 class TestLimits:
-    async def test_a_full_server_says_so_and_has_room_again(
+    async def test_full_server_refuses_until_a_client_leaves(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(max_clients=2, notices=False)
@@ -299,7 +299,7 @@ class TestLimits:
         await connect(server, "fourth")
         assert await first.synchronise() == []
 
-    async def test_out_of_descriptors_those_inside_notice_nothing(
+    async def test_running_out_of_file_descriptors_does_not_affect_connected_clients(
         self, server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
     ) -> None:
         problems: list[str] = []
@@ -345,7 +345,9 @@ class TestLimits:
             waiting.close()
 
 
-async def test_statistics_count(server: BroadcastServer, connect: Connect) -> None:
+async def test_statistics_count_clients_lines_and_deliveries(
+    server: BroadcastServer, connect: Connect
+) -> None:
     peers = [await connect(server, name) for name in "abc"]
     peers[0].send("one\ntwo\n\\ping\n")
     await peers[0].synchronise()

@@ -22,7 +22,7 @@ TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
 
 
 class TestNames:
-    async def test_a_taken_name_gets_a_number_and_is_told(
+    async def test_client_with_a_taken_name_is_given_a_number_and_notified(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
@@ -35,7 +35,7 @@ class TestNames:
         assert await second.line() == "* ATTILA is taken: you are ATTILA-2"
         assert await third.line() == "* Attila is taken: you are Attila-3"
 
-    async def test_fifty_at_once_get_fifty_names(
+    async def test_fifty_clients_that_join_at_once_get_fifty_names(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
@@ -48,7 +48,7 @@ class TestNames:
         )
         assert numbers == list(range(2, 51))
 
-    async def test_a_name_is_free_when_its_client_has_left(
+    async def test_name_is_free_after_its_client_left(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         first = await connect(server, "Attila")
@@ -60,7 +60,7 @@ class TestNames:
 
 
 class TestMessages:
-    async def test_reach_everyone_but_their_sender(
+    async def test_message_reaches_everyone_but_its_sender(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         a, b, c = [await connect(server, name) for name in "abc"]
@@ -71,7 +71,7 @@ class TestMessages:
         assert await b.line() == "a: hello"
         assert await a.synchronise() == await b.synchronise() == await c.synchronise() == []
 
-    async def test_are_clean_when_they_leave(
+    async def test_message_is_sanitized_before_it_is_sent(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         a, b = await connect(server, "a"), await connect(server, "b")
@@ -83,14 +83,14 @@ class TestMessages:
         a.send("\n\r\n   \n\t\r\nend\n")
         assert await b.line() == "a: end"
 
-    async def test_a_line_may_grow_threefold(
+    async def test_line_may_grow_threefold_when_sanitized(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         a, b = await connect(server, "a"), await connect(server, "b")
         a.send(b"\xff" * LINE_LIMIT + b"\r\n")
         assert await b.line() == "a: " + "\ufffd" * LINE_LIMIT
 
-    async def test_a_line_too_long_is_answered_at_once_and_skipped(
+    async def test_oversized_line_is_answered_immediately_and_skipped(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         a, b = await connect(server, "a"), await connect(server, "b")
@@ -100,7 +100,7 @@ class TestMessages:
         assert await b.lines(4) == ["a: before", "a: " + "x" * LINE_LIMIT, "a: short", "a: after"]
         assert await a.synchronise() == []
 
-    async def test_the_limit_is_the_classs_to_set(
+    async def test_line_limit_is_an_argument_of_the_server(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(line_limit=40)
@@ -109,10 +109,10 @@ class TestMessages:
         assert await a.synchronise() == ["ERROR line too long (at most 40 bytes)"]
 
 
-class TestShortChunks:
+class TestFastPath:
     """They are handled in the very turn in which they came, and overtake nothing all the same."""
 
-    async def test_not_the_long_one_that_was_read_with_it(
+    async def test_short_chunk_does_not_overtake_the_long_one_before_it(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         a, b = await connect(server, "a"), await connect(server, "b")
@@ -120,7 +120,7 @@ class TestShortChunks:
         a.send("\n".join(texts) + "\n")
         assert await b.lines(len(texts)) == [f"a: {text}" for text in texts]
 
-    async def test_not_what_their_sender_sent_before(
+    async def test_short_chunk_does_not_overtake_earlier_lines_of_its_sender(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         a, b = await connect(server, "a"), await connect(server, "b")
@@ -130,7 +130,9 @@ class TestShortChunks:
         a.send("second\n")
         assert await b.lines(2) == ["a: first", "a: second"]
 
-    async def test_not_a_room_that_is_held(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_short_chunk_waits_while_input_is_paused(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         server = await make_server(backlog=200_000, notices=False)
         stalled, sender, other = (
             await connect(server, "stalled", buffer=4096),
@@ -157,12 +159,12 @@ class TestShortChunks:
             b"\xff" * (FAST_PATH_LIMIT - 1) + b"\n",
         ],
     )
-    def test_not_the_bound_of_the_backlog(self, texts: bytes) -> None:
+    def test_short_chunk_fits_into_one_batch(self, texts: bytes) -> None:
         """Nobody looks whether the room is held between two blocks of one."""
         _, blocks = parse(texts, b"n" * NAME_BYTES)
         assert sum(len(block.data) for block in blocks if isinstance(block, Block)) <= BATCH_SIZE
 
-    async def test_and_are_ignored_once_their_sender_has_left(
+    async def test_short_chunk_is_ignored_once_its_sender_has_left(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
@@ -177,7 +179,7 @@ class TestShortChunks:
 
 
 class TestCommands:
-    async def test_are_answered_to_who_asks_alone(
+    async def test_command_is_answered_only_to_its_sender(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         a, b = await connect(server, "a"), await connect(server, "B")
@@ -202,7 +204,9 @@ class TestCommands:
         await c.rest()
         assert await listed(b) == ["* 2 clients", "* a", "* b (you)"]
 
-    async def test_unknown(self, server: BroadcastServer, connect: Connect) -> None:
+    async def test_unknown_command_is_answered_with_an_error(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
         a = await connect(server, "a")
         a.send("\\\\Foo bar\n")
         assert (
@@ -210,7 +214,9 @@ class TestCommands:
             == "ERROR unknown command \\\\Foo: try \\help, or begin the line with a space to send it as text"
         )
 
-    async def test_help_names_each(self, server: BroadcastServer, connect: Connect) -> None:
+    async def test_help_lists_every_command(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
         a = await connect(server, "a")
         a.send("\\help\n")
         assert [line.split(":")[0] for line in await a.lines(4)] == [
@@ -220,7 +226,7 @@ class TestCommands:
             "* \\help",
         ]
 
-    async def test_one_that_asks_and_never_reads_stops_only_itself(
+    async def test_client_that_asks_and_never_reads_only_blocks_itself(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
@@ -234,7 +240,7 @@ class TestCommands:
             assert await b.line() == "a: ping"
         asker.reset()
 
-    async def test_many_that_ask_for_much_let_others_have_their_turn(
+    async def test_many_long_answers_do_not_delay_the_messages_of_others(
         self, server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         askers = [await connect(server, "asker") for _ in range(20)]
@@ -274,7 +280,7 @@ class TestLeaving:
         ]
         assert await stays.synchronise() == []
 
-    async def test_half_close_counts_the_last_line_without_an_ending(
+    async def test_last_line_before_a_half_close_needs_no_ending(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
@@ -289,7 +295,7 @@ class TestLeaving:
             "* leaves left",
         ]
 
-    async def test_a_reset_is_a_lost_connection_and_hides_nothing_that_had_arrived(
+    async def test_reset_is_a_lost_connection_and_hides_nothing_that_had_arrived(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
@@ -302,7 +308,7 @@ class TestLeaving:
         assert await stays.line() == "* leaves left (connection lost)"
 
     @pytest.mark.parametrize("how", ["exit", "half-close"])
-    async def test_who_leaves_gets_all_that_was_published_before(
+    async def test_leaver_receives_all_that_was_published_before(
         self, server: BroadcastServer, connect: Connect, how: str
     ) -> None:
         sender, leaver = await connect(server, "s"), await connect(server, "l", buffer=4096)
@@ -319,7 +325,7 @@ class TestLeaving:
         sender.send("after\n")
         assert await leaver.rest() == [f"s: {text}"] * 6000
 
-    async def test_a_leaver_that_reads_slowly_but_steadily_gets_everything(
+    async def test_leaver_that_reads_slowly_but_steadily_receives_everything(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(timeout=0.3, notices=False)
@@ -340,7 +346,7 @@ class TestLeaving:
         assert time.monotonic() - began > 3 * 0.3
         assert lines == [f"s: {text}"] * 2000
 
-    async def test_a_leaver_that_does_not_read_goes_when_its_time_is_up(
+    async def test_leaver_that_does_not_read_is_reset_after_the_timeout(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(timeout=0.3, notices=False)
@@ -357,7 +363,7 @@ class TestLeaving:
 
 
 class TestTimeout:
-    async def test_a_silent_client_is_told_and_the_others_too(
+    async def test_silent_client_times_out_and_the_others_are_notified(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(timeout=0.25)
@@ -374,7 +380,7 @@ class TestTimeout:
             "ERROR timed out: nothing heard for 0.25 s",
         ]
 
-    async def test_every_line_is_a_sign_of_life(
+    async def test_every_line_postpones_the_timeout(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(timeout=0.3, notices=False)
@@ -387,7 +393,9 @@ class TestTimeout:
         for peer in peers.values():
             assert set(await peer.synchronise()) <= {"d: hello"}
 
-    async def test_half_a_line_is_none(self, make_server: MakeServer, connect: Connect) -> None:
+    async def test_incomplete_line_does_not_postpone_the_timeout(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
         server = await make_server(timeout=0.3, notices=False)
         peer = await connect(server, "a")
 
@@ -402,7 +410,7 @@ class TestTimeout:
 
 
 class TestLog:
-    async def test_one_line_for_each_event_and_never_a_text(
+    async def test_log_has_one_line_for_each_event_and_never_a_message(
         self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "broadcast")
@@ -429,7 +437,7 @@ class TestLog:
 
 
 class TestMaximumRate:
-    async def test_slows_down_and_loses_nothing_and_counts_no_silence(
+    async def test_client_above_the_maximum_rate_is_slowed_and_loses_nothing(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(max_rate=100, timeout=0.3, notices=False)
@@ -441,7 +449,7 @@ class TestMaximumRate:
         assert 0.6 < time.monotonic() - began < 5
         keeping.cancel()
 
-    async def test_lets_a_second_s_worth_pass_at_once(
+    async def test_one_second_of_lines_passes_the_maximum_rate_immediately(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(max_rate=50, notices=False)
@@ -458,7 +466,7 @@ async def keep_alive(peer: Peer) -> None:
         peer.send("\\ping\n")
 
 
-async def test_no_other_clock_than_the_monotonic_one_is_asked(
+async def test_timeouts_use_only_the_monotonic_clock(
     make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await make_server(timeout=0.4, notices=False)
@@ -470,7 +478,7 @@ async def test_no_other_clock_than_the_monotonic_one_is_asked(
         assert await peer.synchronise() == []
 
 
-async def test_nasty_input_costs_its_sender_at_most(
+async def test_malformed_input_affects_only_its_sender(
     server: BroadcastServer, connect: Connect
 ) -> None:
     """A pair talks through it all and misses nothing."""

@@ -18,7 +18,7 @@ class Waiting:
         self.displaced += 1
 
 
-def test_oldest_makes_room_for_the_newest() -> None:
+def test_oldest_stranger_makes_room_for_the_newest() -> None:
     strangers, waiting = Strangers(2), [Waiting() for _ in range(6)]
     for one in waiting[:4]:
         strangers.add(one)
@@ -29,7 +29,7 @@ def test_oldest_makes_room_for_the_newest() -> None:
     assert [one.displaced for one in waiting] == [2, 2, 1, 1, 0, 0]
 
 
-def test_one_that_has_joined_is_not_displaced() -> None:
+def test_client_that_has_joined_is_not_displaced() -> None:
     strangers, joined, others = Strangers(2), Waiting(), [Waiting() for _ in range(2)]
     strangers.add(joined)
     strangers.discard(joined)

@@ -9,7 +9,7 @@ import time
 from broadcast.server.watchdog import watch
 
 
-async def test_waits_for_a_deadline_that_moves() -> None:
+async def test_watchdog_waits_for_a_deadline_that_moves() -> None:
     expired = asyncio.Event()
     deadline = time.monotonic() + 0.1
     waiting = asyncio.create_task(watch(lambda: deadline, time.monotonic, 10.0, expired.set))
@@ -22,7 +22,7 @@ async def test_waits_for_a_deadline_that_moves() -> None:
     assert 0 <= time.monotonic() - deadline < 1
 
 
-async def test_looks_again_after_the_sockets_were_polled() -> None:
+async def test_watchdog_checks_again_after_the_sockets_were_polled() -> None:
     """After a stop the timers run first: a sign of life that waits in a socket has to be seen before the deadline counts."""
     expired = asyncio.Event()
     ours, theirs = socket.socketpair()

@@ -43,7 +43,7 @@ def shown(editor: Editor) -> str:
     return editor.line[: editor.cursor] + "|" + editor.line[editor.cursor :]
 
 
-def test_what_is_typed_is_entered_by_either_ending() -> None:
+def test_line_is_entered_by_either_line_ending() -> None:
     editor = Editor(complete)
     assert editor.feed("one\rtwo\nthree\r\n\r\rfo") == ["one", "two", "three", "", ""]
     assert editor.feed("ur\r") == ["four"]
@@ -86,11 +86,11 @@ def test_what_is_typed_is_entered_by_either_ending() -> None:
         ([LEFT, "XY"], "one two  threXY|e"),
     ],
 )
-def test_keys_that_move_and_erase(keys: list[str], expected: str) -> None:
+def test_keys_move_the_cursor_and_erase_text(keys: list[str], expected: str) -> None:
     assert shown(after("one two  three", *keys)) == expected
 
 
-def test_keys_that_are_the_programs_affair_keep_their_place() -> None:
+def test_keys_for_the_program_are_returned_in_order() -> None:
     editor = Editor(complete)
     assert editor.feed("\x03\x04\x0c\x1aa\x1a\r\x03") == [
         Key.INTERRUPT,
@@ -107,7 +107,7 @@ def test_keys_that_are_the_programs_affair_keep_their_place() -> None:
     assert editor.feed("half\x04\x15\x04") == [Key.END]
 
 
-def test_marks_go_with_the_character_they_are_on() -> None:
+def test_combining_marks_move_with_their_character() -> None:
     line = "ae\u0301\u20dd\u2764\ufe0fb"
     assert [shown(after(line, LEFT * count)) for count in range(6)] == [
         "ae\u0301\u20dd\u2764\ufe0fb|",
@@ -125,7 +125,7 @@ def test_marks_go_with_the_character_they_are_on() -> None:
     assert shown(after("\U0001f469\u200d\U0001f4bb", LEFT * 2)) == "|\U0001f469\u200d\U0001f4bb"
 
 
-def test_walking_through_what_was_entered() -> None:
+def test_arrow_keys_walk_through_the_history() -> None:
     editor = Editor(complete)
     editor.feed("one\rtwo\rtwo\r\rthree\rhalf")
     seen = []
@@ -141,7 +141,7 @@ def test_walking_through_what_was_entered() -> None:
     assert shown(editor) == "|"
 
 
-def test_the_lines_that_can_be_walked_through_are_bounded() -> None:
+def test_history_is_bounded() -> None:
     editor = Editor(complete)
     editor.feed("".join(f"{number}\r" for number in range(HISTORY_LIMIT + 5)))
     editor.feed(UP * (2 * HISTORY_LIMIT))
@@ -176,12 +176,12 @@ def test_the_lines_that_can_be_walked_through_are_bounded() -> None:
         ("hi \t", "hi |"),
     ],
 )
-def test_completing(typed: str, expected: str) -> None:
+def test_tab_completes_the_word_before_the_cursor(typed: str, expected: str) -> None:
     assert shown(after(typed)) == expected
     assert shown(after(*typed.replace(LEFT, "\x02"))) == expected, "one by one"
 
 
-def test_any_other_key_ends_the_cycling() -> None:
+def test_any_other_key_ends_cycling_through_candidates() -> None:
     asked: list[str] = []
 
     def both(word: str) -> Sequence[str]:
@@ -195,13 +195,13 @@ def test_any_other_key_ends_the_cycling() -> None:
     assert (editor.line, asked) == ("a11", ["a", "a1"])
 
 
-def test_after_the_only_candidate_a_tab_begins_anew() -> None:
+def test_tab_after_the_only_candidate_starts_a_new_completion() -> None:
     editor = Editor(lambda word: ["\\exit"] if word else ["now"])
     editor.feed("\\e\t\t")
     assert editor.line == "\\exit now"
 
 
-def test_a_candidate_that_comes_twice_is_one() -> None:
+def test_duplicate_candidates_count_once() -> None:
     editor = Editor(lambda word: ["Anna", "Anna"])
     editor.feed("a\t")
     assert editor.line == "Anna"
@@ -210,7 +210,7 @@ def test_a_candidate_that_comes_twice_is_one() -> None:
     assert editor.line == "a2"
 
 
-def test_what_is_pasted() -> None:
+def test_pasted_text_triggers_no_keys() -> None:
     editor = Editor(complete)
     assert editor.feed("say \x1b[200~one\r\ntwo\rthree\nfour\r\n\tf\ti\x03\x04\x1b\x7fve\x1a") == [
         "say one",
@@ -226,7 +226,7 @@ def test_what_is_pasted() -> None:
     assert editor.feed("\r") == ["\tf\tive[31m[!"]
 
 
-def test_twenty_lines_pasted_are_twenty_lines_also_without_brackets() -> None:
+def test_twenty_pasted_lines_are_twenty_lines_even_without_bracketed_paste() -> None:
     lines = [f"line {number}" for number in range(20)]
     for ending in ("\r", "\n", "\r\n"):
         assert Editor(complete).feed(ending.join(lines) + ending) == lines
@@ -251,12 +251,12 @@ def test_twenty_lines_pasted_are_twenty_lines_also_without_brackets() -> None:
         "\x1b[Z",
     ],
 )
-def test_unknown_sequences_are_dropped_split_oversized(sequence: str) -> None:
+def test_unknown_escape_sequence_is_dropped_as_a_whole(sequence: str) -> None:
     assert shown(after(f"a{sequence}b")) == "ab|"
     assert shown(after("a", *sequence, "b")) == "ab|"
 
 
-def test_escape_alone_does_not_hold_up_what_follows() -> None:
+def test_lone_escape_does_not_delay_the_keys_after_it() -> None:
     assert Editor(complete).feed("hi\x1b\r") == ["hi"]
     assert Editor(complete).feed("hi\x1b[12\rho\x1b[\x03\x03") == ["hi", Key.INTERRUPT]
     assert shown(after("ab", "\x1b", LEFT)) == "a|b"
@@ -267,11 +267,11 @@ def test_escape_alone_does_not_hold_up_what_follows() -> None:
     assert editor.feed("x\x15ok\r") == ["ok"]
 
 
-def test_characters_that_are_no_text_are_left_out() -> None:
+def test_characters_that_are_not_text_are_dropped() -> None:
     assert shown(after("a\x00\x0f\x1d\x80\x9b\udc80\x85b")) == "ab|"
 
 
-def test_a_line_takes_so_many_bytes_and_no_more() -> None:
+def test_line_is_limited_in_bytes() -> None:
     editor = after("\u00e9" * LINE_LIMIT)
     assert len(editor.line.encode()) == LINE_LIMIT
     editor.feed(HOME + "abc")
@@ -285,7 +285,7 @@ def test_a_line_takes_so_many_bytes_and_no_more() -> None:
     assert Editor(complete).feed("x" * (3 * LINE_LIMIT) + "\rnext\r") == ["x" * LINE_LIMIT, "next"]
 
 
-def test_it_makes_no_difference_where_the_input_is_cut() -> None:
+def test_input_may_be_split_anywhere() -> None:
     chosen = random.Random(4)
     pieces = [
         *"ab \u6f22\u0301\r\n\t\x7f\x08\x15\x17\x0b\x03\x04\x0c\x1b",

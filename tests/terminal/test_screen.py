@@ -114,7 +114,7 @@ def cursor_for(chosen: random.Random, line: str) -> int:
     )
 
 
-def test_widths() -> None:
+def test_width_counts_terminal_columns() -> None:
     assert [
         width(text)
         for text in (
@@ -137,7 +137,7 @@ def test_widths() -> None:
     ["a", "\u6f22", "a\u6f22", "e\u0301\U0001f600"],
     ids=["narrow", "wide", "mixed", "marks"],
 )
-def test_every_length_and_every_cursor(alphabet: str) -> None:
+def test_input_of_every_length_is_drawn_with_the_cursor_anywhere(alphabet: str) -> None:
     """Ten columns, up to three rows typed: all exact multiples, all wide characters in the last column, on a screen that scrolls."""
     for length in range(28):
         line = (alphabet * length)[:length]
@@ -147,7 +147,7 @@ def test_every_length_and_every_cursor(alphabet: str) -> None:
             sitting.above([f"{length} {cursor}"])
 
 
-def test_a_long_talk_at_any_size() -> None:
+def test_long_conversation_is_drawn_at_any_size() -> None:
     chosen = random.Random(31)
     for _ in range(40):
         columns, rows = (
@@ -169,7 +169,7 @@ def test_a_long_talk_at_any_size() -> None:
                 )
 
 
-def test_a_line_longer_than_the_screen_is_shown_around_the_cursor() -> None:
+def test_line_longer_than_the_screen_is_shown_around_the_cursor() -> None:
     chosen = random.Random(32)
     for columns, rows in ((10, 2), (10, 3), (17, 4), (20, 5)):
         sitting = Sitting(columns, rows)
@@ -180,7 +180,7 @@ def test_a_line_longer_than_the_screen_is_shown_around_the_cursor() -> None:
                 sitting.above([some(chosen, alphabet, 30)])
 
 
-def test_after_the_window_was_resized() -> None:
+def test_screen_is_redrawn_after_a_resize() -> None:
     chosen = random.Random(34)
     sizes = [(10, 24), (20, 24), (21, 30), (40, 20), (80, 24), (200, 50)]
     for _ in range(60):
@@ -198,7 +198,7 @@ def test_after_the_window_was_resized() -> None:
             sitting.above([some(chosen, NARROW, 50)])
 
 
-def test_an_enormous_line_costs_no_more_than_a_screenful() -> None:
+def test_drawing_a_huge_line_costs_no_more_than_a_screenful() -> None:
     screen = Screen(80, 24, coloured=False, bell=False)
 
     def seconds(line: str) -> float:
@@ -210,7 +210,7 @@ def test_an_enormous_line_costs_no_more_than_a_screenful() -> None:
     assert seconds("x" * 65_536) < 6 * seconds("x" * 3_000), "20 times as much without a limit"
 
 
-def test_the_cursor_is_on_its_character_however_long_the_line() -> None:
+def test_cursor_is_on_its_character_however_long_the_line() -> None:
     chosen = random.Random(33)
     line = "x" + "".join(chosen.choices(MIXED.replace("\t", ""), k=5_000))
     screen, terminal = Screen(20, 5, coloured=False, bell=False), Terminal(20, 5)
@@ -224,7 +224,7 @@ def test_the_cursor_is_on_its_character_however_long_the_line() -> None:
         assert terminal.picture[0] == "message"
 
 
-def test_as_much_is_shown_before_the_cursor_as_behind_it() -> None:
+def test_cursor_of_a_long_line_is_in_the_middle_of_the_screen() -> None:
     screen, terminal = Screen(10, 6, coloured=False, bell=False), Terminal(10, 6)
     for cursor, expected in ((0, (0, 2)), (98, (2, 0)), (200, (4, 2))):
         terminal.write(screen.input("> ", "x" * 200, cursor))
@@ -232,14 +232,14 @@ def test_as_much_is_shown_before_the_cursor_as_behind_it() -> None:
         assert (terminal.picture[5], terminal.scrolled) == ("", 0)
 
 
-def test_a_window_too_small_for_anything() -> None:
+def test_tiny_window_still_shows_the_input() -> None:
     screen = Screen(0, 0, coloured=False, bell=False)
     for _ in range(2):
         assert "\u6f22" in screen.above(["message"], "> ", "\u6f22\u6f22", 1)
         screen.resize(1, 1)
 
 
-def test_many_lines_are_one_write_that_moves_back_once() -> None:
+def test_many_lines_are_written_at_once_and_the_input_drawn_once() -> None:
     screen = Screen(40, 10, coloured=False, bell=False)
     screen.input("> ", "half-typed", 4)
     written = screen.above([f"message {number}" for number in range(1_000)], "> ", "half-typed", 4)
@@ -247,7 +247,7 @@ def test_many_lines_are_one_write_that_moves_back_once() -> None:
     assert written.count("\x1b") < 5
 
 
-def test_clearing_and_leaving() -> None:
+def test_screen_is_cleared_left_and_resumed() -> None:
     sitting = Sitting(10, 6)
     sitting.above(["one", "two"])
     sitting.input("> ", "x" * 15, 3)
@@ -280,7 +280,7 @@ def plain(styled: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", styled)
 
 
-def test_styles() -> None:
+def test_messages_notices_and_errors_have_their_styles() -> None:
     screen = Screen(80, 24, coloured=True, bell=True)
     texts: list[tuple[Incoming, str]] = [
         (Message("Anna", "hi\tthere"), "12:34 Anna: hi    there"),
@@ -297,7 +297,7 @@ def test_styles() -> None:
     assert "\x1b[31mERROR" in screen.style(ServerError("no"), CLOCK, "me")
 
 
-def test_a_name_has_one_of_a_dozen_colours_always_the_same() -> None:
+def test_name_always_has_the_same_of_twelve_colours() -> None:
     screen = Screen(80, 24, coloured=True, bell=True)
     seen = {
         screen.style(Message(f"name{number}", ""), CLOCK, "me").split("m")[0]
@@ -327,7 +327,7 @@ def test_a_name_has_one_of_a_dozen_colours_always_the_same() -> None:
         ("! !", "", False),
     ],
 )
-def test_a_message_that_names_us_stands_out_and_rings(
+def test_message_with_our_name_is_highlighted_and_rings(
     text: str, own_name: str, named: bool
 ) -> None:
     for coloured in (True, False):
@@ -375,7 +375,7 @@ def test_mention_is_found_anywhere_in_a_long_message(filler: str) -> None:
         "-x",
     ],
 )
-def test_styling_takes_time_linear_in_what_a_stranger_sent(pattern: str) -> None:
+def test_styling_takes_linear_time_whatever_is_received(pattern: str) -> None:
     """The longest message takes seconds where normalization is quadratic, and 30 ms where not."""
     screen = Screen(80, 24, coloured=True, bell=True)
     text = (pattern * 65_536).encode()[:65_536].decode(errors="ignore")
@@ -384,7 +384,7 @@ def test_styling_takes_time_linear_in_what_a_stranger_sent(pattern: str) -> None
     assert time.process_time() - began < 0.3
 
 
-def test_the_bell_rings_where_it_is_shown() -> None:
+def test_bell_rings_once_for_a_message_on_the_screen() -> None:
     screen, terminal = Screen(20, 5, coloured=True, bell=True), Terminal(20, 5)
     lines = [
         screen.style(Message("other", "hi me, me, me and me"), CLOCK, "me"),
@@ -489,7 +489,7 @@ ALIKE = MIXED.replace("\u2764\ufe0f\u200d", "")
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (40, 10), (200, 50), (10, 3)])
-def test_tmux_and_the_model_show_the_same(tmux: Tmux, columns: int, rows: int) -> None:
+def test_tmux_and_the_model_terminal_show_the_same(tmux: Tmux, columns: int, rows: int) -> None:
     chosen = random.Random(columns)
     screen, terminal = Screen(columns, rows, coloured=True, bell=False), Terminal(columns, rows)
     tmux.blank(columns, rows)
@@ -519,7 +519,7 @@ def test_tmux_and_the_model_show_the_same(tmux: Tmux, columns: int, rows: int) -
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 50)])
 @pytest.mark.parametrize("new_size", [(80, 24), (40, 12), (20, 24)])
-def test_what_tmux_shows_is_right_after_a_resize(
+def test_tmux_shows_the_right_screen_after_a_resize(
     tmux: Tmux, size: tuple[int, int], new_size: tuple[int, int]
 ) -> None:
     """In particular for a line whose end comes to be the end of a row, with the cursor behind it."""
@@ -554,7 +554,7 @@ def test_what_tmux_shows_is_right_after_a_resize(
         assert over_it == above
 
 
-def test_typing_leaves_nothing_in_the_history_of_tmux(tmux: Tmux) -> None:
+def test_typing_leaves_nothing_in_the_scrollback_of_tmux(tmux: Tmux) -> None:
     tmux.blank(40, 10)
     screen = Screen(40, 10, coloured=False, bell=False)
     for length in range(0, 100, 9):
