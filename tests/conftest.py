@@ -11,7 +11,16 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from helpers import Connect, Impostor, MakeServer, Peer, Program, Raw, StartProgram, until
+from helpers import (
+    Connect,
+    FakeServer,
+    MakeServer,
+    Peer,
+    Program,
+    RawClient,
+    StartProgram,
+    wait_until,
+)
 
 from broadcast import BroadcastServer
 
@@ -73,7 +82,7 @@ def program() -> Iterator[StartProgram]:
 
     yield start
     for started in programs:
-        started.clean_up()
+        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +90,25 @@ def port() -> Iterator[int]:
     """The port of a server that runs as a process of its own, without notices; one for all, as each takes a tenth of a second to start."""
     server = Program("main_server.py", "--port", "0", "--no-notices")
     yield server.port
-    server.clean_up()
+    server.close()
 
 
 @pytest.fixture
-def watcher(port: int) -> Iterator[Raw]:
+def watcher(port: int) -> Iterator[RawClient]:
     """Someone who is alone in the room, to see what arrives there."""
-    raw = Raw(port, "watcher")
-    until(lambda: raw.names() == ["watcher"], "those of the test before have gone")
+    raw = RawClient(port, "watcher")
+    wait_until(lambda: raw.names() == ["watcher"], "those of the test before have gone")
     yield raw
     raw.send("\\exit")
     raw.file.read()
-    raw.file.close()
-    raw.socket.close()
+    raw.close()
 
 
 @pytest.fixture
-def impostor() -> Iterator[Impostor]:
-    impostor = Impostor()
-    yield impostor
-    impostor.close()
+def fake_server() -> Iterator[FakeServer]:
+    fake_server = FakeServer()
+    yield fake_server
+    fake_server.close()
 
 
 @pytest.fixture

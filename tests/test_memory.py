@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import TOP, Program, StartProgram
+from helpers import CERTIFICATE, TOP, Program, StartProgram, linux_only
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+pytestmark = linux_only("has /proc/PID/statm")
 
-CERTIFICATE = str(TOP / "tests" / "certificate.pem")
 SENDERS = 300
 READ_AHEAD_PROMISE = 128 * 1024
 """Bytes a client, of everything that the server holds for one."""

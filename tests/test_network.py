@@ -1,24 +1,23 @@
-"""A cable that is pulled: two hosts in network namespaces of the test's own, where the machine allows that."""
+"""A pulled cable between two hosts, which are network namespaces where the machine allows them."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
-from helpers import PATIENCE, TOP
+from helpers import PATIENCE, TOP, StartProgram, linux_only
 
-QUICK_WATCH = """
+FAST_KEEPALIVE = """
 import sys, broadcast.net.dial as dial
 dial.KEEPALIVE_IDLE, dial.KEEPALIVE_INTERVAL, dial.UNACKNOWLEDGED_LIMIT = 1, 1, 2000
 from broadcast.cli import main_client
 sys.exit(main_client())
 """
+"""A client program that detects a vanished peer within three seconds."""
 
 
 def ip(*arguments: str) -> None:
@@ -34,20 +33,8 @@ def hosts() -> Iterator[tuple[str, str]]:
     try:
         ip("netns", "add", one)
         ip("netns", "add", two)
-        ip(
-            "link",
-            "add",
-            "cable1",
-            "netns",
-            one,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "cable2",
-            "netns",
-            two,
-        )
+        cable = "link add cable1 netns {} type veth peer name cable2 netns {}"
+        ip(*cable.format(one, two).split())
         for host, end, address in (
             (one, "cable1", "10.213.0.1/24"),
             (two, "cable2", "10.213.0.2/24"),
@@ -55,9 +42,8 @@ def hosts() -> Iterator[tuple[str, str]]:
             ip("-n", host, "address", "add", address, "dev", end)
             ip("-n", host, "link", "set", end, "up")
     except subprocess.CalledProcessError as problem:
-        pytest.skip(
-            f"SKIPPED: this machine allows no network namespaces: {problem.stderr.decode().strip()}"
-        )
+        why = problem.stderr.decode().strip()
+        pytest.skip(f"SKIPPED: this machine allows no network namespaces: {why}")
     else:
         yield one, two
     finally:
@@ -67,58 +53,37 @@ def hosts() -> Iterator[tuple[str, str]]:
             )
 
 
-def test_both_sides_detect_a_pulled_cable(hosts: tuple[str, str]) -> None:
+@linux_only("has network namespaces")
+def test_both_sides_detect_a_pulled_cable(hosts: tuple[str, str], program: StartProgram) -> None:
     one, two = hosts
-    arguments = [
-        sys.executable,
+    address = ["--host", "10.213.0.1"]
+    server = program(
         "main_server.py",
-        "--host",
-        "10.213.0.1",
+        *address,
         "--port",
         "0",
         "--timeout",
         "2",
-    ]
-    server = subprocess.Popen(
-        ["ip", "netns", "exec", one, *arguments], cwd=TOP, stderr=subprocess.PIPE, text=True
+        prefix=["ip", "netns", "exec", one],
+        cwd=TOP,
     )
-    client: subprocess.Popen[str] | None = None
-    try:
-        assert server.stderr
-        match = re.search(r":(\d+)$", server.stderr.readline())
-        assert match
-        client = subprocess.Popen(
-            [
-                "ip",
-                "netns",
-                "exec",
-                two,
-                sys.executable,
-                "-c",
-                QUICK_WATCH,
-                "--host",
-                "10.213.0.1",
-                "--port",
-                match[1],
-                "--listen",
-            ]
-            + ["--heartbeat", "1"],
-            cwd=TOP,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while "anonymous in from" not in server.stderr.readline():
-            assert client.poll() is None
-        ip("-n", two, "link", "set", "cable2", "down")
-        began = time.monotonic()
-        while "out: timed out" not in server.stderr.readline():
-            assert server.poll() is None
-        assert time.monotonic() - began < 2 + 2
-        assert client.wait(PATIENCE) == 1
-        assert client.stderr and "lost the connection to 10.213.0.1" in client.stderr.read()
-    finally:
-        for process in (server, client):
-            if process:
-                process.kill()
-                process.communicate()
+    client = program(
+        FAST_KEEPALIVE,
+        *address,
+        "--port",
+        str(server.port),
+        "--listen",
+        "--heartbeat",
+        "1",
+        prefix=["ip", "netns", "exec", two],
+        cwd=TOP,
+    )
+    while "anonymous in from" not in server.error_line():
+        assert client.process.poll() is None
+    ip("-n", two, "link", "set", "cable2", "down")
+    began = time.monotonic()
+    while "out: timed out" not in server.error_line():
+        assert server.process.poll() is None
+    assert time.monotonic() - began < 2 + 2
+    assert client.wait_exit() == 1
+    assert "lost the connection to 10.213.0.1" in client.errors()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
-from helpers import TOP, Connect, MakeServer, Peer
+from helpers import CERTIFICATE, Connect, MakeServer, Peer, alive, connections, until
 
 from broadcast import (
     BroadcastClient,
@@ -22,8 +22,8 @@ from broadcast import (
     Message,
     Notice,
 )
-
-CERTIFICATE = str(TOP / "tests" / "certificate.pem")
+from broadcast.net.connection import Connection
+from broadcast.server.session import Session
 
 
 def of_server() -> ssl.SSLContext:
@@ -96,8 +96,9 @@ async def test_data_that_arrives_with_the_end_of_the_handshake_is_handled(
 
 @pytest.mark.parametrize("how", ["leaves", "is sent away"])
 async def test_data_received_before_the_end_can_be_read_later(
-    make_server: MakeServer, how: str
+    make_server: MakeServer, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
+    caplog.set_level(logging.INFO, "broadcast")
     server = await make_server(tls=of_server(), notices=False)
     async with client_of(server, "a") as a, client_of(server, "b") as b:
         await a.send_lines(b"%b\n" % (b"x" * 99) * 2400)
@@ -107,8 +108,7 @@ async def test_data_received_before_the_end_can_be_read_later(
             await b.leave()
         else:
             closing = asyncio.create_task(server.close())
-        while len(server._sessions) > 1:
-            await asyncio.sleep(0.01)
+        await until(lambda: "b out: " in caplog.text)
         assert len([incoming async for incoming in b if isinstance(incoming, Message)]) == 2400
     if how == "is sent away":
         await closing
@@ -128,8 +128,7 @@ async def test_leaver_that_pauses_reading_receives_everything_over_tls(
         await a.send("\\clients")
         assert await anext(a) == Notice("2 clients")
         writer.write(b"\\exit\n")
-        while len(secret._sessions) > 1:
-            await asyncio.sleep(0.01)
+        await until(lambda: connections(secret) <= 1)
         cast(asyncio.Transport, writer.transport).resume_reading()
         assert len(await reader.read(-1)) == 4000 * len("a: " + "x" * 98 + "\r\n")
         writer.close()
@@ -170,8 +169,7 @@ async def test_stalled_tls_reader_is_dropped_and_the_others_miss_nothing(
         assert count == 12_000
         await sending
         assert secret.statistics()["dropped"] == 1
-        while len(secret._sessions) > 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: connections(secret) <= 2)
         with pytest.raises(ConnectionLostError):
             async for _ in stalled:
                 pass
@@ -192,7 +190,7 @@ async def test_missing_tls_handshake_times_out_and_is_logged(
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
     peer = await connect(secret)
-    assert await peer.rest() == []
+    assert await peer.read_to_end() == []
     assert "refused: handshake timed out" in caplog.text
 
 
@@ -205,8 +203,7 @@ async def test_plain_client_on_a_tls_port_is_told_what_may_be_wrong(
         match=r"(closed the connection without an answer|lost the connection).*--tls\?",
     ):
         await BroadcastClient(port=secret.port).connect()
-    while "refused: TLS failed" not in caplog.text:
-        await asyncio.sleep(0.01)
+    await until(lambda: "refused: TLS failed" in caplog.text)
 
 
 async def test_tls_client_on_a_plain_port_fails_clearly(
@@ -216,7 +213,7 @@ async def test_tls_client_on_a_plain_port_fails_clearly(
         await client_of(server, "a").connect()
     peer = await connect(server)
     peer.send(b"\x16\x03\x01\x02\x00\x01")
-    assert await peer.rest() == ["ERROR this server does not use TLS: connect without it"]
+    assert await peer.read_to_end() == ["ERROR this server does not use TLS: connect without it"]
 
 
 async def test_untrusted_or_mismatched_certificate_is_refused(
@@ -323,9 +320,7 @@ async def test_garbage_instead_of_a_tls_handshake_is_refused_with_a_reason(
     caplog.set_level(logging.INFO, "broadcast")
     peer = await connect(secret)
     peer.send(sent)
-    async with asyncio.timeout(5):
-        while f"refused: {reason}" not in caplog.text:
-            await asyncio.sleep(0.01)
+    await until(lambda: f"refused: {reason}" in caplog.text)
     assert not caplog.text.rstrip().endswith("TLS failed:")
 
 
@@ -338,9 +333,7 @@ async def test_garbage_during_a_tls_session_ends_it_after_the_lines_before(
         await raw.shake_hands()
         raw.peer.send(raw.encrypt(b"CONNECT b\nlast words\n") + b"\x17\x03\x03\x00\x20" + bytes(32))
         assert str(await anext(a)) == "b: last words"
-        async with asyncio.timeout(5):
-            while "b out: connection lost" not in caplog.text:
-                await asyncio.sleep(0.01)
+        await until(lambda: "b out: connection lost" in caplog.text)
 
 
 async def test_tls_1_2_works(secret: BroadcastServer) -> None:
@@ -385,6 +378,7 @@ async def test_truncated_tls_stream_raises() -> None:
 async def test_tls_session_is_freed_without_the_garbage_collector(
     secret: BroadcastServer, connect: Connect, when: str, how: str
 ) -> None:
+    before = [*alive(Session), *alive(Connection)]
     raw = RawTLS(await connect(secret))
     if when == "in the ClientHello":
         raw.peer.send(raw.begin()[:50])
@@ -396,15 +390,12 @@ async def test_tls_session_is_freed_without_the_garbage_collector(
     if when == "joined":
         raw.peer.send(raw.encrypt(b"CONNECT b\n"))
         assert await raw.read() == b"SUCCESS\r\n"
-    async with asyncio.timeout(5):
-        while not secret._sessions:
-            await asyncio.sleep(0)
-    (session,) = secret._sessions.values()
+    await until(lambda: connections(secret) == 1, interval=0)
     left: list[weakref.ref[Any]] = [
-        weakref.ref(session),
-        weakref.ref(session._connection.transport),
+        *(weakref.ref(one) for one in alive(Session) if one not in before),
+        *(weakref.ref(one.transport) for one in alive(Connection) if one not in before),
     ]
-    del session
+    assert len(left) == 2
     gc.collect()
     gc.disable()
     try:
@@ -412,8 +403,6 @@ async def test_tls_session_is_freed_without_the_garbage_collector(
             raw.peer.reset()
         else:
             raw.peer.writer.close()
-        async with asyncio.timeout(5):
-            while any(ref() for ref in left):
-                await asyncio.sleep(0.01)
+        await until(lambda: not any(ref() for ref in left))
     finally:
         gc.enable()

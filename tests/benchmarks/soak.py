@@ -18,7 +18,6 @@ import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from pathlib import Path
 from random import Random
 from typing import IO, NamedTuple
 
+from sockets import reset_on_close
 from storm import nasty
 
 TOP = Path(__file__).parent.parent.parent
@@ -244,9 +244,7 @@ class Client(asyncio.BufferedProtocol):
 
     def reset(self) -> None:
         if not self.transport.is_closing():
-            self.transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
+            reset_on_close(self.transport.get_extra_info("socket"))
         self.transport.abort()
 
     async def connect(self, port: int, receive_buffer: int = 0) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+
+from sockets import reset_on_close
 
 AT_ONCE = 200
 """Connections that misbehave at the same time."""
@@ -100,9 +100,7 @@ async def attack(port: int, random: Random, report: Report) -> None:
             await asyncio.sleep(random.choice([0, 0, 0.001, 0.02]))
         end = random.choice(["close", "reset", "half-close", "exit"])
         if end == "reset":
-            writer.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
+            reset_on_close(writer.get_extra_info("socket"))
             writer.transport.abort()
         elif end != "close" and not writer.transport.is_closing():
             writer.write(b"\n\\exit\n" if end == "exit" else b"")

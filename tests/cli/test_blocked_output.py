@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from helpers import HALF_A_SECOND, IMPATIENT, PATIENCE, TOP, Impostor, Raw, StartProgram, timed
+from helpers import (
+    FAST_RECONNECT,
+    HALF_A_SECOND,
+    PATIENCE,
+    TOP,
+    FakeServer,
+    RawClient,
+    StartProgram,
+    linux_only,
+)
 
 from broadcast.terminal.stdio import ERROR_TIMEOUT
 
-TOLD_ERROR_TIMEOUT = """
+LONG_ERROR_TIMEOUT = """
 import os, sys, broadcast.cli, broadcast.terminal.stdio as c
 
 class Console(c.Console):
@@ -25,7 +31,7 @@ broadcast.cli.connect.Console = Console
 c.ERROR_TIMEOUT = 100
 sys.exit(broadcast.cli.main_client())
 """
-"""It says when it waits for stderr, and does so for long."""
+"""A client program that tells when it waits for stderr, and waits for long."""
 
 
 BLOCKING_WRITE = """
@@ -40,7 +46,7 @@ def block(fd, data):
 write, os.write = os.write, block
 sys.exit(broadcast.cli.main_client())
 """
-"""Its first write never returns."""
+"""A client program whose first write never returns."""
 
 
 class TestBlockedOutput:
@@ -49,7 +55,7 @@ class TestBlockedOutput:
     def test_client_with_full_stderr_still_prints_sends_and_ends(
         self,
         program: StartProgram,
-        impostor: Impostor,
+        fake_server: FakeServer,
         arguments: list[str],
         how: int,
         full_pipe: int,
@@ -57,67 +63,67 @@ class TestBlockedOutput:
         client = program(
             "main_client.py",
             "--port",
-            impostor.port,
+            fake_server.port,
             "--heartbeat",
             "0.1",
             *arguments,
             stderr=full_pipe,
         )
-        impostor.let_in()
-        impostor.send("eve: before")
+        fake_server.admit()
+        fake_server.send("eve: before")
         assert client.output_line() == "eve: before"
-        impostor.send("* bob joined")
-        assert [impostor.line() for _ in range(3)] == ["\\ping"] * 3
+        fake_server.send("* bob joined")
+        assert [fake_server.line() for _ in range(3)] == ["\\ping"] * 3
         if not arguments:
             client.type(b"x" * 100_000 + b"\nafter\n")
-            while (line := impostor.line()) == "\\ping":
+            while (line := fake_server.line()) == "\\ping":
                 pass
             assert line == "after"
         client.process.send_signal(how)
-        status, seconds = timed(client)
+        status, seconds = client.time_exit()
         assert (status, seconds < 2 * HALF_A_SECOND) == (128 + how, True), seconds
 
     def test_client_with_full_stderr_ends_on_a_lost_connection(
-        self, program: StartProgram, impostor: Impostor, full_pipe: int
+        self, program: StartProgram, fake_server: FakeServer, full_pipe: int
     ) -> None:
-        client = program("main_client.py", "--port", impostor.port, stderr=full_pipe)
-        impostor.let_in()
-        impostor.close()
-        status, seconds = timed(client)
+        client = program("main_client.py", "--port", fake_server.port, stderr=full_pipe)
+        fake_server.admit()
+        fake_server.close()
+        status, seconds = client.time_exit()
         assert (status, seconds < ERROR_TIMEOUT + HALF_A_SECOND) == (1, True), seconds
 
     def test_signal_ends_the_wait_for_a_full_stderr(
-        self, program: StartProgram, impostor: Impostor, full_pipe: int
+        self, program: StartProgram, fake_server: FakeServer, full_pipe: int
     ) -> None:
-        client = program(TOLD_ERROR_TIMEOUT, "--port", impostor.port, stderr=full_pipe, cwd=TOP)
-        impostor.let_in()
-        impostor.close()
+        client = program(LONG_ERROR_TIMEOUT, "--port", fake_server.port, stderr=full_pipe, cwd=TOP)
+        fake_server.admit()
+        fake_server.close()
         assert client.output_line() == "waiting"
         client.process.terminate()
-        status, seconds = timed(client)
+        status, seconds = client.time_exit()
         assert (status, seconds < 2 * HALF_A_SECOND) == (143, True), seconds
 
     def test_client_with_full_stderr_reconnects(
-        self, program: StartProgram, impostor: Impostor, full_pipe: int
+        self, program: StartProgram, fake_server: FakeServer, full_pipe: int
     ) -> None:
         client = program(
-            IMPATIENT, "--port", impostor.port, "--reconnect", stderr=full_pipe, cwd=TOP
+            FAST_RECONNECT, "--port", fake_server.port, "--reconnect", stderr=full_pipe, cwd=TOP
         )
         for _ in range(2):
-            impostor.let_in()
-            impostor.hang_up()
-        impostor.let_in()
+            fake_server.admit()
+            fake_server.disconnect()
+        fake_server.admit()
         client.process.terminate()
-        assert client.end() == 143
+        assert client.wait_exit() == 143
 
     def test_stderr_that_is_read_late_loses_nothing(
-        self, program: StartProgram, impostor: Impostor
+        self, program: StartProgram, fake_server: FakeServer
     ) -> None:
-        client = program("main_client.py", "--port", impostor.port)
-        impostor.let_in()
+        client = program("main_client.py", "--port", fake_server.port)
+        fake_server.admit()
         notices = [f"* {number} {'x' * 1000}" for number in range(500)]
-        impostor.send(*notices, "eve: after", "* server is shutting down")
-        impostor.hang_up()
+        fake_server.send(*notices, "eve: after", "* server is shutting down")
+        fake_server.disconnect()
         assert [client.error_line() for _ in notices] == [
             f"broadcast: {notice}" for notice in notices
         ]
@@ -125,33 +131,36 @@ class TestBlockedOutput:
         assert re.fullmatch(
             r"broadcast: \S+ closed the connection: server is shutting down\n", client.errors()
         )
-        assert client.end() == 1
+        assert client.wait_exit() == 1
 
     def test_signal_ends_client_whose_write_blocks(
-        self, program: StartProgram, impostor: Impostor
+        self, program: StartProgram, fake_server: FakeServer
     ) -> None:
-        """As where another process fills a pipe that is shared, between our poll and our write."""
-        client = program(BLOCKING_WRITE, "--port", impostor.port, cwd=TOP)
-        impostor.let_in()
-        impostor.send("eve: hello")
+        """This happens when another process fills a shared pipe between our poll and our write."""
+        client = program(BLOCKING_WRITE, "--port", fake_server.port, cwd=TOP)
+        fake_server.admit()
+        fake_server.send("eve: hello")
         assert client.error_line() == "blocking"
         client.process.terminate()
-        status, seconds = timed(client)
+        status, seconds = client.time_exit()
         assert (status, seconds < 2 * HALF_A_SECOND) == (143, True), seconds
 
+    @linux_only("has /dev/full")
     def test_full_disk_is_reported_in_one_line(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
-        with Path("/dev/full").open("wb") as full:
-            client = program("main_client.py", "--port", str(port), "--user", "bot", stdout=full)
-        watcher.wait_for("bot")
+        client = program(
+            "main_client.py", "--port", str(port), "--user", "bot", redirect=">/dev/full"
+        )
+        watcher.wait_joined("bot")
         watcher.send("hello")
-        assert client.end() == 1
+        assert client.wait_exit() == 1
         assert client.errors() == "broadcast: can't write what arrives: No space left on device\n"
 
-    def test_client_with_closed_stdout_sends_its_input(self, port: int, watcher: Raw) -> None:
-        script = (
-            f"printf 'a\\n' | {sys.executable} {TOP}/main_client.py --port {port} --user bot >&-"
-        )
-        assert subprocess.run(["sh", "-c", script], check=False, timeout=PATIENCE).returncode == 0
+    def test_client_with_closed_stdout_sends_its_input(
+        self, program: StartProgram, port: int, watcher: RawClient
+    ) -> None:
+        client = program("main_client.py", "--port", str(port), "--user", "bot", redirect=">&-")
+        client.process.communicate(b"a\n", timeout=PATIENCE)
+        assert client.process.returncode == 0
         assert watcher.line() == "bot: a"

@@ -43,7 +43,7 @@ class TestServerOptions:
         file.write_text(content)
         file.chmod(0o600)
         server = program("main_server.py", "--port", "0", "--token-file", str(file))
-        assert server.end() == 2
+        assert server.wait_exit() == 2
         expected = (
             "the token has to be one word" if content == "two words" else "the token is empty"
         )
@@ -91,7 +91,7 @@ class TestServerOptions:
             str(secret),
             stdin=subprocess.DEVNULL,
         )
-        assert (by_name.end(), by_file.end()) == (0, 0)
+        assert (by_name.wait_exit(), by_file.wait_exit()) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["main_server.py", "main_client.py"])
@@ -106,7 +106,7 @@ class TestOptionsOfBothPrograms:
         started = program(
             name, "--port", "0" if "server" in name else "1", "--token-file", str(secret)
         )
-        assert started.end() == 2
+        assert started.wait_exit() == 2
         assert started.errors().endswith(f"error: the token is empty: put one in {secret}\n")
 
     def test_empty_token_in_the_environment_is_refused(
@@ -114,16 +114,16 @@ class TestOptionsOfBothPrograms:
     ) -> None:
         environment = os.environ | {"BROADCAST_TOKEN": ""}
         started = program(name, "--port", "0" if "server" in name else "1", env=environment)
-        assert started.end() == 2
+        assert started.wait_exit() == 2
         assert started.errors().endswith("error: the token is empty: put one in BROADCAST_TOKEN\n")
 
     def test_version_option_prints_the_version(self, program: StartProgram, name: str) -> None:
         started = program(name, "--version")
         assert started.output_line() == f"broadcast {__version__}"
-        assert started.end() == 0
+        assert started.wait_exit() == 0
 
     def test_help_option_prints_the_usage(self, program: StartProgram, name: str) -> None:
         started = program(name, "--help")
         assert started.output_line().startswith(f"usage: {name}")
         assert started.process.stdout and b"--port" in started.process.stdout.read()
-        assert started.end() == 0
+        assert started.wait_exit() == 0

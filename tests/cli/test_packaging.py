@@ -10,29 +10,28 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE, TOP, Raw, StartProgram
+from helpers import PATIENCE, TOP, RawClient, StartProgram
 
 
 class TestSingleCommand:
     def run(self, program: StartProgram, start: list[str], connect: list[str]) -> None:
         server = program(*start, "--port", "0", "--no-notices", cwd=TOP)
-        watcher = Raw(server.port, "watcher")
+        watcher = RawClient(server.port, "watcher")
         client = program(*connect, "--port", str(server.port), "--user", "bot", cwd=TOP)
         client.process.communicate(b"hello", timeout=PATIENCE)
         assert client.process.returncode == 0
         assert watcher.line() == "bot: hello"
         server.process.terminate()
         assert watcher.line() == "* server is shutting down"
-        watcher.file.close()
-        watcher.socket.close()
-        assert server.end() == 0
+        watcher.close()
+        assert server.wait_exit() == 0
 
     def test_package_runs_as_a_module(self, program: StartProgram) -> None:
         run = "import runpy; runpy.run_module('broadcast', run_name='__main__')"
         self.run(program, [run, "start"], [run, "connect"])
 
     def test_package_runs_as_a_single_file(self, program: StartProgram, tmp_path: Path) -> None:
-        """By the line in the README."""
+        """The file is built by the command in the README."""
         (line,) = re.findall(
             r"^python3 (-c .*zipapp.*)$", (TOP / "README.md").read_text(), re.MULTILINE
         )
@@ -54,5 +53,5 @@ class TestSingleCommand:
         run = program(
             "import runpy; runpy.run_module('broadcast', run_name='__main__')", *arguments, cwd=TOP
         )
-        assert run.end() == 2
+        assert run.wait_exit() == 2
         assert run.errors().startswith("usage: broadcast-server")

@@ -7,16 +7,23 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
-from helpers import HALF_A_SECOND, IMPATIENT, PATIENCE, TOP, Impostor, Raw, StartProgram, timed
+from helpers import (
+    FAST_RECONNECT,
+    HALF_A_SECOND,
+    PATIENCE,
+    TOP,
+    FakeServer,
+    RawClient,
+    StartProgram,
+)
 
 
 class TestClientInPipeline:
     def test_piped_input_always_reaches_the_others(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
         for number in range(5):
             client = program("main_client.py", "--port", str(port), "--user", f"bot{number}")
@@ -25,38 +32,35 @@ class TestClientInPipeline:
             assert [watcher.line(), watcher.line()] == [f"bot{number}: a", f"bot{number}: b"]
 
     def test_messages_and_nothing_else_go_to_stdout_immediately(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot")
-        watcher.wait_for("bot")
+        watcher.wait_joined("bot")
         for text in ("one", "two"):
             watcher.send(text)
             assert client.output_line() == f"watcher: {text}"
         client.type("\\exit\n")
-        assert client.end() == 0
+        assert client.wait_exit() == 0
         assert client.process.stdout and client.process.stdout.read() == b""
         assert client.errors() == ""
 
     def test_exit_in_the_input_leaves_and_the_rest_is_not_sent(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot")
         client.type("one\n\\\\EXIT now\ntwo\n")
-        assert client.end() == 0
+        assert client.wait_exit() == 0
         assert watcher.line() == "bot: one"
         assert watcher.names() == ["watcher"]
 
     @pytest.mark.parametrize("stdin", ["/dev/null", "file", "closed"])
     def test_client_leaves_at_every_kind_of_end_of_input(
-        self, program: StartProgram, port: int, watcher: Raw, stdin: str
+        self, program: StartProgram, port: int, watcher: RawClient, stdin: str
     ) -> None:
-        command = f"exec {sys.executable} {TOP}/main_client.py --port {port} --user bot"
-        source = {"/dev/null": "</dev/null", "file": f"<{TOP}/LICENSE", "closed": "<&-"}[stdin]
+        redirect = {"/dev/null": "</dev/null", "file": f"<{TOP}/LICENSE", "closed": "<&-"}[stdin]
         began = time.monotonic()
-        done = subprocess.run(
-            ["sh", "-c", f"{command} {source}"], check=False, capture_output=True, timeout=PATIENCE
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
+        client = program("main_client.py", "--port", str(port), "--user", "bot", redirect=redirect)
+        assert (client.wait_exit(), client.errors()) == (0, "")
         assert time.monotonic() - began < 2
         if stdin == "file":
             assert watcher.line() == "bot: MIT License"
@@ -74,12 +78,12 @@ class TestClientInPipeline:
             assert " in from " in server.error_line()
         server.process.kill()
         for client in clients:
-            status, seconds = timed(client)
+            status, seconds = client.time_exit()
             assert (status, seconds < HALF_A_SECOND) == (1, True), seconds
             assert re.fullmatch(r"broadcast: [^\n]+\n", client.errors())
 
     def test_listen_option_does_not_read_stdin(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
         client = program(
             "main_client.py",
@@ -90,42 +94,42 @@ class TestClientInPipeline:
             "--listen",
             stdin=subprocess.DEVNULL,
         )
-        watcher.wait_for("bot")
+        watcher.wait_joined("bot")
         watcher.send("hello")
         assert client.output_line() == "watcher: hello"
         assert client.process.poll() is None
 
     @pytest.mark.parametrize("arguments", [[], ["--listen"]])
     def test_client_ends_quietly_when_the_reader_of_its_output_is_gone(
-        self, program: StartProgram, port: int, watcher: Raw, arguments: list[str]
+        self, program: StartProgram, port: int, watcher: RawClient, arguments: list[str]
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot", *arguments)
-        watcher.wait_for("bot")
+        watcher.wait_joined("bot")
         watcher.send("hello")
         assert client.output_line() == "watcher: hello"
         assert client.process.stdout
         client.process.stdout.close()
-        status, seconds = timed(client)
+        status, seconds = client.time_exit()
         assert (status, seconds < HALF_A_SECOND, client.errors()) == (0, True, "")
 
     @pytest.mark.parametrize("arguments", [[], ["--listen"]])
     def test_reader_of_the_output_may_be_gone_while_the_client_leaves(
-        self, program: StartProgram, impostor: Impostor, arguments: list[str]
+        self, program: StartProgram, fake_server: FakeServer, arguments: list[str]
     ) -> None:
-        """As on Ctrl-C, which all programs of a pipeline get."""
-        client = program("main_client.py", "--port", impostor.port, *arguments)
-        impostor.let_in()
-        impostor.send("eve: hello")
+        """This happens on Ctrl-C, which interrupts all programs of a pipeline."""
+        client = program("main_client.py", "--port", fake_server.port, *arguments)
+        fake_server.admit()
+        fake_server.send("eve: hello")
         assert client.output_line() == "eve: hello"
         client.process.send_signal(signal.SIGINT)
-        assert impostor.line() == "\\exit"
+        assert fake_server.line() == "\\exit"
         assert client.process.stdout
         client.process.stdout.close()
-        assert (client.end(), client.errors()) == (130, "")
+        assert (client.wait_exit(), client.errors()) == (130, "")
 
     def test_answers_and_errors_go_to_stderr(self, program: StartProgram) -> None:
         port = program("main_server.py", "--port", "0").port
-        watcher = Raw(port, "watcher")
+        watcher = RawClient(port, "watcher")
         client = program("main_client.py", "--port", str(port), "--user", "bot")
         assert watcher.line() == "* bot joined"
         client.type("\\foo\n\\clients\n")
@@ -133,14 +137,13 @@ class TestClientInPipeline:
         assert client.error_line() == "broadcast: * 2 clients"
         watcher.send("hello")
         assert client.output_line() == "watcher: hello"
-        watcher.file.close()
-        watcher.socket.close()
+        watcher.close()
 
     def test_json_option_prints_an_object_for_everything_received(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot", "--json")
-        watcher.wait_for("bot")
+        watcher.wait_joined("bot")
         watcher.send('héllo "x"')
         objects = [json.loads(client.output_line())]
         client.type("\\foo\n\\clients\n")
@@ -154,7 +157,7 @@ class TestClientInPipeline:
         assert all(datetime.datetime.fromisoformat(item["time"]).tzinfo for item in objects)
 
     def test_text_option_sends_commands_as_text(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot", "--text")
         client.process.communicate(b"one\n\\exit\n\\\\ping\nC:\\x\nlast", timeout=PATIENCE)
@@ -170,19 +173,21 @@ class TestClientInPipeline:
     def test_client_reconnects_and_sends_each_line_once(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")
         port = server.port
-        client = program(IMPATIENT, "--port", str(port), "--user", "bot", "--reconnect", cwd=TOP)
-        watcher = Raw(port, "watcher")
+        client = program(
+            FAST_RECONNECT, "--port", str(port), "--user", "bot", "--reconnect", cwd=TOP
+        )
+        watcher = RawClient(port, "watcher")
         client.type("before\n")
         assert watcher.line() == "bot: before"
         server.process.kill()
-        server.end()
+        server.wait_exit()
         assert re.fullmatch(
             r"broadcast: .*127\.0\.0\.1:\d+.*; trying until it is there again", client.error_line()
         )
         client.type("meanwhile\n")
         again = program("main_server.py", "--port", str(port), "--no-notices")
         assert again.port == port
-        late = Raw(port, "late")
+        late = RawClient(port, "late")
         assert client.error_line() == "broadcast: connected again"
         client.type("after\n")
         lines = [late.line()]
@@ -192,32 +197,30 @@ class TestClientInPipeline:
             "the first if we were there in time, and nothing twice"
         )
         client.process.stdin.close() if client.process.stdin else None
-        assert client.end() == 0
+        assert client.wait_exit() == 0
         for raw in (watcher, late):
-            raw.file.close()
-            raw.socket.close()
+            raw.close()
 
     def test_listener_prints_after_every_reconnection(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")
         port = server.port
         client = program(
-            IMPATIENT, "--port", str(port), "--user", "ear", "--listen", "--reconnect", cwd=TOP
+            FAST_RECONNECT, "--port", str(port), "--user", "ear", "--listen", "--reconnect", cwd=TOP
         )
         for again in (True, True, False):
-            mouth = Raw(port, "mouth")
-            mouth.wait_for("ear")
+            mouth = RawClient(port, "mouth")
+            mouth.wait_joined("ear")
             mouth.send("hello")
             assert client.output_line() == "mouth: hello"
-            mouth.file.close()
-            mouth.socket.close()
+            mouth.close()
             if again:
                 server.process.kill()
-                server.end()
+                server.wait_exit()
                 server = program("main_server.py", "--port", str(port), "--no-notices")
                 assert server.port == port
 
     def test_oversized_line_is_reported_and_the_others_are_sent(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot")
         _, errors = client.process.communicate(

@@ -6,35 +6,33 @@ import os
 import re
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from helpers import PATIENCE, TOP, Raw, StartProgram, until
+from helpers import CERTIFICATE, PATIENCE, RawClient, StartProgram, linux_only, wait_until
 
 
 def limited(open_files: int) -> str:
-    """The server under a limit on open files."""
+    """Return the server program under a limit on open files."""
     limits = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({open_files}, {open_files}))"
     return f"import resource, sys, broadcast.cli; {limits}; sys.exit(broadcast.cli.main_server())"
 
 
-def until_it_listens(port: int) -> None:
-    """Wait for a server that does not say so."""
+def wait_listening(port: int) -> None:
+    """Wait for a server that does not log that it listens."""
 
     def listens() -> bool:
         with socket.socket() as trying:
             return trying.connect_ex(("127.0.0.1", port)) == 0
 
-    until(listens, "the server listens")
+    wait_until(listens, "the server listens")
 
 
 class TestServerProgram:
     def test_port_in_use_is_reported_in_one_line(self, program: StartProgram, port: int) -> None:
         server = program("main_server.py", "--port", str(port))
-        assert server.end() == 1
+        assert server.wait_exit() == 1
         assert (
             server.errors()
             == f"broadcast: can't listen on 127.0.0.1:{port}: Address already in use\n"
@@ -42,68 +40,66 @@ class TestServerProgram:
 
     def test_bad_host_is_reported_in_one_line(self, program: StartProgram) -> None:
         server = program("main_server.py", "--host", "nowhere.invalid")
-        assert server.end() == 1
+        assert server.wait_exit() == 1
         assert re.fullmatch(
             r"broadcast: can't listen on nowhere\.invalid:8888: [^\n]+\n", server.errors()
         )
 
-    @pytest.mark.skipif(
-        os.geteuid() == 0 or sys.platform != "linux", reason="root may take any port"
-    )
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may listen on any port")
+    @linux_only("has privileged ports")
     def test_privileged_port_is_reported_in_one_line(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "80")
-        assert server.end() == 1
+        assert server.wait_exit() == 1
         assert server.errors() == "broadcast: can't listen on 127.0.0.1:80: Permission denied\n"
 
     def test_log_level_may_come_from_the_environment(self, program: StartProgram) -> None:
         bad = program("main_server.py", env=os.environ | {"LOG_LEVEL": "foo"})
-        assert bad.end() == 2
+        assert bad.wait_exit() == 2
         assert "must be one of DEBUG, INFO" in bad.errors()
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         quiet = program(
             "main_server.py", "--port", str(port), env=os.environ | {"LOG_LEVEL": "warning"}
         )
-        until_it_listens(port)
+        wait_listening(port)
         quiet.process.terminate()
-        assert (quiet.end(), quiet.errors()) == (0, "")
+        assert (quiet.wait_exit(), quiet.errors()) == (0, "")
 
-    def test_server_runs_with_all_streams_closed(self, port: int) -> None:
-        script = f"exec {sys.executable} {TOP}/main_server.py --port {port} <&- >&- 2>&-"
-        assert subprocess.run(["sh", "-c", script], check=False, timeout=PATIENCE).returncode == 1
+    def test_server_runs_with_all_streams_closed(self, program: StartProgram, port: int) -> None:
+        server = program("main_server.py", "--port", str(port), redirect="<&- >&- 2>&-")
+        assert server.wait_exit() == 1, "the port is in use"
 
-    @pytest.mark.parametrize("stderr", ["full disk", "closed", "stuck"])
+    @pytest.mark.parametrize(
+        "stderr",
+        [pytest.param("full disk", marks=linux_only("has /dev/full")), "closed", "stuck"],
+    )
     def test_unwritable_log_stops_and_slows_nobody(
         self, program: StartProgram, stderr: str
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        redirection = {"full disk": "2>/dev/full", "closed": "2>&-", "stuck": ""}[stderr]
-        server = program(
-            f"import os; os.execlp('sh', 'sh', '-c', 'exec {sys.executable} {TOP}/main_server.py --port {port} {redirection}')"
-        )
-        until_it_listens(port)
+        redirect = {"full disk": "2>/dev/full", "closed": "2>&-", "stuck": ""}[stderr]
+        server = program("main_server.py", "--port", str(port), redirect=redirect)
+        wait_listening(port)
         if stderr == "stuck":
-            for _ in range(1500):  # nobody reads what is logged of these
+            for _ in range(1500):  # nobody reads the log lines about these
                 socket.create_connection(("127.0.0.1", port)).close()
         began = time.monotonic()
-        a, b = Raw(port, "a"), Raw(port, "b")
+        a, b = RawClient(port, "a"), RawClient(port, "b")
         a.send("hello")
         while b.line() != "a: hello":
             pass
         assert time.monotonic() - began < 1
         server.process.terminate()
         for raw in (a, b):
-            raw.file.close()
-            raw.socket.close()
-        assert server.end() == 0
+            raw.close()
+        assert server.wait_exit() == 0
 
     def test_tls_client_that_vanishes_before_its_answers_is_logged_once(
         self, program: StartProgram
     ) -> None:
-        certificate = str(TOP / "tests/certificate.pem")
-        server = program("main_server.py", "--port", "0", "--tls-cert", certificate)
-        context = ssl.create_default_context(cafile=certificate)
+        server = program("main_server.py", "--port", "0", "--tls-cert", CERTIFICATE)
+        context = ssl.create_default_context(cafile=CERTIFICATE)
         with context.wrap_socket(
             socket.create_connection(("127.0.0.1", server.port)), server_hostname="localhost"
         ) as secret:
@@ -115,13 +111,13 @@ class TestServerProgram:
         server.process.terminate()
         assert "stopping" in server.error_line()
         assert server.errors() == ""
-        assert server.end() == 0
+        assert server.wait_exit() == 0
 
     def test_more_clients_than_the_system_allows_are_refused_at_startup(
         self, program: StartProgram
     ) -> None:
         server = program("main_server.py", "--max-clients", "100000000")
-        assert server.end() == 2
+        assert server.wait_exit() == 2
         assert "--max-clients: the system's limit on open files allows" in server.errors()
 
     @pytest.mark.parametrize(
@@ -134,14 +130,15 @@ class TestServerProgram:
         line = server.error_line()
         told = f"this system allows {open_files} open files: at most {clients}; raise `ulimit -n`"
         assert line.endswith(f" WARNING {told}")
-        raws = [Raw(server.port, f"client{number}") for number in range(int(clients.split()[0]))]
+        raws = [
+            RawClient(server.port, f"client{number}") for number in range(int(clients.split()[0]))
+        ]
         with socket.create_connection(("127.0.0.1", server.port)) as refused:
             assert refused.makefile("rb").readline() == b"ERROR server is full\r\n"
         for raw in raws:
-            raw.file.close()
-            raw.socket.close()
+            raw.close()
         server.process.terminate()
-        assert server.end() == 0
+        assert server.wait_exit() == 0
 
     @pytest.mark.parametrize(
         ("open_files", "arguments"),
@@ -155,18 +152,14 @@ class TestServerProgram:
     def test_token_and_tls_are_required_from_every_client(
         self, program: StartProgram, tmp_path: Path
     ) -> None:
-        certificate, secret, wrong = (
-            str(TOP / "tests/certificate.pem"),
-            tmp_path / "token",
-            tmp_path / "wrong",
-        )
-        secret.write_text("\ufeffgeheim\n")  # some editors begin a file with this mark
+        secret, wrong = tmp_path / "token", tmp_path / "wrong"
+        secret.write_text("\ufeffgeheim\n")  # some editors start a file with this mark
         secret.chmod(0o600)
         wrong.write_text("falsch\n")
         server = program(
-            "main_server.py", "--port", "0", "--tls-cert", certificate, "--token-file", str(secret)
+            "main_server.py", "--port", "0", "--tls-cert", CERTIFICATE, "--token-file", str(secret)
         )
-        to = ["--port", str(server.port), "--tls", "--tls-ca", certificate]
+        to = ["--port", str(server.port), "--tls", "--tls-ca", CERTIFICATE]
         listener = program(
             "main_client.py",
             *to,
@@ -181,9 +174,9 @@ class TestServerProgram:
         assert sender.process.returncode == 0
         assert listener.output_line() == "sender: hello"
         refused = program("main_client.py", *to, "--token-file", str(wrong))
-        assert refused.end() == 1
+        assert refused.wait_exit() == 1
         assert "warning: others can read" in refused.error_line()
         assert refused.errors().endswith("refuses: not authorised\n")
         plain = program("main_client.py", "--port", str(server.port))
-        assert plain.end() == 1
+        assert plain.wait_exit() == 1
         assert "--tls?" in plain.errors()

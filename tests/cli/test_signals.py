@@ -8,9 +8,9 @@ import socket
 import time
 
 import pytest
-from helpers import HALF_A_SECOND, PATIENCE, TOP, Raw, StartProgram, timed
+from helpers import HALF_A_SECOND, PATIENCE, TOP, RawClient, StartProgram
 
-SWALLOWING = """
+INTERRUPTED_CALLBACK = """
 import os, runpy, signal, sys, weakref
 
 class Finder:
@@ -23,7 +23,7 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 runpy.run_path({!r}, run_name="__main__")
 """
-"""A program to which Ctrl-C comes while a weak reference's callback runs."""
+"""A program that is interrupted in the callback of a weak reference."""
 
 
 class TestServerSignals:
@@ -32,17 +32,16 @@ class TestServerSignals:
         self, program: StartProgram, number: int
     ) -> None:
         server = program("main_server.py", "--port", "0")
-        raw = Raw(server.port, "a")
+        raw = RawClient(server.port, "a")
         server.process.send_signal(number)
         assert raw.file.readlines() == [b"* server is shutting down\r\n"]
-        raw.socket.close()
-        raw.file.close()
-        assert server.end() == 0
+        raw.close()
+        assert server.wait_exit() == 0
         assert "Traceback" not in server.errors()
 
     def test_second_signal_ends_the_server_immediately(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")
-        sender, stalled = Raw(server.port, "s"), Raw(server.port, "stalled")
+        sender, stalled = RawClient(server.port, "s"), RawClient(server.port, "stalled")
         for _ in range(10):
             sender.file.write((b"x" * 1000 + b"\n") * 700)
             sender.names()
@@ -50,18 +49,17 @@ class TestServerSignals:
         while "* server is shutting down" not in sender.line():
             pass
         server.process.send_signal(signal.SIGTERM)
-        status, seconds = timed(server)
+        status, seconds = server.time_exit()
         assert (status, seconds < HALF_A_SECOND) == (1, True)
         assert "Traceback" not in server.errors()
         for raw in (sender, stalled):
-            raw.file.close()
-            raw.socket.close()
+            raw.close()
 
     def test_stopped_server_times_nobody_out(self, program: StartProgram) -> None:
-        """SIGSTOP for longer than the timeout: live clients, and one in its handshake, are still there after SIGCONT."""
+        """After SIGSTOP for longer than the timeout, live clients can go on, and finish a handshake."""
         server = program("main_server.py", "--port", "0", "--timeout", "1", "--no-notices")
         port = server.port
-        raws = [Raw(port, f"r{number}") for number in range(20)]
+        raws = [RawClient(port, f"r{number}") for number in range(20)]
         halfway = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         time.sleep(0.2)
         server.process.send_signal(signal.SIGSTOP)
@@ -74,13 +72,12 @@ class TestServerSignals:
         halfway.sendall(b"CONNECT late\n")
         assert halfway.recv(100) == b"SUCCESS\r\n"
         for raw in raws:
-            raw.file.close()
-            raw.socket.close()
+            raw.close()
         halfway.close()
 
     def test_sigusr1_logs_the_statistics_of_the_server(self, program: StartProgram) -> None:
         server = program("main_server.py", "--port", "0")
-        raw = Raw(server.port, "a")
+        raw = RawClient(server.port, "a")
         server.error_line()
         server.process.send_signal(signal.SIGUSR1)
         line = server.error_line()
@@ -96,8 +93,7 @@ class TestServerSignals:
             "log lines lost 0",
         ):
             assert name in line
-        raw.file.close()
-        raw.socket.close()
+        raw.close()
 
 
 @pytest.mark.parametrize("name", ["main_server.py", "main_client.py"])
@@ -115,15 +111,15 @@ class TestCtrlCAtStartup:
         while not (line := started.error_line()).endswith(f" {module}"):
             assert line
         started.process.send_signal(signal.SIGINT)
-        started.end()
+        started.wait_exit()
         assert "Traceback" not in started.errors()
 
     def test_ctrl_c_that_python_swallows_still_ends_the_program(
         self, program: StartProgram, name: str
     ) -> None:
-        """As in a callback of the import system, where nothing can be raised."""
-        started = program(SWALLOWING.format(name), "--port", "0", cwd=TOP)
-        assert started.end() == -signal.SIGINT
+        """This happens in a callback of the import system, where nothing can be raised."""
+        started = program(INTERRUPTED_CALLBACK.format(name), "--port", "0", cwd=TOP)
+        assert started.wait_exit() == -signal.SIGINT
         assert started.errors() == ""
 
 
@@ -134,34 +130,34 @@ class TestClientSignals:
         self,
         program: StartProgram,
         port: int,
-        watcher: Raw,
+        watcher: RawClient,
         arguments: list[str],
         number: int,
         expected: int,
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot", *arguments)
-        watcher.wait_for("bot")
+        watcher.wait_joined("bot")
         client.process.send_signal(number)
-        status, seconds = timed(client)
+        status, seconds = client.time_exit()
         assert (status, seconds < HALF_A_SECOND, client.errors()) == (expected, True, "")
 
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
     def test_signal_ends_client_whose_output_is_a_full_pipe(
-        self, program: StartProgram, port: int, watcher: Raw, how: int
+        self, program: StartProgram, port: int, watcher: RawClient, how: int
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot")
-        watcher.wait_for("bot")
+        watcher.wait_joined("bot")
         for _ in range(100):
             watcher.send("x" * 10_000)
         watcher.names()
         time.sleep(0.2)
         client.process.send_signal(how)
-        status, seconds = timed(client)
+        status, seconds = client.time_exit()
         assert (status, seconds < HALF_A_SECOND) == (128 + how, True), seconds
 
     def test_ctrl_c_stops_reconnecting(self, program: StartProgram) -> None:
         client = program("main_client.py", "--port", "1", "--reconnect")
         assert "trying until it is there again" in client.error_line()
         client.process.send_signal(signal.SIGINT)
-        status, seconds = timed(client)
+        status, seconds = client.time_exit()
         assert (status, seconds < HALF_A_SECOND) == (130, True)

@@ -9,34 +9,43 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from helpers import HALF_A_SECOND, IMPATIENT, Impostor, Raw, StartProgram, Terminal, timed
+from helpers import (
+    FAST_RECONNECT,
+    HALF_A_SECOND,
+    FakeServer,
+    PseudoTerminal,
+    RawClient,
+    StartProgram,
+)
 
 
 class TestClientAtTerminal:
     @pytest.fixture
-    def terminal(self, program: StartProgram, port: int, watcher: Raw) -> Iterator[Terminal]:
-        terminal = Terminal(program, "--port", str(port), "--user", "Attila")
-        watcher.wait_for("Attila")
+    def terminal(
+        self, program: StartProgram, port: int, watcher: RawClient
+    ) -> Iterator[PseudoTerminal]:
+        terminal = PseudoTerminal(program, "--port", str(port), "--user", "Attila")
+        watcher.wait_joined("Attila")
         yield terminal
         terminal.close()
 
     def test_typed_lines_are_sent_and_messages_displayed(
-        self, terminal: Terminal, watcher: Raw
+        self, terminal: PseudoTerminal, watcher: RawClient
     ) -> None:
         terminal.type("hello\r")
         assert watcher.line() == "Attila: hello"
         watcher.send("hi")
-        terminal.see("watcher\x1b[0m: hi")
+        terminal.wait_output("watcher\x1b[0m: hi")
 
     def test_signal_ends_client_whose_terminal_is_blocked(
-        self, terminal: Terminal, watcher: Raw
+        self, terminal: PseudoTerminal, watcher: RawClient
     ) -> None:
         for _ in range(400):
             watcher.send("x" * 1000)
         watcher.names()
         time.sleep(0.3)
         terminal.client.process.terminate()
-        ended, seconds = timed(terminal.client)
+        ended, seconds = terminal.client.time_exit()
         assert (ended, seconds < HALF_A_SECOND) == (143, True)
 
     @pytest.mark.parametrize(
@@ -54,12 +63,12 @@ class TestClientAtTerminal:
         self, program: StartProgram, end: str, expected: int
     ) -> None:
         server = program("main_server.py", "--port", "0")
-        terminal = Terminal(program, "--port", str(server.port), "--user", "Attila")
-        before = termios.tcgetattr(terminal.master)
-        terminal.see("Attila> ")
+        terminal = PseudoTerminal(program, "--port", str(server.port), "--user", "Attila")
+        before = termios.tcgetattr(terminal.fd)
+        terminal.wait_output("Attila> ")
         terminal.type("half")
-        terminal.see("half")
-        assert not termios.tcgetattr(terminal.master)[3] & termios.ECHO
+        terminal.wait_output("half")
+        assert not termios.tcgetattr(terminal.fd)[3] & termios.ECHO
         terminal.type("\x15")
         if end == "server gone":
             server.process.kill()
@@ -67,14 +76,14 @@ class TestClientAtTerminal:
             terminal.client.process.send_signal(getattr(signal, end))
         else:
             terminal.type(end)
-        status, seconds = timed(terminal.client)
+        status, seconds = terminal.client.time_exit()
         assert (status, seconds < HALF_A_SECOND) == (expected, True)
-        terminal.see("\x1b[?2004l")
-        assert termios.tcgetattr(terminal.master) == before
+        terminal.wait_output("\x1b[?2004l")
+        assert termios.tcgetattr(terminal.fd) == before
         terminal.close()
 
     def test_twenty_pasted_lines_are_twenty_messages_in_order(
-        self, terminal: Terminal, watcher: Raw
+        self, terminal: PseudoTerminal, watcher: RawClient
     ) -> None:
         terminal.type("".join(f"line {number}\r" for number in range(20)))
         assert [watcher.line() for _ in range(20)] == [
@@ -88,71 +97,71 @@ class TestClientAtTerminal:
         ]
 
     def test_mention_rings_the_bell_once_unless_quiet(
-        self, program: StartProgram, port: int, watcher: Raw
+        self, program: StartProgram, port: int, watcher: RawClient
     ) -> None:
         for arguments, bells in (([], 1), (["--quiet"], 0)):
-            terminal = Terminal(program, "--port", str(port), "--user", "Eve", *arguments)
-            watcher.wait_for("Eve")
+            terminal = PseudoTerminal(program, "--port", str(port), "--user", "Eve", *arguments)
+            watcher.wait_joined("Eve")
             watcher.send("hey EVE, eve")
-            terminal.see("hey EVE")
+            terminal.wait_output("hey EVE")
             watcher.send("done")
-            terminal.see("done")
-            assert terminal.seen.count("\a") == bells
+            terminal.wait_output("done")
+            assert terminal.output.count("\a") == bells
             terminal.type("\x03")
-            assert terminal.client.end() == 130
+            assert terminal.client.wait_exit() == 130
             terminal.close()
 
     def test_unwanted_colours_are_not_used(
-        self, program: StartProgram, port: int, watcher: Raw, monkeypatch: pytest.MonkeyPatch
+        self, program: StartProgram, port: int, watcher: RawClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for variable, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
             with monkeypatch.context() as environment:
                 environment.setenv(variable, value)
-                terminal = Terminal(program, "--port", str(port), "--user", "Eve")
-            watcher.wait_for("Eve")
+                terminal = PseudoTerminal(program, "--port", str(port), "--user", "Eve")
+            watcher.wait_joined("Eve")
             watcher.send("hello")
-            terminal.see("watcher: hello")
-            assert "m" not in re.findall(r"\x1b\[[0-9;]*(\w)", terminal.seen)
-            assert (variable == "TERM") == ("\x1b" not in terminal.seen)
+            terminal.wait_output("watcher: hello")
+            assert "m" not in re.findall(r"\x1b\[[0-9;]*(\w)", terminal.output)
+            assert (variable == "TERM") == ("\x1b" not in terminal.output)
             terminal.client.process.terminate()
-            terminal.client.end()
+            terminal.client.wait_exit()
             terminal.close()
 
     def test_tab_completes_names_and_commands_and_help_lists_the_keys(
-        self, terminal: Terminal, watcher: Raw
+        self, terminal: PseudoTerminal, watcher: RawClient
     ) -> None:
         watcher.send("hello")
-        terminal.see("hello")
+        terminal.wait_output("hello")
         terminal.type("hi wat\t!\r")
         assert watcher.line() == "Attila: hi watcher!"
         terminal.type("\\he\t\r")
-        terminal.see("Ctrl-Z suspends")
-        terminal.see("\\clients: who is here")
+        terminal.wait_output("Ctrl-Z suspends")
+        terminal.wait_output("\\clients: who is here")
 
     @pytest.mark.parametrize("line", ["{}: hello", "* {} joined"])
     def test_tab_completes_no_name_that_is_too_long(
-        self, program: StartProgram, impostor: Impostor, line: str
+        self, program: StartProgram, fake_server: FakeServer, line: str
     ) -> None:
-        terminal = Terminal(program, "--port", impostor.port)
-        impostor.let_in()
+        terminal = PseudoTerminal(program, "--port", fake_server.port)
+        fake_server.admit()
         names = ["a" * 43, "b" * 44, "c" * 100_000, "d" + "\ufdfa" * 42]
-        impostor.send(*map(line.format, names), "eve: done")
-        terminal.see("eve\x1b[0m: done")
+        fake_server.send(*map(line.format, names), "eve: done")
+        terminal.wait_output("eve\x1b[0m: done")
         terminal.type("aaa\t\rbbb\t\rccc\t\rd\t\r")
-        assert [impostor.line() for _ in names] == [names[0], "bbb", "ccc", "d"]
+        assert [fake_server.line() for _ in names] == [names[0], "bbb", "ccc", "d"]
         terminal.close()
 
     def test_long_text_of_combining_marks_delays_no_key(
-        self, program: StartProgram, impostor: Impostor
+        self, program: StartProgram, fake_server: FakeServer
     ) -> None:
         marks = "\u0315\u0301\u0323" * 10_000
-        terminal = Terminal(program, "--port", impostor.port)
-        impostor.let_in()
-        terminal.see("anonymous> ")
-        impostor.send(*[f"eve: {marks}"] * 5)
+        terminal = PseudoTerminal(program, "--port", fake_server.port)
+        fake_server.admit()
+        terminal.wait_output("anonymous> ")
+        fake_server.send(*[f"eve: {marks}"] * 5)
         began = time.monotonic()
         terminal.type("\x03")
-        assert terminal.client.end() == 130
+        assert terminal.client.wait_exit() == 130
         assert time.monotonic() - began < 2 * HALF_A_SECOND
         terminal.close()
 
@@ -161,26 +170,25 @@ class TestClientAtTerminal:
     ) -> None:
         server = program("main_server.py", "--port", "0", "--no-notices")
         port = server.port
-        terminal = Terminal(
-            program, "--port", str(port), "--user", "Attila", "--reconnect", name=IMPATIENT
+        terminal = PseudoTerminal(
+            program, "--port", str(port), "--user", "Attila", "--reconnect", name=FAST_RECONNECT
         )
-        terminal.see("Attila> ")
+        terminal.wait_output("Attila> ")
         server.process.kill()
-        server.end()
-        terminal.see(f"127.0.0.1:{port}")
+        server.wait_exit()
+        terminal.wait_output(f"127.0.0.1:{port}")
         terminal.type("kept\r")
         again = program(
             "main_server.py", "--port", str(port), "--no-notices", "--log-level", "DEBUG"
         )
         assert again.port == port
-        watcher = Raw(port, "watcher")
+        watcher = RawClient(port, "watcher")
         terminal.type("next\r")
         seen = [watcher.line()]
         while seen[-1] != "Attila: next":
             seen.append(watcher.line())
         assert seen in (["Attila: kept", "Attila: next"], ["Attila: next"])
         terminal.type("\x04")
-        assert terminal.client.end() == 0
+        assert terminal.client.wait_exit() == 0
         terminal.close()
-        watcher.file.close()
-        watcher.socket.close()
+        watcher.close()

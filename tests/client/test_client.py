@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from helpers import PATIENCE, Connect, MakeServer
+from sockets import reset_on_close
 
 from broadcast import (
     BroadcastClient,
@@ -220,8 +219,7 @@ class TestDisconnecting:
             )
             await reader.readline()
             await asyncio.sleep(0.05)
-            linger = struct.pack("ii", 1, 0)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            reset_on_close(writer.get_extra_info("socket"))
             writer.transport.abort()
 
         async with pretending(serve) as port:

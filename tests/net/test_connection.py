@@ -13,9 +13,11 @@ import termios
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
-from helpers import descriptors
+from helpers import count_open_files, linux_only, until
+from sockets import reset_on_close
 
 from broadcast import ConnectError
 from broadcast.net.connection import (
@@ -45,8 +47,12 @@ async def pair(buffer: int | None = None) -> AsyncIterator[tuple[Connection, soc
 
 
 def reset(connected: socket.socket) -> None:
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(connected)
     connected.close()
+
+
+def socket_of(connection: Connection) -> socket.socket:
+    return cast(socket.socket, connection.transport.get_extra_info("socket"))
 
 
 def queued(connected: socket.socket, which: int) -> int:
@@ -107,18 +113,17 @@ class TestReading:
             assert await read_all(connection) == b"x" * 5000
             assert isinstance(connection.lost, ConnectionResetError)
 
+    @linux_only("counts open files in /proc, and unacknowledged bytes")
     async def test_reset_found_by_a_write_hides_nothing_that_is_in_the_kernel(
         self,
     ) -> None:
-        before = descriptors()
+        before = count_open_files()
         async with pair() as (connection, theirs):
             data = bytes(range(256)) * 200
             connection.transport.pause_reading()  # as asyncio does when it has read ahead enough
             theirs.sendall(data)
-            async with asyncio.timeout(5):
-                while queued(theirs, termios.TIOCOUTQ):
-                    await asyncio.sleep(0)
-            assert queued(connection._socket, termios.FIONREAD) == len(data)
+            await until(lambda: not queued(theirs, termios.TIOCOUTQ), interval=0)
+            assert queued(socket_of(connection), termios.FIONREAD) == len(data)
             reset(theirs)
             for _ in range(3):
                 connection.send(b"y")
@@ -126,7 +131,7 @@ class TestReading:
             assert connection.is_closing
             assert await read_all(connection) == data
         await asyncio.sleep(0.01)
-        assert descriptors() == before
+        assert count_open_files() == before
 
     async def test_nothing_is_read_while_reading_is_paused(self) -> None:
         async with pair() as (connection, theirs):
@@ -137,7 +142,7 @@ class TestReading:
             theirs.send(b"second")
             for _ in range(10):
                 await asyncio.sleep(0.001)
-            assert queued(connection._socket, termios.FIONREAD) == len(b"second")
+            assert queued(socket_of(connection), termios.FIONREAD) == len(b"second")
             assert await connection.read_chunk() == b"second"
 
     async def test_read_ahead_is_reduced_by_what_the_reader_holds(self) -> None:
@@ -191,9 +196,7 @@ class TestTLSReplies:
             assert connection.unsent <= TLS_REPLY_LIMIT + 2 * PIECE_SIZE
             theirs.setblocking(True)
             receiving = asyncio.create_task(receive(theirs))
-            async with asyncio.timeout(5):
-                while DemandingPeer.pieces == before:
-                    await asyncio.sleep(0.01)
+            await until(lambda: DemandingPeer.pieces != before)
             connection.reset()
             await asyncio.gather(reading, receiving, return_exceptions=True)
 
@@ -292,7 +295,7 @@ class TestSending:
             write = os.write
 
             def reset_before_write(descriptor: int, data: bytes) -> int:
-                if descriptor == connection._direct_fd and theirs.fileno() >= 0:
+                if descriptor == socket_of(connection).fileno() and theirs.fileno() >= 0:
                     theirs.send(b"last words")
                     reset(theirs)
                 return write(descriptor, data)
@@ -379,6 +382,7 @@ class TestConnecting:
         with pytest.raises(ConnectError, match=r": not a host name$"):
             await connect("x" * 64 + ".invalid", 1, 5)
 
+    @linux_only("127.0.0.2 is not reachable elsewhere")
     async def test_connect_tries_each_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
@@ -390,10 +394,11 @@ class TestConnecting:
             connection = await connect("both", port, 5)
             connection.close()
 
+    @linux_only("has TCP_USER_TIMEOUT")
     async def test_keepalive_detects_a_vanished_peer_within_30_seconds(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             connection = await connect("127.0.0.1", listening.getsockname()[1], 5)
-            connected = connection._socket
+            connected = socket_of(connection)
             assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             idle, interval = (
                 connected.getsockopt(socket.IPPROTO_TCP, option)

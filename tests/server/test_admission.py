@@ -54,14 +54,14 @@ class TestHandshake:
     ) -> None:
         peer = await connect(server)
         peer.send(f"{line}\r\n")
-        assert await peer.rest() == [answer]
+        assert await peer.read_to_end() == [answer]
 
     async def test_endless_first_line_is_refused_as_soon_as_it_is_too_long(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         peer = await connect(server)
         peer.send("x" * (LINE_LIMIT + 2))
-        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+        assert await peer.read_to_end() == ["ERROR expected CONNECT <username>"]
 
     @pytest.mark.parametrize("blank", [b"\n", b" \r\n", b"\t\n"])
     async def test_more_than_a_kilobyte_before_the_end_of_connect_is_refused(
@@ -69,7 +69,7 @@ class TestHandshake:
     ) -> None:
         peer = await connect(server)
         peer.send(blank * (HANDSHAKE_LIMIT // len(blank) + 1))
-        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+        assert await peer.read_to_end() == ["ERROR expected CONNECT <username>"]
 
     async def test_lines_after_connect_do_not_count_towards_its_limit(
         self, server: BroadcastServer, connect: Connect
@@ -90,7 +90,7 @@ class TestHandshake:
         for _ in range(20):
             peer = await connect(server)
             peer.send(f"CONNECT {marks}\n")
-            assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+            assert await peer.read_to_end() == ["ERROR expected CONNECT <username>"]
         assert time.monotonic() - began < 2
 
     async def test_client_that_closes_without_a_line_is_refused(
@@ -98,7 +98,7 @@ class TestHandshake:
     ) -> None:
         peer = await connect(server)
         peer.writer.write_eof()
-        assert await peer.rest() == ["ERROR expected CONNECT <username>"]
+        assert await peer.read_to_end() == ["ERROR expected CONNECT <username>"]
 
     async def test_connect_may_be_the_last_line_and_have_no_ending(
         self, server: BroadcastServer, connect: Connect
@@ -106,7 +106,7 @@ class TestHandshake:
         peer = await connect(server)
         peer.send("CONNECT Attila")
         peer.writer.write_eof()
-        assert await peer.rest() == ["SUCCESS"]
+        assert await peer.read_to_end() == ["SUCCESS"]
 
     async def test_incomplete_handshake_times_out(
         self, make_server: MakeServer, connect: Connect
@@ -114,7 +114,7 @@ class TestHandshake:
         server = await make_server(handshake_timeout=0.1)
         peer = await connect(server)
         peer.send("CONN")
-        assert await peer.rest() == ["ERROR handshake timed out"]
+        assert await peer.read_to_end() == ["ERROR handshake timed out"]
 
     async def test_blank_lines_do_not_extend_the_handshake_timeout(
         self, make_server: MakeServer, connect: Connect
@@ -128,7 +128,7 @@ class TestHandshake:
                 await asyncio.sleep(0.05)
 
         dribbling = asyncio.create_task(dribble())
-        assert await peer.rest() == ["ERROR handshake timed out"]
+        assert await peer.read_to_end() == ["ERROR handshake timed out"]
         dribbling.cancel()
 
     async def test_client_neither_sends_nor_receives_before_success(
@@ -139,7 +139,7 @@ class TestHandshake:
         inside.send("not for outside\n")
         await inside.synchronise()
         outside.send("hello\n")
-        assert await outside.rest() == ["ERROR expected CONNECT <username>"]
+        assert await outside.read_to_end() == ["ERROR expected CONNECT <username>"]
         assert await inside.synchronise() == []
 
     async def test_lines_that_arrive_with_connect_are_handled_after_it(
@@ -163,7 +163,7 @@ class TestHandshake:
             assert await peer.lines(4) == ["SUCCESS", "* 2 clients", "* listener", "* Zoë (you)"]
             assert await listener.lines(2) == ["Zoë: hällo", "Zoë: 🙂"]
             peer.send("\\exit\n")
-            await peer.rest()
+            await peer.read_to_end()
 
 
 class TestToken:
@@ -178,7 +178,7 @@ class TestToken:
         server = await make_server(token="geheim", wrong_token_delay=0.01)
         peer = await connect(server)
         peer.send(f"{line}\n")
-        assert await peer.rest() == ["ERROR not authorised"]
+        assert await peer.read_to_end() == ["ERROR not authorised"]
         assert (
             "127.0.0.1" in caplog.text
             and "refused: not authorised" in caplog.text
@@ -202,5 +202,5 @@ class TestToken:
         assert await right.line() == "SUCCESS"
         assert time.monotonic() - began < 0.3
         assert server.statistics()["connections"] == 2
-        assert await guesser.rest() == ["ERROR not authorised"]
+        assert await guesser.read_to_end() == ["ERROR not authorised"]
         assert time.monotonic() - began > 0.3

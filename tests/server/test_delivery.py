@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 import pytest
-from helpers import Connect, MakeServer, Peer, fanout_of
+from helpers import Connect, MakeServer, Peer, alive, connections, fanout_of, until
 
 from broadcast import BroadcastServer
+from broadcast.net.address import format_address
+from broadcast.net.connection import Connection, send_to_all
 from broadcast.protocol import BLOCK_LIMIT
-from broadcast.server.batch import BATCH_OVERHEAD, BATCH_SIZE
+from broadcast.server.batch import BATCH_OVERHEAD, BATCH_SIZE, Subscription
 
 MESSAGE = "x" * 100
 
@@ -31,15 +34,6 @@ async def flood(sender: Peer, count: int, name: str = "", first: int = 0) -> Non
     sender.send(f"end{name}\n")
 
 
-async def until(peer: Peer, *ends: str) -> list[str]:
-    """The lines up to the last of `ends`."""
-    lines, missing = [], set(ends)
-    while missing:
-        lines.append(await peer.line())
-        missing.discard(lines[-1])
-    return lines
-
-
 def numbers(lines: list[str], sender: str) -> list[int]:
     return [
         int(line.split(" ")[1])
@@ -58,7 +52,7 @@ async def test_hundred_clients_receive_everything_once_and_in_order(
     receivers = await asyncio.gather(*(connect(server, "r") for _ in range(100)))
     sender = await connect(server, "s")
     flooding = asyncio.create_task(flood(sender, 2000))
-    for lines in await asyncio.gather(*(until(receiver, "s: end") for receiver in receivers)):
+    for lines in await asyncio.gather(*(receiver.lines_until("s: end") for receiver in receivers)):
         assert numbers(lines, "s") == list(range(2000))
     await flooding
 
@@ -74,9 +68,9 @@ async def test_order_is_the_same_for_all_however_they_send_lag_leave_and_join(
     senders = [await connect(server, f"s{number}") for number in range(4)]
     leaver, resetter = await connect(server, "leaver"), await connect(server, "resetter")
     ends = [f"s{number}: end{number}" for number in range(4)]
-    reading = [asyncio.create_task(until(watcher, *ends, "late: end")) for watcher in watchers]
+    reading = [asyncio.create_task(watcher.lines_until(*ends, "late: end")) for watcher in watchers]
     for sender in (*senders, resetter):
-        sender.stop_reading()
+        sender.pause_reading()
     first_half = [asyncio.create_task(flood(sender, 1500, "-of-half")) for sender in senders]
     leaver.send("".join(f"{number} {MESSAGE}\n" for number in range(500)) + "\\exit\n")
     await flood(resetter, 500)
@@ -87,7 +81,7 @@ async def test_order_is_the_same_for_all_however_they_send_lag_leave_and_join(
         asyncio.create_task(flood(sender, 1500, str(number), first=1500))
         for number, sender in enumerate(senders)
     ]
-    reading_late = asyncio.create_task(until(late, *ends))
+    reading_late = asyncio.create_task(late.lines_until(*ends))
     await asyncio.gather(*second_half, flood(late, 100))
     first, *others = await asyncio.gather(*reading)
     for name, count in {
@@ -116,7 +110,7 @@ async def test_twelve_clients_that_all_send_receive_everything_in_the_same_order
     ]
     logs = await asyncio.gather(
         *(
-            until(peer, *(f"p{n}: end{n}" for n in range(12) if n != number))
+            peer.lines_until(*(f"p{n}: end{n}" for n in range(12) if n != number))
             for number, peer in enumerate(peers)
         )
     )
@@ -131,15 +125,21 @@ async def test_twelve_clients_that_all_send_receive_everything_in_the_same_order
 
 
 async def test_blocks_published_in_one_iteration_are_sent_together(
-    server: BroadcastServer, connect: Connect
+    server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await connect(server, "a"), await connect(server, "b")
     fanout = fanout_of(server)
-    before = fanout._open.number
+    writes = []
+
+    def count(connections: Iterable[Connection], data: bytes | memoryview) -> list[Connection]:
+        writes.append(bytes(data))
+        return send_to_all(connections, data)
+
+    monkeypatch.setattr("broadcast.server.fanout.send_to_all", count)
     for number in range(100):
         fanout.publish(None, b"%d\r\n" % number)
     assert await a.lines(100) == await b.lines(100) == [str(number) for number in range(100)]
-    assert fanout._open.number == before + 1
+    assert writes == [b"".join(b"%d\r\n" % number for number in range(100))]
 
 
 async def test_leaver_receives_what_was_published_before_in_the_same_iteration(
@@ -147,14 +147,10 @@ async def test_leaver_receives_what_was_published_before_in_the_same_iteration(
 ) -> None:
     stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
     fanout = fanout_of(server)
-    (receiver,) = [
-        session._member.subscription
-        for session in server._sessions.values()
-        if session._member and session._member.name == "leaves"
-    ]
-    assert receiver
+    address = format_address(leaves.writer.get_extra_info("sockname"))
+    (leaving,) = [one for one in alive(Subscription) if one.connection.peer == address]
     fanout.publish(None, b"before\r\n")
-    delivered = fanout.leave(receiver)
+    delivered = fanout.leave(leaving)
     fanout.publish(None, b"after\r\n")
     await delivered
     assert await stays.lines(2) == ["before", "after"]
@@ -169,32 +165,30 @@ class TestStalledReader:
         others = [await connect(server, f"r{number}") for number in range(5)]
         stalled = await connect(server, "stalled", buffer=SMALL)
         sender = await connect(server, "s")
-        stalled.stop_reading()
-        reading = [asyncio.create_task(until(other, "s: end")) for other in others]
+        stalled.pause_reading()
+        reading = [asyncio.create_task(other.lines_until("s: end")) for other in others]
         began = time.monotonic()
         await flood(sender, 20_000)
         for lines in await asyncio.gather(*reading):
             assert numbers(lines, "s") == list(range(20_000))
             assert "* stalled left (too slow)" in lines
         assert time.monotonic() - began < 10
-        while len(server._sessions) > 6:
-            await asyncio.sleep(0.01)
+        await until(lambda: connections(server) <= 6)
         assert backlog(server) == 0
-        stalled.go_on_reading()
+        stalled.resume_reading()
         with pytest.raises(ConnectionResetError):
-            await stalled.rest()
+            await stalled.read_to_end()
 
     async def test_stalled_reader_is_sent_the_reason_if_its_socket_accepts_it(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(backlog=200_000, grace=0.2, notices=False)
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
-        stalled.stop_reading()
+        stalled.pause_reading()
         flooding = asyncio.create_task(flood(sender, 30_000))
-        while server.statistics()["clients"] > 1:
-            await asyncio.sleep(0.01)
-        stalled.go_on_reading()
-        lines = await stalled.rest()
+        await until(lambda: server.statistics()["clients"] <= 1)
+        stalled.resume_reading()
+        lines = await stalled.read_to_end()
         assert lines[-1] == "ERROR too slow: did not read what it was sent in time"
         received = numbers(lines, "s")
         assert received == list(range(len(received)))
@@ -205,7 +199,7 @@ class TestStalledReader:
     ) -> None:
         server = await make_server(backlog=300_000, grace=0.5, notices=False)
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
-        stalled.stop_reading()
+        stalled.pause_reading()
         flooding = asyncio.create_task(flood(sender, 100_000))
         largest = 0
         while not flooding.done():
@@ -218,13 +212,13 @@ class TestStalledReader:
     ) -> None:
         server = await make_server(grace=0.1, notices=False)
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
-        stalled.stop_reading()
+        stalled.pause_reading()
         await flood(sender, 20_000)
         await sender.synchronise()
         assert backlog(server) > 0
         await asyncio.sleep(0.3)
-        stalled.go_on_reading()
-        assert numbers(await until(stalled, "s: end"), "s") == list(range(20_000))
+        stalled.resume_reading()
+        assert numbers(await stalled.lines_until("s: end"), "s") == list(range(20_000))
 
     async def test_reader_that_catches_up_in_every_pause_is_never_too_slow(
         self, make_server: MakeServer, connect: Connect
@@ -249,15 +243,15 @@ class TestStalledReader:
     ) -> None:
         server = await make_server(backlog=200_000, grace=0.3, notices=False)
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
-        stalled.stop_reading()
+        stalled.pause_reading()
         flooding = asyncio.create_task(flood(sender, 50_000))
-        while not fanout_of(server).input_paused:
-            await asyncio.sleep(0.01)
+        await until(lambda: fanout_of(server).input_paused)
         stalled.send("\\exit\n")
-        while server.statistics()["clients"] > 1:
-            await asyncio.sleep(0.01)
-        stalled.go_on_reading()
-        assert (await stalled.rest())[-1] == "ERROR too slow: did not read what it was sent in time"
+        await until(lambda: server.statistics()["clients"] <= 1)
+        stalled.resume_reading()
+        assert (await stalled.read_to_end())[
+            -1
+        ] == "ERROR too slow: did not read what it was sent in time"
         await flooding
 
     async def test_trickling_reader_is_dropped_as_too_slow(
@@ -269,17 +263,17 @@ class TestStalledReader:
             await connect(server, "o"),
             await connect(server, "s"),
         )
-        trickling.stop_reading()
+        trickling.pause_reading()
 
         async def trickle() -> None:
             while True:
-                trickling.go_on_reading()
+                trickling.resume_reading()
                 await asyncio.sleep(0)
-                trickling.stop_reading()
+                trickling.pause_reading()
                 await asyncio.sleep(0.05)
 
         trickle_task = asyncio.create_task(trickle())
-        reading = asyncio.create_task(until(other, "s: end"))
+        reading = asyncio.create_task(other.lines_until("s: end"))
         await flood(sender, 20_000)
         assert "* t left (too slow)" in await reading
         trickle_task.cancel()
@@ -293,7 +287,7 @@ async def test_one_letter_lines_under_a_long_name_respect_the_backlog_limit(
         await connect(server, "stalled", buffer=SMALL),
         await connect(server, "\U0001f600" * 32),
     )
-    stalled.stop_reading()
+    stalled.pause_reading()
     sender.send("a\n" * 100_000)
     largest = 0
     while server.statistics()["clients"] > 1:
@@ -308,7 +302,7 @@ async def test_time_while_input_is_paused_does_not_count_as_silence(
     server = await make_server(backlog=200_000, grace=0.8, timeout=0.4, notices=False)
     stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
     bystander = await connect(server, "b")
-    stalled.stop_reading()
+    stalled.pause_reading()
     heartbeat = True
 
     async def beat() -> None:
@@ -317,7 +311,7 @@ async def test_time_while_input_is_paused_does_not_count_as_silence(
             await asyncio.sleep(0.1)
 
     beating = asyncio.create_task(beat())
-    reading = asyncio.create_task(until(bystander, "s: end"))
+    reading = asyncio.create_task(bystander.lines_until("s: end"))
     await flood(sender, 30_000)
     assert numbers(await reading, "s") == list(range(30_000))
     heartbeat = False
@@ -356,7 +350,7 @@ async def test_clients_that_join_at_once_are_notified_of_every_later_one(
     count = 300
     peers = await asyncio.gather(*(connect(server, f"p{number}") for number in range(count)))
     await connect(server, "last")
-    seen = [(await until(peer, "* last joined"))[:-1] for peer in peers]
+    seen = [(await peer.lines_until("* last joined"))[:-1] for peer in peers]
     assert sorted(map(len, seen)) == list(range(count))
     order = max(seen, key=len)
     for lines in seen:

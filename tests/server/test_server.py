@@ -15,13 +15,20 @@ import weakref
 from typing import Any
 
 import pytest
-from helpers import Connect, MakeServer, fanout_of
+from helpers import Connect, MakeServer, alive, connections, linux_only, until
 
 from broadcast import BroadcastServer
+from broadcast.net.connection import Connection
+from broadcast.server.batch import Subscription
 from broadcast.server.server import ACCEPTS_PER_ITERATION, SHUTDOWN_TIMEOUT
 from broadcast.server.session import Session
 
 LAST = "* server is shutting down"
+
+
+def session_tasks() -> list[asyncio.Task[Any]]:
+    """Return the tasks that run code of the server."""
+    return [task for task in asyncio.all_tasks() if "broadcast/server/" in repr(task)]
 
 
 class TestShuttingDown:
@@ -33,7 +40,7 @@ class TestShuttingDown:
         outside = await connect(server)
         await asyncio.sleep(0.01)
         *seen, refused, _ = await asyncio.gather(
-            *(peer.rest() for peer in [*inside, outside]), server.close()
+            *(peer.read_to_end() for peer in [*inside, outside]), server.close()
         )
         assert seen == [["* p1 joined", "* p2 joined", LAST], ["* p2 joined", LAST], [LAST]]
         assert refused == ["ERROR server is shutting down"]
@@ -48,7 +55,7 @@ class TestShuttingDown:
         peer.send("CONNECT a\n")
         for _ in range(turns):
             await asyncio.sleep(0)
-        lines, _ = await asyncio.gather(peer.rest(), server.close())
+        lines, _ = await asyncio.gather(peer.read_to_end(), server.close())
         assert lines in (["ERROR server is shutting down"], ["SUCCESS", LAST])
 
     async def test_shutdown_during_traffic_ends_with_the_same_message_for_all(
@@ -57,7 +64,7 @@ class TestShuttingDown:
         server = await make_server(notices=False, backlog=1_000_000, close_timeout=0.2)
         receivers = [await connect(server, "r", buffer=20_000) for _ in range(10)]
         sender = await connect(server, "s")
-        sender.stop_reading()
+        sender.pause_reading()
 
         async def flood() -> None:
             number = 0
@@ -67,7 +74,7 @@ class TestShuttingDown:
                 await sender.writer.drain()
 
         flooding = asyncio.create_task(flood())
-        reading = [asyncio.create_task(receiver.rest()) for receiver in receivers]
+        reading = [asyncio.create_task(receiver.read_to_end()) for receiver in receivers]
         await asyncio.sleep(0.3)
         await server.close()
         ends = []
@@ -85,25 +92,25 @@ class TestShuttingDown:
     ) -> None:
         server = await make_server(notices=False, shutdown_timeout=0.3)
         stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
-        stalled.stop_reading()
+        stalled.pause_reading()
         sender.send(("x" * 1000 + "\n") * 5000)
         await sender.synchronise()
         closing = asyncio.create_task(server.close())
-        assert await sender.rest() == [LAST]
+        assert await sender.read_to_end() == [LAST]
         sender.writer.close()
         began = time.monotonic()
         await closing
         assert time.monotonic() - began < SHUTDOWN_TIMEOUT
-        stalled.go_on_reading()
+        stalled.resume_reading()
         with pytest.raises(ConnectionResetError):
-            await stalled.rest()
+            await stalled.read_to_end()
 
     async def test_cancelled_shutdown_disconnects_everyone_immediately(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(notices=False)
         stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
-        stalled.stop_reading()
+        stalled.pause_reading()
         sender.send(("x" * 1000 + "\n") * 5000)
         await sender.synchronise()
         closing = asyncio.create_task(server.close())
@@ -113,14 +120,14 @@ class TestShuttingDown:
         with pytest.raises(asyncio.CancelledError):
             await closing
         assert time.monotonic() - began < 0.5
-        assert not server._sessions
+        assert session_tasks() == []
 
     async def test_port_is_free_after_closing_and_closing_twice_has_no_effect(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server()
         peer = await connect(server, "a")
-        await asyncio.gather(server.close(), peer.rest())
+        await asyncio.gather(server.close(), peer.read_to_end())
         await server.close()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", server.port)
@@ -133,15 +140,15 @@ class TestShuttingDown:
         """As by SIGSTOP: the loop's time jumps, and what clients read counts from then on."""
         server = await make_server(notices=False, shutdown_timeout=1.2)
         slow, sender = await connect(server, "slow", buffer=4096), await connect(server, "s")
-        slow.stop_reading()
+        slow.pause_reading()
         sender.send(("x" * 1000 + "\n") * 5000)
         await sender.synchronise()
         closing = asyncio.create_task(server.close())
-        assert await sender.rest() == [LAST]
+        assert await sender.read_to_end() == [LAST]
         sender.writer.close()
         time.sleep(1.5)  # noqa: ASYNC251 (it stands for a stop of the whole process)
-        slow.go_on_reading()
-        lines = await slow.rest()
+        slow.resume_reading()
+        lines = await slow.read_to_end()
         assert (len(lines), lines[-1]) == (5001, LAST)
         await closing
 
@@ -151,11 +158,11 @@ class TestShuttingDown:
         caplog.set_level(logging.INFO, "broadcast")
         server = await make_server(notices=False, shutdown_timeout=0.2)
         stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
-        stalled.stop_reading()
+        stalled.pause_reading()
         sender.send(("x" * 1000 + "\n") * 5000)
         await sender.synchronise()
         closing = asyncio.create_task(server.close())
-        assert await sender.rest() == [LAST]
+        assert await sender.read_to_end() == [LAST]
         sender.writer.close()
         await closing
         assert "stalled out: did not read in time at the shutdown" in caplog.text
@@ -177,22 +184,20 @@ async def test_nothing_is_kept_of_clients_that_left(
 
     gone: list[weakref.ref[Session]] = []
     stay = await connect(server, "stay")
+    before = alive(Session)
     for _ in range(3):
         await asyncio.gather(*(come_and_go(number) for number in range(60)))
-        gone += [weakref.ref(session) for session in server._sessions.values()][1:]
-    async with asyncio.timeout(10):
-        while len(server._sessions) > 1:
-            await asyncio.sleep(0.01)
+        gone += [weakref.ref(one) for one in alive(Session) if one not in before]
+    await until(lambda: connections(server) <= 1)
     stay.send("\\clients\n")
     assert (await stay.synchronise())[-2:] == ["* 1 client", "* stay (you)"]
-    fanout = fanout_of(server)
-    assert len(fanout._ready) == 1 and not fanout._lagging and not fanout._backlog
+    statistics = server.statistics()
+    assert (statistics["lagging"], statistics["backlog bytes"]) == (0, 0)
     await asyncio.sleep(0.01)
     gc.collect()
+    assert len(alive(Subscription)) == 1
     assert gone and [ref() for ref in gone if ref()] == []
-    assert len([task for task in asyncio.all_tasks() if "broadcast" in repr(task)]) == 2, (
-        "the session of `stay` and its timeout task"
-    )
+    assert len(session_tasks()) == 2, "the session of `stay` and its timeout task"
 
 
 @pytest.mark.parametrize(
@@ -202,36 +207,30 @@ async def test_session_is_freed_without_the_garbage_collector(
     server: BroadcastServer, connect: Connect, how: str
 ) -> None:
     stay = await connect(server, "stay")
+    before = [*alive(Session), *alive(Connection)]
     peer = await connect(server, "go", buffer=4096)
     if how in ("reset while it lags", "reset while it is answered"):
-        peer.stop_reading()
+        peer.pause_reading()
         if how == "reset while it is answered":
             peer.send("\\help\n" * 100_000)
         stay.send(("x" * 999 + "\n") * 4000)
         await stay.synchronise()
         assert server.statistics()["lagging"] == 1
-    (session,) = [
-        session
-        for session in server._sessions.values()
-        if session._member and session._member.name == "go"
-    ]
     left: list[weakref.ref[Any]] = [
-        weakref.ref(session),
-        weakref.ref(session._connection.transport),
+        *(weakref.ref(one) for one in alive(Session) if one not in before),
+        *(weakref.ref(one.transport) for one in alive(Connection) if one not in before),
     ]
-    del session
+    assert len(left) == 2
     gc.disable()
     try:
         if how == "exit":
             peer.send("\\exit\n")
-            await peer.rest()
+            await peer.read_to_end()
         elif how == "close":
             peer.writer.close()
         else:
             peer.reset()
-        async with asyncio.timeout(5):
-            while any(ref() for ref in left):
-                await asyncio.sleep(0.01)
+        await until(lambda: not any(ref() for ref in left))
     finally:
         gc.enable()
 
@@ -247,7 +246,7 @@ async def test_bug_in_a_session_is_logged_and_affects_only_that_client(
     b = await connect(server, "b")
     b.send("\\clients\n")
     with pytest.raises(ConnectionResetError):
-        await b.rest()
+        await b.read_to_end()
     monkeypatch.undo()
     assert await a.synchronise() == []
     assert "please report this" in caplog.text
@@ -291,14 +290,13 @@ class TestLimits:
         first, second = await connect(server, "first"), await connect(server, "second")
         third = await connect(server)
         third.send("CONNECT third\n")
-        assert await third.rest() == ["ERROR server is full"]
+        assert await third.read_to_end() == ["ERROR server is full"]
         second.writer.close()
-        async with asyncio.timeout(5):
-            while len(server._sessions) > 1:
-                await asyncio.sleep(0.01)
+        await until(lambda: connections(server) <= 1)
         await connect(server, "fourth")
         assert await first.synchronise() == []
 
+    @linux_only("counts open files in /proc")
     async def test_running_out_of_file_descriptors_does_not_affect_connected_clients(
         self, server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from helpers import Connect, MakeServer, Peer, fanout_of
+from helpers import Connect, MakeServer, Peer, connections, fanout_of, until
 
 from broadcast import BroadcastServer
 from broadcast.net.connection import READ_AHEAD_LIMIT
@@ -53,7 +53,7 @@ class TestNames:
     ) -> None:
         first = await connect(server, "Attila")
         first.send("\\exit\n")
-        await first.rest()
+        await first.read_to_end()
         second = await connect(server, "Attila")
         second.send("\\clients\n")
         assert await second.lines(2) == ["* 1 client", "* Attila (you)"]
@@ -125,8 +125,7 @@ class TestFastPath:
     ) -> None:
         a, b = await connect(server, "a"), await connect(server, "b")
         a.send("\\help\n" * 500 + "first\n")  # each answer is a turn
-        while server.statistics()["lines in"] < 501:
-            await asyncio.sleep(0)
+        await until(lambda: server.statistics()["lines in"] >= 501, interval=0)
         a.send("second\n")
         assert await b.lines(2) == ["a: first", "a: second"]
 
@@ -139,14 +138,13 @@ class TestFastPath:
             await connect(server, "s"),
             await connect(server, "o"),
         )
-        stalled.stop_reading()
+        stalled.pause_reading()
         sender.send(f"{'x' * 100}\n" * 40_000)
-        while not fanout_of(server).input_paused:
-            await asyncio.sleep(0)
+        await until(lambda: fanout_of(server).input_paused, interval=0)
         before = server.statistics()
         other.send("waits\n")
-        while server.statistics()["bytes in"] < before["bytes in"] + len("waits\n"):
-            await asyncio.sleep(0)
+        expected = before["bytes in"] + len("waits\n")
+        await until(lambda: server.statistics()["bytes in"] >= expected, interval=0)
         for _ in range(3):
             await asyncio.sleep(0)
         assert server.statistics()["deliveries"] == before["deliveries"]
@@ -173,8 +171,7 @@ class TestFastPath:
         leaves.send("late\n")
         await leaves.writer.drain()
         leaves.writer.write_eof()
-        while len(server._sessions) > 1:
-            await asyncio.sleep(0)
+        await until(lambda: connections(server) <= 1, interval=0)
         assert await stays.synchronise() == []
 
 
@@ -201,7 +198,7 @@ class TestCommands:
         c = await connect(server, "Aa")
         assert await listed(a) == ["* 3 clients", "* a (you)", "* Aa", "* b"]
         c.send("\\exit\n")
-        await c.rest()
+        await c.read_to_end()
         assert await listed(b) == ["* 2 clients", "* a", "* b (you)"]
 
     async def test_unknown_command_is_answered_with_an_error(
@@ -231,7 +228,7 @@ class TestCommands:
     ) -> None:
         server = await make_server()
         asker = await connect(server, "asker", buffer=4096)
-        asker.stop_reading()
+        asker.pause_reading()
         asker.send("\\help\n" * 200_000)
         a, b = await connect(server, "a"), await connect(server, "b")
         await a.line()
@@ -271,7 +268,7 @@ class TestLeaving:
         server = await make_server()
         stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
         leaves.send("one\ntwo\n" + command + "three\n")
-        assert await leaves.rest() == []
+        assert await leaves.read_to_end() == []
         assert await stays.lines(4) == [
             "* leaves joined",
             "leaves: one",
@@ -287,7 +284,7 @@ class TestLeaving:
         stays, leaves = await connect(server, "stays"), await connect(server, "leaves")
         leaves.send("one\ntwo")
         leaves.writer.write_eof()
-        assert await leaves.rest() == []
+        assert await leaves.read_to_end() == []
         assert await stays.lines(4) == [
             "* leaves joined",
             "leaves: one",
@@ -323,7 +320,7 @@ class TestLeaving:
         while "* l" in await sender.synchronise():
             sender.send("\\clients\n")
         sender.send("after\n")
-        assert await leaver.rest() == [f"s: {text}"] * 6000
+        assert await leaver.read_to_end() == [f"s: {text}"] * 6000
 
     async def test_leaver_that_reads_slowly_but_steadily_receives_everything(
         self, make_server: MakeServer, connect: Connect
@@ -351,15 +348,15 @@ class TestLeaving:
     ) -> None:
         server = await make_server(timeout=0.3, notices=False)
         sender, leaver = await connect(server, "s"), await connect(server, "l", buffer=4096)
-        leaver.stop_reading()
+        leaver.pause_reading()
         sender.send(("x" * 1000 + "\n") * 6000)
         await sender.synchronise()
         leaver.send("\\exit\n")
-        while len(server._sessions) > 1:
+        while connections(server) > 1:
             await sender.synchronise()
-        leaver.go_on_reading()
+        leaver.resume_reading()
         with pytest.raises(ConnectionResetError):
-            await leaver.rest()
+            await leaver.read_to_end()
 
 
 class TestTimeout:
@@ -375,7 +372,7 @@ class TestTimeout:
             seen += await other.synchronise()
             await asyncio.sleep(0.02)
         assert time.monotonic() - began > 0.15
-        assert await silent.rest() == [
+        assert await silent.read_to_end() == [
             "* other joined",
             "ERROR timed out: nothing heard for 0.25 s",
         ]
@@ -405,7 +402,7 @@ class TestTimeout:
                 await asyncio.sleep(0.05)
 
         dribbling = asyncio.create_task(dribble())
-        assert await peer.rest() == ["ERROR timed out: nothing heard for 0.3 s"]
+        assert await peer.read_to_end() == ["ERROR timed out: nothing heard for 0.3 s"]
         dribbling.cancel()
 
 
@@ -417,11 +414,11 @@ class TestLog:
         server = await make_server()
         peer = await connect(server, "Attila")
         peer.send("secret text\n\\clients\n\\exit\n")
-        await peer.rest()
+        await peer.read_to_end()
         assert len(caplog.records) == 3
         refused = await connect(server)
         refused.send("nonsense text\n")
-        await refused.rest()
+        await refused.read_to_end()
         await server.close()
         listening, came, left, refusal, stopping = [
             record.getMessage() for record in caplog.records
