@@ -1,4 +1,4 @@
-"""Fixtures: servers in this process, peers that speak raw bytes to them, and real processes."""
+"""Fixtures: servers and clients in this process, and programs as real processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from broadcast import BroadcastServer
 
 @pytest.fixture
 async def make_server() -> AsyncIterator[MakeServer]:
-    """Starts servers in this process; they end with the test."""
+    """Start servers in this process, which are closed after the test."""
     async with AsyncExitStack() as stack:
 
         async def make(**options: Any) -> BroadcastServer:
@@ -38,13 +38,16 @@ async def make_server() -> AsyncIterator[MakeServer]:
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> BroadcastServer:
-    """A server without notices, for tests that are not about them."""
+    """A server without notices."""
     return await make_server(notices=False)
 
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Connects peers; with a name they shake hands too. `buffer` is the size of the receive buffer."""
+    """Connect peers, which also join if they have a name.
+
+    `buffer` is the size of the receive buffer, and `limit` that of the stream's own buffer.
+    """
     peers: list[Peer] = []
 
     async def make(
@@ -73,7 +76,7 @@ async def connect() -> AsyncIterator[Connect]:
 
 @pytest.fixture
 def program() -> Iterator[StartProgram]:
-    """Starts programs: `program("main_server.py", "--port", "0")`; what still runs after the test is killed."""
+    """Start programs: `program("main_server.py", "--port", "0")`; all are killed after the test."""
     programs: list[Program] = []
 
     def start(name: str, *arguments: str, **options: Any) -> Program:
@@ -87,7 +90,7 @@ def program() -> Iterator[StartProgram]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """The port of a server that runs as a process of its own, without notices; one for all, as each takes a tenth of a second to start."""
+    """The port of a server process without notices, which the tests of a file share."""
     server = Program("main_server.py", "--port", "0", "--no-notices")
     yield server.port
     server.close()
@@ -95,9 +98,9 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def watcher(port: int) -> Iterator[RawClient]:
-    """Someone who is alone in the room, to see what arrives there."""
+    """A client that is alone on the shared server, to see what arrives there."""
     raw = RawClient(port, "watcher")
-    wait_until(lambda: raw.names() == ["watcher"], "those of the test before have gone")
+    wait_until(lambda: raw.names() == ["watcher"], "the clients of the test before have left")
     yield raw
     raw.send("\\exit")
     raw.file.read()
@@ -113,7 +116,7 @@ def fake_server() -> Iterator[FakeServer]:
 
 @pytest.fixture
 def full_pipe() -> Iterator[int]:
-    """The end to write to of a pipe that nobody reads and that takes nothing more."""
+    """The write end of a full pipe that nobody reads."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with contextlib.suppress(BlockingIOError):

@@ -31,7 +31,7 @@ CERTIFICATE = str(TOP / "tests" / "certificate.pem")
 """A certificate for `localhost` with its key, for the tests alone."""
 
 PATIENCE = 10.0
-"""Seconds until an event that a test waits for counts as missing. No test that passes waits so long."""
+"""Seconds until an event that a test waits for counts as missing."""
 
 HALF_A_SECOND = 0.5
 
@@ -153,7 +153,7 @@ def count_open_files() -> int:
 class Program:
     """One of the two programs as a process, or a few lines of Python that run one.
 
-    `prefix` is a command that starts the program; `redirect` is redirections of the shell.
+    `prefix` is a command that runs the program, `redirect` are redirections of the shell.
     """
 
     def __init__(

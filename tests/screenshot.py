@@ -1,4 +1,7 @@
-"""Draw the client as it looks: `python3 tests/screenshot.py FILE.svg`. It sits at a real one, in tmux, and draws what is on the screen."""
+"""Draw a screenshot of the client: `python3 tests/screenshot.py FILE.svg`.
+
+The client runs in tmux, and what its screen shows is drawn.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def tmux(*arguments: str) -> str:
 
 
 def see(text: str) -> None:
-    """Wait until it is on Attila's screen."""
+    """Wait until this is on Attila's screen."""
     deadline = time.monotonic() + 10
     while text not in tmux("capture-pane", "-p", "-t", "room:attila"):
         if time.monotonic() > deadline:

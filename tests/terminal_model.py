@@ -1,4 +1,4 @@
-"""A terminal as far as the client needs one: a screen of cells that understands the few sequences it is sent, and refuses all others."""
+"""A model of a terminal, which knows only the escape sequences that the client uses."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ _PIECE = re.compile(r"\x1b\[(?P<count>[0-9;]*)(?P<command>[A-Za-z])|(?P<characte
 
 
 def cells_of(character: str) -> int:
-    """Return how many columns a character takes up; written down a second time, so that the tests do not believe the code."""
+    """Return how many columns a character takes; independent of the code under test."""
     if unicodedata.category(character) in {"Mn", "Me", "Cf"}:
         return 0
     return {"W": 2, "F": 2}.get(unicodedata.east_asian_width(character), 1)
 
 
 class Terminal:
-    """A screen of so many columns and rows, the cursor at its top left.
+    """A screen of cells, with the cursor at the top left.
 
-    A cell holds a character with the marks on it, "" where a wide one goes on and " " where nothing is. After the last column is
-    written the cursor stays on it and waits; the next character wraps first. The driver makes nothing of LF: it goes down, no more.
+    A cell holds a character with its marks, "" as the second half of a wide character, and " "
+    if it is empty. After a character in the last column, the cursor stays there, and the next
+    character wraps first. LF moves the cursor down and not to the left.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
@@ -28,20 +29,20 @@ class Terminal:
         self.row = self.column = 0
         self.waits_to_wrap = False
         self.bells = 0
-        self.scrolled = 0  # rows that have left at the top
+        self.scrolled = 0  # rows that have scrolled away
 
     @property
     def picture(self) -> list[str]:
-        """The rows as text, without the blanks at their ends."""
+        """The rows as text, without trailing blanks."""
         return ["".join(row).rstrip() for row in self.screen]
 
     @property
     def cursor(self) -> tuple[int, int]:
-        """The row and the column."""
+        """The row and column of the cursor."""
         return self.row, self.column
 
     def write(self, text: str) -> None:
-        """Do what a terminal does when it is sent this."""
+        """Show a text, and execute its escape sequences."""
         for piece in _PIECE.finditer(text):
             if piece["command"]:
                 self._command(piece["command"], piece["count"])
@@ -64,7 +65,7 @@ class Terminal:
     def _command(self, command: str, count: str) -> None:
         if command == "m":
             return
-        assert not self.waits_to_wrap, "what happens now differs from terminal to terminal"
+        assert not self.waits_to_wrap, "terminals differ in what happens now"
         match command, count:
             case "A", _:
                 self.row = max(0, self.row - int(count))

@@ -1,4 +1,4 @@
-"""The bound on the server's memory, as the README states it, seen from outside."""
+"""The documented limits of the server's memory, measured from outside."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ pytestmark = linux_only("has /proc/PID/statm")
 
 SENDERS = 300
 READ_AHEAD_PROMISE = 128 * 1024
-"""Bytes a client, of everything that the server holds for one."""
+"""Bytes for each client, of everything that the server holds for it."""
 
 TLS_PROMISE = 70 * 1024
-"""Bytes a client that has joined over TLS and says nothing."""
+"""Bytes for each silent client over TLS."""
 
 PAUSED_SERVER = """
 import asyncio, logging, ssl, sys
@@ -39,17 +39,17 @@ async def main():
 
 asyncio.run(main())
 """
-"""A server that pauses input when a line comes on stdin."""
+"""A server that pauses input when it reads a line from stdin."""
 
 
 def resident(server: Program) -> int:
-    """Bytes of memory that the server has."""
+    """Return the resident memory of the server in bytes."""
     pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
     return int(pages) * 4096
 
 
 def settled(server: Program) -> int:
-    """The same, once it no longer grows."""
+    """Return the resident memory of the server once it no longer grows."""
     last, now = -1, resident(server)
     while now > last:
         time.sleep(0.3)
@@ -59,7 +59,7 @@ def settled(server: Program) -> int:
 
 @pytest.fixture
 def sockets() -> Iterator[list[socket.socket]]:
-    """Connections, closed at the end."""
+    """A list of sockets, which are closed after the test."""
     opened: list[socket.socket] = []
     yield opened
     for one in opened:

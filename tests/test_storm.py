@@ -1,4 +1,4 @@
-"""A hundredth of `tests/benchmarks/storm.py`: everything nasty at once, while a pair of ordinary clients misses nothing."""
+"""A hundredth of `tests/benchmarks/storm.py`: two clients talk while others misbehave."""
 
 from __future__ import annotations
 

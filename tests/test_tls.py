@@ -1,4 +1,4 @@
-"""Secrecy: TLS within the session, with the same order, bounds and ends as without. `certificate.pem` is for these tests alone."""
+"""TLS: the same order, limits and closing as without it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from broadcast.net.connection import Connection
 from broadcast.server.session import Session
 
 
-def of_server() -> ssl.SSLContext:
+def server_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     return context
 
 
-def of_client() -> ssl.SSLContext:
+def client_context() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=CERTIFICATE)
 
 
 @pytest.fixture
-async def secret(make_server: MakeServer) -> AsyncIterator[BroadcastServer]:
+async def tls_server(make_server: MakeServer) -> AsyncIterator[BroadcastServer]:
     yield await make_server(
-        tls=of_server(),
+        tls=server_context(),
         notices=False,
         handshake_timeout=0.5,
         backlog=500_000,
@@ -48,12 +48,12 @@ async def secret(make_server: MakeServer) -> AsyncIterator[BroadcastServer]:
     )
 
 
-def client_of(server: BroadcastServer, user: str) -> BroadcastClient:
-    return BroadcastClient(port=server.port, user=user, tls=of_client())
+def tls_client(server: BroadcastServer, user: str) -> BroadcastClient:
+    return BroadcastClient(port=server.port, user=user, tls=client_context())
 
 
-async def test_tls_clients_exchange_messages_and_leave(secret: BroadcastServer) -> None:
-    async with client_of(secret, "a") as a, client_of(secret, "b") as b:
+async def test_tls_clients_exchange_messages_and_leave(tls_server: BroadcastServer) -> None:
+    async with tls_client(tls_server, "a") as a, tls_client(tls_server, "b") as b:
         for number in range(100):
             await a.send(f"{number}")
         await a.leave()
@@ -63,8 +63,10 @@ async def test_tls_clients_exchange_messages_and_leave(secret: BroadcastServer) 
         ]
 
 
-async def test_tls_leaver_receives_all_that_was_published_before(secret: BroadcastServer) -> None:
-    async with client_of(secret, "a") as a, client_of(secret, "b") as b:
+async def test_tls_leaver_receives_all_that_was_published_before(
+    tls_server: BroadcastServer,
+) -> None:
+    async with tls_client(tls_server, "a") as a, tls_client(tls_server, "b") as b:
         await a.send_lines(b"x" * 1000 + b"\n" + b"y\n" * 20_000)
         await a.send("\\clients")
         assert await anext(a) == Notice("2 clients")
@@ -73,12 +75,12 @@ async def test_tls_leaver_receives_all_that_was_published_before(secret: Broadca
 
 
 async def test_data_that_arrives_with_the_end_of_the_handshake_is_handled(
-    secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
+    tls_server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-    secrecy = of_client().wrap_bio(arriving, leaving, server_hostname="localhost")
-    async with client_of(secret, "listener") as listener:
-        peer = await connect(secret)
+    secrecy = client_context().wrap_bio(arriving, leaving, server_hostname="localhost")
+    async with tls_client(tls_server, "listener") as listener:
+        peer = await connect(tls_server)
         with pytest.raises(ssl.SSLWantReadError):
             secrecy.do_handshake()
         peer.writer.write(leaving.read())
@@ -99,8 +101,8 @@ async def test_data_received_before_the_end_can_be_read_later(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
-    server = await make_server(tls=of_server(), notices=False)
-    async with client_of(server, "a") as a, client_of(server, "b") as b:
+    server = await make_server(tls=server_context(), notices=False)
+    async with tls_client(server, "a") as a, tls_client(server, "b") as b:
         await a.send_lines(b"%b\n" % (b"x" * 99) * 2400)
         await a.send("\\clients")
         assert await anext(a) == Notice("2 clients")
@@ -115,11 +117,11 @@ async def test_data_received_before_the_end_can_be_read_later(
 
 
 async def test_leaver_that_pauses_reading_receives_everything_over_tls(
-    secret: BroadcastServer, connect: Connect
+    tls_server: BroadcastServer, connect: Connect
 ) -> None:
-    async with client_of(secret, "a") as a:
+    async with tls_client(tls_server, "a") as a:
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", secret.port, ssl=of_client(), server_hostname="localhost"
+            "127.0.0.1", tls_server.port, ssl=client_context(), server_hostname="localhost"
         )
         writer.write(b"CONNECT b\n")
         assert await reader.readline() == b"SUCCESS\r\n"
@@ -128,14 +130,14 @@ async def test_leaver_that_pauses_reading_receives_everything_over_tls(
         await a.send("\\clients")
         assert await anext(a) == Notice("2 clients")
         writer.write(b"\\exit\n")
-        await until(lambda: connections(secret) <= 1)
+        await until(lambda: connections(tls_server) <= 1)
         cast(asyncio.Transport, writer.transport).resume_reading()
         assert len(await reader.read(-1)) == 4000 * len("a: " + "x" * 98 + "\r\n")
         writer.close()
 
 
-async def test_stream_at_full_speed_arrives_complete_over_tls(secret: BroadcastServer) -> None:
-    async with client_of(secret, "a") as a, client_of(secret, "b") as b:
+async def test_stream_at_full_speed_arrives_complete_over_tls(tls_server: BroadcastServer) -> None:
+    async with tls_client(tls_server, "a") as a, tls_client(tls_server, "b") as b:
 
         async def send() -> None:
             for _ in range(50):
@@ -151,10 +153,10 @@ async def test_stream_at_full_speed_arrives_complete_over_tls(secret: BroadcastS
 
 
 async def test_stalled_tls_reader_is_dropped_and_the_others_miss_nothing(
-    secret: BroadcastServer,
+    tls_server: BroadcastServer,
 ) -> None:
-    async with client_of(secret, "a") as a, client_of(secret, "b") as b:
-        stalled = client_of(secret, "stalled")
+    async with tls_client(tls_server, "a") as a, tls_client(tls_server, "b") as b:
+        stalled = tls_client(tls_server, "stalled")
         await stalled.connect()
 
         async def send() -> None:
@@ -168,8 +170,8 @@ async def test_stalled_tls_reader_is_dropped_and_the_others_miss_nothing(
             count += isinstance(message, Message)
         assert count == 12_000
         await sending
-        assert secret.statistics()["dropped"] == 1
-        await until(lambda: connections(secret) <= 2)
+        assert tls_server.statistics()["dropped"] == 1
+        await until(lambda: connections(tls_server) <= 2)
         with pytest.raises(ConnectionLostError):
             async for _ in stalled:
                 pass
@@ -177,8 +179,8 @@ async def test_stalled_tls_reader_is_dropped_and_the_others_miss_nothing(
 
 
 async def test_shutdown_is_announced_over_tls(make_server: MakeServer) -> None:
-    server = await make_server(tls=of_server())
-    async with client_of(server, "a") as a:
+    server = await make_server(tls=server_context())
+    async with tls_client(server, "a") as a:
         closing = asyncio.create_task(server.close())
         assert [incoming async for incoming in a] == [Notice("server is shutting down")]
     async with asyncio.timeout(2):
@@ -186,23 +188,23 @@ async def test_shutdown_is_announced_over_tls(make_server: MakeServer) -> None:
 
 
 async def test_missing_tls_handshake_times_out_and_is_logged(
-    secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
+    tls_server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
-    peer = await connect(secret)
+    peer = await connect(tls_server)
     assert await peer.read_to_end() == []
     assert "refused: handshake timed out" in caplog.text
 
 
 async def test_plain_client_on_a_tls_port_is_told_what_may_be_wrong(
-    secret: BroadcastServer, caplog: pytest.LogCaptureFixture
+    tls_server: BroadcastServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
     with pytest.raises(
         ConnectError,
         match=r"(closed the connection without an answer|lost the connection).*--tls\?",
     ):
-        await BroadcastClient(port=secret.port).connect()
+        await BroadcastClient(port=tls_server.port).connect()
     await until(lambda: "refused: TLS failed" in caplog.text)
 
 
@@ -210,35 +212,35 @@ async def test_tls_client_on_a_plain_port_fails_clearly(
     server: BroadcastServer, connect: Connect
 ) -> None:
     with pytest.raises(ConnectError, match="does the server use TLS"):
-        await client_of(server, "a").connect()
+        await tls_client(server, "a").connect()
     peer = await connect(server)
     peer.send(b"\x16\x03\x01\x02\x00\x01")
     assert await peer.read_to_end() == ["ERROR this server does not use TLS: connect without it"]
 
 
 async def test_untrusted_or_mismatched_certificate_is_refused(
-    secret: BroadcastServer, monkeypatch: pytest.MonkeyPatch
+    tls_server: BroadcastServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConnectError, match="certificate is not trusted"):
-        await BroadcastClient(port=secret.port, tls=ssl.create_default_context()).connect()
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", secret.port))]
+        await BroadcastClient(port=tls_server.port, tls=ssl.create_default_context()).connect()
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", tls_server.port))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(ConnectError, match="certificate is not trusted.*mismatch"):
-        await BroadcastClient("elsewhere.invalid", secret.port, tls=of_client()).connect()
+        await BroadcastClient("elsewhere.invalid", tls_server.port, tls=client_context()).connect()
 
 
 class RawTLS:
-    """A TLS client of memory buffers over a plain connection, for what a well-behaved one never does."""
+    """A TLS client over memory buffers, for what a well-behaved client never does."""
 
     def __init__(self, peer: Peer, context: ssl.SSLContext | None = None) -> None:
         self.peer = peer
         self.arriving, self.leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = (context or of_client()).wrap_bio(
+        self.tls = (context or client_context()).wrap_bio(
             self.arriving, self.leaving, server_hostname="localhost"
         )
 
     def begin(self) -> bytes:
-        """The ClientHello."""
+        """Return the ClientHello."""
         with pytest.raises(ssl.SSLWantReadError):
             self.tls.do_handshake()
         return self.leaving.read()
@@ -259,7 +261,7 @@ class RawTLS:
         return self.leaving.read()
 
     async def read(self) -> bytes:
-        """What comes next; nothing at the end."""
+        """Return the next data, or nothing at the end."""
         while True:
             try:
                 return self.tls.read(100_000)
@@ -270,10 +272,10 @@ class RawTLS:
 
 
 async def test_tls_stream_may_be_split_at_every_byte(
-    secret: BroadcastServer, connect: Connect
+    tls_server: BroadcastServer, connect: Connect
 ) -> None:
-    async with client_of(secret, "listener") as listener:
-        raw = RawTLS(await connect(secret))
+    async with tls_client(tls_server, "listener") as listener:
+        raw = RawTLS(await connect(tls_server))
         await raw.shake_hands()
         for byte in raw.encrypt(b"CONNECT hasty\n") + raw.encrypt(b"one\n") + raw.encrypt(b"two\n"):
             raw.peer.send(bytes([byte]))
@@ -282,10 +284,10 @@ async def test_tls_stream_may_be_split_at_every_byte(
 
 
 async def test_close_notify_ends_only_one_direction(
-    secret: BroadcastServer, connect: Connect
+    tls_server: BroadcastServer, connect: Connect
 ) -> None:
-    async with client_of(secret, "a") as a:
-        raw = RawTLS(await connect(secret))
+    async with tls_client(tls_server, "a") as a:
+        raw = RawTLS(await connect(tls_server))
         await raw.shake_hands()
         raw.peer.send(raw.encrypt(b"CONNECT b\nlast words\n"))
         assert await raw.read() == b"SUCCESS\r\n"
@@ -311,37 +313,37 @@ async def test_close_notify_ends_only_one_direction(
     ],
 )
 async def test_garbage_instead_of_a_tls_handshake_is_refused_with_a_reason(
-    secret: BroadcastServer,
+    tls_server: BroadcastServer,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     sent: bytes,
     reason: str,
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
-    peer = await connect(secret)
+    peer = await connect(tls_server)
     peer.send(sent)
     await until(lambda: f"refused: {reason}" in caplog.text)
     assert not caplog.text.rstrip().endswith("TLS failed:")
 
 
 async def test_garbage_during_a_tls_session_ends_it_after_the_lines_before(
-    secret: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
+    tls_server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
-    async with client_of(secret, "a") as a:
-        raw = RawTLS(await connect(secret))
+    async with tls_client(tls_server, "a") as a:
+        raw = RawTLS(await connect(tls_server))
         await raw.shake_hands()
         raw.peer.send(raw.encrypt(b"CONNECT b\nlast words\n") + b"\x17\x03\x03\x00\x20" + bytes(32))
         assert str(await anext(a)) == "b: last words"
         await until(lambda: "b out: connection lost" in caplog.text)
 
 
-async def test_tls_1_2_works(secret: BroadcastServer) -> None:
-    context = of_client()
+async def test_tls_1_2_works(tls_server: BroadcastServer) -> None:
+    context = client_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     async with (
-        BroadcastClient(port=secret.port, user="old", tls=context) as old,
-        client_of(secret, "new") as new,
+        BroadcastClient(port=tls_server.port, user="old", tls=context) as old,
+        tls_client(tls_server, "new") as new,
     ):
         await old.send("hello")
         assert await anext(new) == Message("old", "hello")
@@ -360,8 +362,8 @@ async def test_truncated_tls_stream_raises() -> None:
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=of_server())
-    client = BroadcastClient(port=server.sockets[0].getsockname()[1], tls=of_client())
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context())
+    client = BroadcastClient(port=server.sockets[0].getsockname()[1], tls=client_context())
     await client.connect()
     assert await anext(client) == Message("bob", "hello")
     await client.send("go on")
@@ -376,10 +378,10 @@ async def test_truncated_tls_stream_raises() -> None:
 )
 @pytest.mark.parametrize("how", ["reset", "close"])
 async def test_tls_session_is_freed_without_the_garbage_collector(
-    secret: BroadcastServer, connect: Connect, when: str, how: str
+    tls_server: BroadcastServer, connect: Connect, when: str, how: str
 ) -> None:
     before = [*alive(Session), *alive(Connection)]
-    raw = RawTLS(await connect(secret))
+    raw = RawTLS(await connect(tls_server))
     if when == "in the ClientHello":
         raw.peer.send(raw.begin()[:50])
     elif when == "in the handshake":
@@ -390,7 +392,7 @@ async def test_tls_session_is_freed_without_the_garbage_collector(
     if when == "joined":
         raw.peer.send(raw.encrypt(b"CONNECT b\n"))
         assert await raw.read() == b"SUCCESS\r\n"
-    await until(lambda: connections(secret) == 1, interval=0)
+    await until(lambda: connections(tls_server) == 1, interval=0)
     left: list[weakref.ref[Any]] = [
         *(weakref.ref(one) for one in alive(Session) if one not in before),
         *(weakref.ref(one.transport) for one in alive(Connection) if one not in before),

@@ -1,4 +1,4 @@
-"""The log: written by a thread of its own, bounded, and never waited for."""
+"""The log: a thread writes it from a bounded queue, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from broadcast.cli.logger import LOGGER, Log
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    """A log that is in use during the test, which has to close it."""
+    """A log that is used during the test, which must close it."""
     loggers = (LOGGER, logging.getLogger("asyncio"))
     before = [(used.handlers[:], used.level, used.propagate) for used in loggers]
     yield Log("INFO")
@@ -29,7 +29,7 @@ def log() -> Iterator[Log]:
 
 
 class Argument(str):
-    """A string that tells which thread formats it."""
+    """A string that records which thread formats it."""
 
     formatted_by: threading.Thread | None = None
 
@@ -53,7 +53,7 @@ def test_mutable_argument_is_formatted_immediately(
     log: Log, capfd: pytest.CaptureFixture[str], arguments: tuple[Any]
 ) -> None:
     message = "%s"
-    log._listener.stop()  # so that it is not written yet
+    log._listener.stop()  # so that the record stays in the queue
     LOGGER.info(message, *arguments)
     (value,) = arguments
     expected = str(value)
@@ -100,13 +100,13 @@ def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(
     monkeypatch.setattr(logger, "CLOSING_TIME", 0.05)
     reading, writing = os.pipe()
     saved = os.dup(2)
-    os.dup2(writing, 2)  # nobody reads it
+    os.dup2(writing, 2)  # nobody reads the pipe
     try:
         for _ in range(1_000):
             LOGGER.info("%s", "x" * 1_000)
         deadline = time.monotonic() + 10
         filled_for = 0
-        while filled_for < 5 and time.monotonic() < deadline:  # until its thread is stuck, too
+        while filled_for < 5 and time.monotonic() < deadline:  # until the thread is stuck, too
             filled_for = filled_for + 1 if log._queue.qsize() == 100 else 0
             LOGGER.info("%s", "x" * 1_000)
             time.sleep(0.01)
@@ -120,7 +120,7 @@ def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(
         assert time.monotonic() - began < 1
     finally:
         deadline = time.monotonic() + 10
-        while log._listener._thread and time.monotonic() < deadline:  # until all is written
+        while log._listener._thread and time.monotonic() < deadline:  # until everything is written
             os.set_blocking(reading, False)
             with contextlib.suppress(BlockingIOError):
                 os.read(reading, 65_536)

@@ -1,4 +1,4 @@
-"""The options of both programs, and what is wrong with them."""
+"""The options of both programs, and the errors about them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class TestServerSignals:
             raw.close()
 
     def test_stopped_server_times_nobody_out(self, program: StartProgram) -> None:
-        """After SIGSTOP for longer than the timeout, live clients can go on, and finish a handshake."""
+        """SIGSTOP lasts longer than the timeout, but clients and handshakes can continue."""
         server = program("main_server.py", "--port", "0", "--timeout", "1", "--no-notices")
         port = server.port
         raws = [RawClient(port, f"r{number}") for number in range(20)]

@@ -1,4 +1,4 @@
-"""BroadcastClient, in this process, against a server in this process or one made for the occasion."""
+"""BroadcastClient, with a real server in this process or one that a test plays."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def pretending(serve: Serve) -> AsyncIterator[int]:
-    """A server that does just what a test needs, on the port that it gives."""
+async def fake_server(serve: Serve) -> AsyncIterator[int]:
+    """Run a server that serves each connection by a function; yields its port."""
     tasks: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,7 +84,7 @@ async def test_name_that_no_server_assigns_is_ignored() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SUCCESS\r\n* Attila is taken: you are " + b"x" * 100_000 + b"\r\n")
 
-    async with pretending(serve) as port, BroadcastClient(port=port, user="Attila") as client:
+    async with fake_server(serve) as port, BroadcastClient(port=port, user="Attila") as client:
         assert isinstance(await next_of(client), Notice)
         assert client.user == "Attila"
 
@@ -112,7 +112,7 @@ async def test_received_lines_are_sanitized_and_an_unfinished_one_is_dropped() -
             b"SUCCESS\nbob: \x1b]0;title\x07 \xff\r\n\r\n* \x9b2J\r\nplain\r\nbob: unfinis"
         )
 
-    async with pretending(serve) as port, BroadcastClient(port=port) as client:
+    async with fake_server(serve) as port, BroadcastClient(port=port) as client:
         received = [incoming async for incoming in client]
     assert received == [
         Message("bob", "\ufffd]0;title\ufffd \ufffd"),
@@ -128,7 +128,7 @@ async def test_endless_line_does_not_fill_the_memory() -> None:
             writer.write(b"x" * 65_536)
             await writer.drain()
 
-    async with pretending(serve) as port:
+    async with fake_server(serve) as port:
         with pytest.raises(ConnectionLostError, match="longer than this protocol allows"):
             async with BroadcastClient(port=port) as client:
                 await next_of(client)
@@ -144,7 +144,7 @@ class TestConnecting:
             await reader.readline()
             writer.write(b"ERROR no room\r\n")
 
-        async with pretending(serve) as port:
+        async with fake_server(serve) as port:
             with pytest.raises(RefusedError, match=r"^127\.0\.0\.1:\d+ refuses: no room$"):
                 await BroadcastClient(port=port).connect()
 
@@ -153,7 +153,7 @@ class TestConnecting:
             writer.write(b"220 mail.example ESMTP\r\n")
             await reader.read()
 
-        async with pretending(serve) as port:
+        async with fake_server(serve) as port:
             with pytest.raises(RefusedError, match="does not speak this protocol"):
                 await BroadcastClient(port=port).connect()
 
@@ -161,7 +161,7 @@ class TestConnecting:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readline()
 
-        async with pretending(serve) as port:
+        async with fake_server(serve) as port:
             with pytest.raises(ConnectError, match="closed the connection without an answer"):
                 await BroadcastClient(port=port).connect()
 
@@ -169,7 +169,7 @@ class TestConnecting:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
 
-        async with pretending(serve) as port:
+        async with fake_server(serve) as port:
             with pytest.raises(ConnectError, match="does not answer"):
                 await BroadcastClient(port=port, connect_timeout=0.1).connect()
 
@@ -222,7 +222,7 @@ class TestDisconnecting:
             reset_on_close(writer.get_extra_info("socket"))
             writer.transport.abort()
 
-        async with pretending(serve) as port:
+        async with fake_server(serve) as port:
             client = BroadcastClient(port=port)
             await client.connect()
             await client.send("never read")
@@ -240,7 +240,7 @@ class TestDisconnecting:
             writer.write(b"SUCCESS\r\n")
             await asyncio.sleep(60)
 
-        async with pretending(serve) as port:
+        async with fake_server(serve) as port:
             client = BroadcastClient(port=port)
             await client.connect()
             began = time.monotonic()

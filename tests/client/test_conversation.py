@@ -1,4 +1,4 @@
-"""A client and a view put together: what is not sent is not lost. (How conversations end is in `test_cli.py`, with real processes.)"""
+"""The conversation of a client and a view; how it ends is tested in `tests/cli`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from broadcast.client.reconnect import run_with_reconnect
 
 
 class Script:
-    """A view that has these runs to send, one after the other, and remembers what it is told."""
+    """A view that sends these chunks one after the other, and records what it is given."""
 
-    def __init__(self, *runs: bytes | None) -> None:
+    def __init__(self, *chunks: bytes | None) -> None:
         self.quit_requested = asyncio.Event()
-        self.runs = list(runs)
+        self.chunks = list(chunks)
         self.shown: list[Incoming] = []
         self.told: list[str | None] = []
 
     async def read(self) -> bytes | None:
-        return self.runs.pop(0)
+        return self.chunks.pop(0)
 
-    def unread(self, run: bytes) -> None:
-        self.runs.insert(0, run)
+    def unread(self, chunk: bytes) -> None:
+        self.chunks.insert(0, chunk)
 
     async def display(self, arrived: Sequence[Incoming], name: str) -> None:
         self.shown += arrived
@@ -35,7 +35,7 @@ class Script:
 async def test_lines_read_after_the_connection_was_lost_are_given_back() -> None:
     view = Script(b"one\n", None)
     await Conversation(BroadcastClient(), view, 30)._send()
-    assert view.runs == [b"one\n", None]
+    assert view.chunks == [b"one\n", None]
 
 
 async def test_every_line_is_sent_and_every_answer_displayed(server: BroadcastServer) -> None:
@@ -63,4 +63,4 @@ async def test_nothing_after_exit_is_sent(server: BroadcastServer) -> None:
         )
         await other.leave()
         assert [incoming async for incoming in other] == [Message("a", "one")]
-    assert view.runs == [b"three\n", None]
+    assert view.chunks == [b"three\n", None]

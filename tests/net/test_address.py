@@ -1,4 +1,4 @@
-"""Addresses: each given once, shown as people write them, failures in the system's words."""
+"""Addresses: looked up, formatted, and the descriptions of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections: a reset hides nothing, an end is in order or a reset, look-ups hold nobody up."""
+"""Connections: reading, writing, closing gracefully or by a reset, connecting."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from broadcast.net.tls import PIECE_SIZE, Phase, TLSLayer
 
 @contextlib.asynccontextmanager
 async def pair(buffer: int | None = None) -> AsyncIterator[tuple[Connection, socket.socket]]:
-    """One of our connections and the plain socket at its other end."""
+    """Yield one of our connections and the plain socket at its other end."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         theirs = socket.socket()
         if buffer:
@@ -56,7 +56,7 @@ def socket_of(connection: Connection) -> socket.socket:
 
 
 def queued(connected: socket.socket, which: int) -> int:
-    """Bytes that the system holds of what was sent (and not acknowledged) or received (and not read)."""
+    """Return how many bytes the kernel holds: unacknowledged (TIOCOUTQ) or unread (FIONREAD)."""
     (count,) = struct.unpack("i", fcntl.ioctl(connected.fileno(), which, b"\0\0\0\0"))
     return int(count)
 
@@ -69,7 +69,7 @@ async def read_all(connection: Connection) -> bytes:
 
 
 async def receive(theirs: socket.socket) -> bytes:
-    """What the other end gets up to the end of the stream."""
+    """Return what the other end receives up to the end of the stream."""
 
     def work() -> bytes:
         theirs.settimeout(10)
@@ -120,7 +120,7 @@ class TestReading:
         before = count_open_files()
         async with pair() as (connection, theirs):
             data = bytes(range(256)) * 200
-            connection.transport.pause_reading()  # as asyncio does when it has read ahead enough
+            connection.transport.pause_reading()  # as asyncio does when its buffer is full
             theirs.sendall(data)
             await until(lambda: not queued(theirs, termios.TIOCOUTQ), interval=0)
             assert queued(socket_of(connection), termios.FIONREAD) == len(data)
@@ -156,7 +156,7 @@ class TestReading:
 
 
 class DemandingPeer(TLSLayer):
-    """Stands for a TLS session in which each piece that arrives demands a long reply, and says nothing."""
+    """A TLS session in which each piece of ciphertext demands a long reply and has no data."""
 
     pieces = 0
 
@@ -173,7 +173,7 @@ class DemandingPeer(TLSLayer):
 
 
 class TestTLSReplies:
-    """What is sent though nobody wrote it, such as replies to key updates, is bounded as well."""
+    """Replies that TLS sends by itself, such as those to key updates, are bounded as well."""
 
     @pytest.fixture(autouse=True)
     def demanding(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,17 +247,17 @@ class TestSending:
     async def test_callback_tells_when_nothing_is_left_to_write(self) -> None:
         for end in (receive, reset):
             async with pair(buffer=4096) as (connection, theirs):
-                told = asyncio.Event()
-                connection.on_drained = told.set
+                drained = asyncio.Event()
+                connection.on_drained = drained.set
                 connection.send(bytes(8_000_000))
                 connection.send(b"!")
                 assert connection.write_pending
                 await asyncio.sleep(0.05)
-                assert not told.is_set()
+                assert not drained.is_set()
                 ending = end(theirs)
                 receiving = asyncio.create_task(ending) if ending else None
                 async with asyncio.timeout(5):
-                    await told.wait()
+                    await drained.wait()
                 assert not connection.write_pending
                 assert connection.unsent == 0
                 if receiving:
@@ -271,7 +271,7 @@ class TestSending:
             received = bytearray()
             theirs.setblocking(False)
             with contextlib.suppress(BlockingIOError):
-                while True:  # now the system would take more
+                while True:  # until the socket would accept more
                     received += theirs.recv(65_536)
             assert not connection.send(b"b")
             theirs.setblocking(True)
@@ -315,12 +315,12 @@ class TestSending:
 class TestClosing:
     async def test_pending_data_arrives_although_input_was_never_read(self) -> None:
         async with pair() as (connection, theirs):
-            owed = b"x" * 3_000_000
+            pending = b"x" * 3_000_000
             theirs.sendall(b"unread" * 10_000)
-            connection.send(owed)
+            connection.send(pending)
             receiving = asyncio.create_task(receive(theirs))
             ending = asyncio.create_task(connection.close_gracefully())
-            assert await receiving == owed
+            assert await receiving == pending
             theirs.close()
             await ending
 
@@ -339,11 +339,11 @@ class TestClosing:
 
     async def test_reset_after_a_graceful_close_has_no_effect(self) -> None:
         async with pair() as (connection, theirs):
-            connection.send(b"owed")
+            connection.send(b"pending")
             theirs.shutdown(socket.SHUT_WR)
             await connection.close_gracefully()
             connection.reset()
-            assert await receive(theirs) == b"owed"
+            assert await receive(theirs) == b"pending"
 
     async def test_drain_returns_when_everything_is_written_and_not_before(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):

@@ -19,8 +19,8 @@ from broadcast.protocol import (
 )
 
 
-def sent(data: bytes, prefix: bytes = b"a: ") -> list[bytes | str]:
-    """What a run of lines comes to: messages one by one, and commands."""
+def parsed(data: bytes, prefix: bytes = b"a: ") -> list[bytes | str]:
+    """Return the messages, one by one, and commands that a chunk of lines contains."""
     items: list[bytes | str] = []
     for item in parse(data, prefix)[1]:
         if isinstance(item, str):
@@ -34,7 +34,7 @@ def sent(data: bytes, prefix: bytes = b"a: ") -> list[bytes | str]:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long an action takes, the best of three."""
+    """Return the seconds that an action takes, the best of three."""
     times = []
     for _ in range(3):
         began = time.perf_counter()
@@ -44,7 +44,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 CHUNK = 57_344
-"""Bytes: as much as a client sends at once."""
+"""Bytes that a client sends at once."""
 
 
 class TestSanitize:
@@ -90,21 +90,21 @@ class TestParse:
     @pytest.mark.parametrize("special", [b"", "é\n".encode(), b"\x00\n", b"\\x\n"])
     def test_fast_and_slow_path_make_the_same_messages(self, special: bytes) -> None:
         plain = [b"a: one", b"a:   two", b"a: three\tx", b"a: four"]
-        assert sent(b"one\n  two \t\r\n\n \nthree\tx\r\n\r\nfour\n" + special)[:4] == plain
+        assert parsed(b"one\n  two \t\r\n\n \nthree\tx\r\n\r\nfour\n" + special)[:4] == plain
 
     def test_only_one_carriage_return_belongs_to_the_line_ending(self) -> None:
-        assert sent(b"a\r\n") == [b"a: a"]
-        assert sent(b"a\r\r\n") == ["a: a\ufffd".encode()]
-        assert sent(b"a\rb\n") == ["a: a\ufffdb".encode()]
+        assert parsed(b"a\r\n") == [b"a: a"]
+        assert parsed(b"a\r\r\n") == ["a: a\ufffd".encode()]
+        assert parsed(b"a\rb\n") == ["a: a\ufffdb".encode()]
 
     def test_commands_keep_their_place_among_the_messages(self) -> None:
-        assert sent(b"one\n\\exit now\ntwo\n\\\\ping\n") == [
+        assert parsed(b"one\n\\exit now\ntwo\n\\\\ping\n") == [
             b"a: one",
             "\\exit now",
             b"a: two",
             "\\\\ping",
         ]
-        assert sent(b" \\exit\nmid\\dle\n") == [b"a:  \\exit", b"a: mid\\dle"]
+        assert parsed(b" \\exit\nmid\\dle\n") == [b"a:  \\exit", b"a: mid\\dle"]
 
     def test_parse_counts_every_line(self) -> None:
         assert parse(b"a\n\n\\x\n", b"")[0] == 3
@@ -135,17 +135,17 @@ class TestParse:
         ids=["ordinary", "short", "blank", "not ASCII", "not UTF-8", "uneven", "uneven controls"],
     )
     def test_block_has_a_bounded_number_of_lines_and_bytes(self, unit: bytes) -> None:
-        run = unit * (CHUNK // len(unit))
+        chunk = unit * (CHUNK // len(unit))
         for prefix in (b"a: ", ("\U0001f600" * 32 + ": ").encode()):
-            blocks = [item for item in parse(run, prefix)[1] if isinstance(item, Block)]
-            assert sum(block.lines for block in blocks) == sum(map(bool, run.split(b"\n")))
+            blocks = [item for item in parse(chunk, prefix)[1] if isinstance(item, Block)]
+            assert sum(block.lines for block in blocks) == sum(map(bool, chunk.split(b"\n")))
             assert all(block.lines <= BLOCK_LINES for block in blocks)
             assert all(len(block.data) <= BLOCK_LIMIT + BLOCK_TOLERANCE for block in blocks)
 
     def test_ordinary_chunk_makes_the_fewest_blocks_of_equal_size(self) -> None:
-        run = (b"x" * 99 + b"\n") * (CHUNK // 100)
+        chunk = (b"x" * 99 + b"\n") * (CHUNK // 100)
         for prefix, count in ((b"bob: ", 1), (b"b" * 30 + b": ", 2), (b"b" * 128 + b": ", 3)):
-            sizes = [len(item.data) for item in parse(run, prefix)[1] if isinstance(item, Block)]
+            sizes = [len(item.data) for item in parse(chunk, prefix)[1] if isinstance(item, Block)]
             assert len(sizes) == count
             assert max(sizes) - min(sizes) < 1_000
 
@@ -155,13 +155,13 @@ class TestParse:
         ids=["plain", "commands", "not ASCII", "both"],
     )
     def test_parse_keeps_no_list_of_lines_between_two_items(self, line: bytes) -> None:
-        """A waiting sender would otherwise hold twenty times what it sent."""
-        run = line * (CHUNK // len(line))
+        """A list would take twenty times the memory of the chunk while its sender waits."""
+        chunk = line * (CHUNK // len(line))
         prefix = b"x" * 128 + b": "
-        list(parse(run, prefix)[1])
+        list(parse(chunk, prefix)[1])
         tracemalloc.start()
         try:
-            _, items = parse(run, prefix)
+            _, items = parse(chunk, prefix)
             for _ in range(3):
                 next(items)
                 assert tracemalloc.get_traced_memory()[0] < BLOCK_LIMIT + 10_000, "one block"
@@ -187,7 +187,7 @@ class TestParse:
     def test_random_lines_agree_with_the_definition_on_both_paths(self) -> None:
         chance = random.Random(11)
         for _ in range(500):
-            run = b"".join(
+            chunk = b"".join(
                 bytes(
                     chance.choices(
                         b"ab \t\\\r\x1b\xc3\xa9",
@@ -199,8 +199,8 @@ class TestParse:
                 for _ in range(chance.randrange(1, 8))
             )
             expected: list[bytes | str] = []
-            for line in run.split(b"\n")[:-1]:
+            for line in chunk.split(b"\n")[:-1]:
                 text = sanitize(line.removesuffix(b"\r"))
                 if text:
                     expected.append(text if text.startswith("\\") else f"a: {text}".encode())
-            assert sent(run) == expected, run
+            assert parsed(chunk) == expected, chunk

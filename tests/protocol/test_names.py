@@ -62,7 +62,7 @@ class TestUsername:
     def test_only_a_short_name_is_normalised(
         self, count: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It takes seconds for 32,000 combining marks, before anybody is asked for a token."""
+        """For 32,000 combining marks it takes seconds, and anyone can send them without a token."""
         normalised = []
 
         def normalize(form: Literal["NFKC"], text: str) -> str:

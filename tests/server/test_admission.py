@@ -84,7 +84,7 @@ class TestHandshake:
     async def test_first_line_is_cheap_to_handle_whatever_is_in_it(
         self, server: BroadcastServer, connect: Connect
     ) -> None:
-        """To normalise text takes quadratic time for combining marks in descending order."""
+        """Normalising combining marks in descending order takes quadratic time."""
         marks = "".join(chr(0x300 + number % 0x30) for number in range(30_000))
         began = time.monotonic()
         for _ in range(20):

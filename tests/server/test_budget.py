@@ -37,7 +37,7 @@ class Pause:
         return self.budget.judge(self.stragglers, seconds, self.now)
 
     def stall(self, key: str = HERE) -> float:
-        """Let a newcomer stall until it is dropped; return the seconds that took."""
+        """Let a newcomer stall until it is dropped, and return how many seconds that took."""
         began = self.now
         straggler = self.add("staller", key, self.now - 0.04)
         while "staller" not in self.judge(max(straggler.leeway / 4, 0.002)):
@@ -167,7 +167,7 @@ class TestSpentBudget:
         pause.spend()
         began, held = pause.now, 0.0
         while pause.now < began + 300:
-            pause.now += rejoins_after + 0.04  # in which the backlog fills
+            pause.now += rejoins_after + 0.04  # while the backlog fills
             held += pause.stall()
         assert held / (pause.now - began) < 0.1
 

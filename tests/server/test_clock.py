@@ -1,4 +1,4 @@
-"""Time that counts against a client: only what the server spent serving."""
+"""The clock that counts only the time that the server spends serving."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broadcast.server.clock import TICK, TICK_LIMIT, ServingClock
 
 
 class Time:
-    """A time that tests set: stands in for the loop's."""
+    """A time that a test sets, in place of that of the event loop."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -35,7 +35,7 @@ async def test_time_while_the_process_is_stopped_counts_as_one_tick_at_most(
         clock._tick()
     assert clock.running_time() == 4 * TICK
     fake.now += 3600
-    assert clock.running_time() == 4 * TICK + TICK_LIMIT, "also before the timer has run"
+    assert clock.running_time() == 4 * TICK + TICK_LIMIT, "even before the timer has run"
     clock._tick()
     fake.now += 0.25
     assert clock.running_time() == 4 * TICK + TICK_LIMIT + 0.25

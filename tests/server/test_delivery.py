@@ -19,7 +19,7 @@ MESSAGE = "x" * 100
 
 
 SMALL = 4096
-"""Bytes for a receive buffer: without one, loopback swallows about 4 MB before a reader looks stalled."""
+"""Bytes of receive buffer; by default the loopback buffers 4 MB before a reader looks stalled."""
 
 
 async def flood(sender: Peer, count: int, name: str = "", first: int = 0) -> None:
@@ -60,7 +60,7 @@ async def test_hundred_clients_receive_everything_once_and_in_order(
 async def test_order_is_the_same_for_all_however_they_send_lag_leave_and_join(
     server: BroadcastServer, connect: Connect
 ) -> None:
-    """Senders that never read, leave in mid-stream, reset, and join in the middle; receivers that lag."""
+    """Senders never read, leave early, reset, or join late, and receivers lag."""
     watchers = [
         await connect(server, f"w{number}", buffer=SMALL if number % 2 else None)
         for number in range(4)
@@ -223,18 +223,18 @@ class TestStalledReader:
     async def test_reader_that_catches_up_in_every_pause_is_never_too_slow(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
-        """A reader that empties its part in every hold is never too slow, however long the holds are together."""
+        """It does not matter how long all the pauses are together."""
         server = await make_server(backlog=200_000, grace=0.5, notices=False)
         slow, sender = await connect(server, "slow", buffer=SMALL), await connect(server, "s")
         flooding = asyncio.create_task(flood(sender, 15_000))
-        held = False
+        paused = False
         lines: list[str] = []
         while "s: end" not in lines[-1:]:
             lines.append(await slow.line())
             if len(lines) % 1500 == 0:
                 await asyncio.sleep(0.05)
-            held = held or fanout_of(server).input_paused
-        assert held
+            paused = paused or fanout_of(server).input_paused
+        assert paused
         assert numbers(lines, "s") == list(range(15_000))
         await flooding
 
@@ -321,25 +321,25 @@ async def test_time_while_input_is_paused_does_not_count_as_silence(
 async def test_ten_publishers_share_an_input_that_is_paused_repeatedly(
     make_server: MakeServer, connect: Connect
 ) -> None:
-    """Ten publishers that never run out of blocks, and one reader that is the slower: each has its turn."""
+    """They always have something to publish, and one reader is slower than they are."""
     server = await make_server(backlog=200_000, grace=20, notices=False)
     reader = await connect(server, "reader", buffer=200_000)
     fanout = fanout_of(server)
-    turns = [0] * 10
+    published = [0] * 10
 
     async def publish(number: int) -> None:
         while True:
             await fanout.wait_to_publish()
             fanout.publish(None, b"x" * 9_998 + b"\r\n")
-            turns[number] += 1
+            published[number] += 1
 
     publishing = [asyncio.create_task(publish(number)) for number in range(10)]
-    while sum(turns) < 4000:
+    while sum(published) < 4000:
         await reader.line()
     for task in publishing:
         task.cancel()
     await asyncio.gather(*publishing, return_exceptions=True)
-    assert min(turns) > 0.3 * max(turns), turns
+    assert min(published) > 0.3 * max(published), published
     reader.reset()
 
 

@@ -17,7 +17,7 @@ def roster(*names: str) -> Roster:
 
 
 def lines(result: Answer) -> list[str]:
-    """The lines of an answer, each of which has to end in CR LF."""
+    """Return the lines of an answer, each of which must end in CR LF."""
     *whole, rest = b"".join(result.pieces).decode().split("\r\n")
     assert not rest
     return whole

@@ -1,4 +1,4 @@
-"""The fan-out, with connections that a test moves by hand."""
+"""The fan-out, with connections that a test drives by hand."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from broadcast.server.clock import ServingClock
 from broadcast.server.fanout import MAX_BATCHES_PER_FEED, Fanout
 
 
-class TakesAll(Connection):
-    """Has something under way from the beginning, and takes everything at once when that is over."""
+class DrainedLater(Connection):
+    """A connection that has data pending at first, and then accepts everything."""
 
     is_closing = False
     write_pending = True
@@ -25,24 +25,24 @@ class TakesAll(Connection):
         self.sent += 1
         return not self.write_pending
 
-    def tell(self) -> None:
+    def finish_writing(self) -> None:
         assert self.on_drained
         self.write_pending = False
         self.on_drained()
 
 
 class TestFeeding:
-    async def lag(self) -> tuple[Fanout, TakesAll, Subscription]:
-        fanout, connection = Fanout(ServingClock(), 10_000_000, 1.0), TakesAll()
-        fanout.join(TakesAll(), lambda: None)  # takes nothing: for it the backlog is kept
-        receiver = fanout.join(connection, lambda: None)
+    async def lag(self) -> tuple[Fanout, DrainedLater, Subscription]:
+        fanout, connection = Fanout(ServingClock(), 10_000_000, 1.0), DrainedLater()
+        fanout.join(DrainedLater(), lambda: None)  # it accepts nothing, so that the backlog is kept
+        subscription = fanout.join(connection, lambda: None)
         for _ in range(4 * MAX_BATCHES_PER_FEED):
             fanout.publish(None, bytes(BATCH_SIZE))
         await asyncio.sleep(0)
         assert (connection.sent, fanout.lagging) == (1, 2)
-        connection.tell()
+        connection.finish_writing()
         assert connection.sent == 1 + MAX_BATCHES_PER_FEED
-        return fanout, connection, receiver
+        return fanout, connection, subscription
 
     async def test_lagging_subscription_is_fed_again_after_the_others_until_it_catches_up(
         self,
@@ -53,8 +53,8 @@ class TestFeeding:
         assert (connection.sent, fanout.lagging) == (4 * MAX_BATCHES_PER_FEED, 1)
 
     async def test_subscription_dropped_between_two_feeds_receives_nothing_more(self) -> None:
-        fanout, connection, receiver = await self.lag()
-        fanout.drop(receiver)
+        fanout, connection, subscription = await self.lag()
+        fanout.drop(subscription)
         await asyncio.sleep(0)
         assert (connection.sent, fanout.lagging) == (1 + MAX_BATCHES_PER_FEED, 1)
 
@@ -63,12 +63,12 @@ class TestFeeding:
         connection.write_pending = True
         await asyncio.sleep(0)
         assert connection.sent == 1 + MAX_BATCHES_PER_FEED
-        connection.tell()
+        connection.finish_writing()
         assert connection.sent == 1 + 2 * MAX_BATCHES_PER_FEED
 
 
-class Slow(Connection):
-    """Has something unsent from the beginning, and takes it when a test says so."""
+class DrainedByHand(Connection):
+    """A connection that has data pending until a test drains it."""
 
     is_closing = False
     write_pending = True
@@ -86,21 +86,23 @@ class Slow(Connection):
         self.waiting += len(data)
         return False
 
-    def take_all(self) -> None:
+    def finish_writing(self) -> None:
         self.waiting = 0
         assert self.on_drained
         self.on_drained()
 
 
 class TestStragglers:
-    """Input is paused for clients whose sockets a test moves by hand."""
+    """Input is paused for clients that a test drives by hand."""
 
-    async def pause(self, *peers: str, **options: float) -> tuple[Fanout, list[Slow], list[Slow]]:
+    async def pause(
+        self, *peers: str, **options: float
+    ) -> tuple[Fanout, list[DrainedByHand], list[DrainedByHand]]:
         """Return a fan-out whose input is paused for these clients, and a list of the dropped."""
-        dropped: list[Slow] = []
+        dropped: list[DrainedByHand] = []
         options = {"grace": 20.0, "stall_time": 0.2} | options
         fanout = Fanout(ServingClock(), 1_000_000, **options)
-        clients = [Slow(peer) for peer in peers]
+        clients = [DrainedByHand(peer) for peer in peers]
         for client in clients:
             fanout.join(client, lambda client=client: dropped.append(client))  # type: ignore[misc]
         await self.fill(fanout)
@@ -132,7 +134,7 @@ class TestStragglers:
 
     async def test_time_while_the_process_is_stopped_counts_against_nobody(self) -> None:
         fanout, (stalled,), dropped = await self.pause("127.0.0.1:1")
-        time.sleep(0.4)  # noqa: ASYNC251 (as if the process were stopped)
+        time.sleep(0.4)  # noqa: ASYNC251 (it stands for a stopped process)
         await asyncio.sleep(0.1)
         assert fanout.input_paused and not dropped
         async with asyncio.timeout(5):
@@ -144,7 +146,9 @@ class TestStragglers:
         async with asyncio.timeout(5):
             await fanout.wait_to_publish()
         for number in range(5):
-            fanout.join(stalled := Slow(f"127.0.0.1:{number}"), lambda: dropped.append(stalled))
+            fanout.join(
+                stalled := DrainedByHand(f"127.0.0.1:{number}"), lambda: dropped.append(stalled)
+            )
             await self.fill(fanout)
             began = time.monotonic()
             await fanout.wait_to_publish()
@@ -155,14 +159,14 @@ class TestStragglers:
         fanout, (slow,), _ = await self.pause("127.0.0.1:1")
         check = fanout._next_check
         while fanout.input_paused:
-            slow.take_all()
+            slow.finish_writing()
         assert check and check.cancelled()
         assert not fanout._next_check and not fanout._stragglers
 
     async def test_client_that_lags_by_less_than_half_the_limit_is_not_dropped(self) -> None:
-        dropped: list[Slow] = []
+        dropped: list[DrainedByHand] = []
         fanout = Fanout(ServingClock(), 1_000_000, 20.0, 0.2)
-        first, second = Slow("127.0.0.1:1"), Slow("127.0.0.2:1")
+        first, second = DrainedByHand("127.0.0.1:1"), DrainedByHand("127.0.0.2:1")
         fanout.join(first, lambda: dropped.append(first))
         while fanout.backlog < 600_000:
             fanout.publish(None, bytes(BATCH_SIZE))

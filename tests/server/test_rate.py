@@ -1,4 +1,4 @@
-"""The maximum rate: a second's worth can be saved up, and reconnecting saves nothing up."""
+"""The maximum rate: one second of lines may be saved up, and reconnecting does not help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names: unique, numbered, free again."""
+"""The registry of names in use: unique, numbered, released."""
 
 from __future__ import annotations
 

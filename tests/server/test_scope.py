@@ -37,7 +37,7 @@ async def test_exception_of_the_body_passes_through() -> None:
     scope: Scope[str] = Scope()
     with pytest.raises(TimeoutError):
         async with scope:
-            raise TimeoutError  # as a peer that is unreachable raises, with the same type
+            raise TimeoutError  # an unreachable peer raises the same type
     assert scope.reason is None
 
 

@@ -45,15 +45,15 @@ class TestShuttingDown:
         assert seen == [["* p1 joined", "* p2 joined", LAST], ["* p2 joined", LAST], [LAST]]
         assert refused == ["ERROR server is shutting down"]
 
-    @pytest.mark.parametrize("turns", range(6))
+    @pytest.mark.parametrize("iterations", range(6))
     async def test_shutdown_during_a_handshake_is_announced_in_the_last_line(
-        self, make_server: MakeServer, connect: Connect, turns: int
+        self, make_server: MakeServer, connect: Connect, iterations: int
     ) -> None:
         server = await make_server()
         peer = await connect(server)
         await asyncio.sleep(0.02)
         peer.send("CONNECT a\n")
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         lines, _ = await asyncio.gather(peer.read_to_end(), server.close())
         assert lines in (["ERROR server is shutting down"], ["SUCCESS", LAST])
@@ -137,7 +137,7 @@ class TestShuttingDown:
     async def test_time_while_the_process_is_stopped_does_not_count_at_shutdown(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
-        """As by SIGSTOP: the loop's time jumps, and what clients read counts from then on."""
+        """SIGSTOP makes the time of the event loop jump; only what follows counts."""
         server = await make_server(notices=False, shutdown_timeout=1.2)
         slow, sender = await connect(server, "slow", buffer=4096), await connect(server, "s")
         slow.pause_reading()
@@ -146,7 +146,7 @@ class TestShuttingDown:
         closing = asyncio.create_task(server.close())
         assert await sender.read_to_end() == [LAST]
         sender.writer.close()
-        time.sleep(1.5)  # noqa: ASYNC251 (it stands for a stop of the whole process)
+        time.sleep(1.5)  # noqa: ASYNC251 (it stands for a stopped process)
         slow.resume_reading()
         lines = await slow.read_to_end()
         assert (len(lines), lines[-1]) == (5001, LAST)
@@ -264,7 +264,7 @@ async def test_server_that_is_used_and_dropped_causes_no_warning() -> None:
 async def test_several_connections_are_accepted_in_one_iteration(
     server: BroadcastServer, connect: Connect
 ) -> None:
-    """Several connections are accepted in one iteration of the event loop."""
+    """Otherwise busy senders would keep newcomers waiting."""
     loop = asyncio.get_running_loop()
     waiting = [socket.socket() for _ in range(2 * ACCEPTS_PER_ITERATION)]
     for one in waiting:

@@ -110,7 +110,7 @@ class TestMessages:
 
 
 class TestFastPath:
-    """They are handled in the very turn in which they came, and overtake nothing all the same."""
+    """A short chunk is handled in the iteration in which it arrives, but overtakes nothing."""
 
     async def test_short_chunk_does_not_overtake_the_long_one_before_it(
         self, server: BroadcastServer, connect: Connect
@@ -124,7 +124,7 @@ class TestFastPath:
         self, server: BroadcastServer, connect: Connect
     ) -> None:
         a, b = await connect(server, "a"), await connect(server, "b")
-        a.send("\\help\n" * 500 + "first\n")  # each answer is a turn
+        a.send("\\help\n" * 500 + "first\n")  # each answer takes an iteration
         await until(lambda: server.statistics()["lines in"] >= 501, interval=0)
         a.send("second\n")
         assert await b.lines(2) == ["a: first", "a: second"]
@@ -158,7 +158,7 @@ class TestFastPath:
         ],
     )
     def test_short_chunk_fits_into_one_batch(self, texts: bytes) -> None:
-        """Nobody looks whether the room is held between two blocks of one."""
+        """Input cannot be paused between two blocks of a short chunk."""
         _, blocks = parse(texts, b"n" * NAME_BYTES)
         assert sum(len(block.data) for block in blocks if isinstance(block, Block)) <= BATCH_SIZE
 
@@ -478,7 +478,7 @@ async def test_timeouts_use_only_the_monotonic_clock(
 async def test_malformed_input_affects_only_its_sender(
     server: BroadcastServer, connect: Connect
 ) -> None:
-    """A pair talks through it all and misses nothing."""
+    """Two other clients talk all the time and miss nothing."""
     one, two = await connect(server, "one"), await connect(server, "two")
     chance = random.Random(5)
     nasty = [

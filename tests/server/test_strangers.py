@@ -49,7 +49,7 @@ async def test_silent_connections_keep_nobody_out(
     assert [await peer.read_to_end() for peer in silent[:7]] == [["ERROR server is full"]] * 7
     assert server.statistics()["displaced"] == 8
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1, "once a second at most"
+    assert len(warnings) == 1, "it is logged once a second at most"
     assert "more than 3 connections have not joined" in warnings[0].getMessage()
 
 

@@ -1,4 +1,4 @@
-"""The timeout task: it waits for a deadline that moves, and looks twice."""
+"""The timeout task: it waits for a deadline that moves, and checks twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_watchdog_waits_for_a_deadline_that_moves() -> None:
 
 
 async def test_watchdog_checks_again_after_the_sockets_were_polled() -> None:
-    """After a stop the timers run first: a sign of life that waits in a socket has to be seen before the deadline counts."""
+    """After the process was stopped, timers run first, before data in a socket is read."""
     expired = asyncio.Event()
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -44,10 +44,10 @@ async def test_watchdog_checks_again_after_the_sockets_were_polled() -> None:
 
         def interrupted(timeout: float | None = None) -> list[object]:
             selector.select = poll
-            return []  # as after SIGCONT: the time is up, and the sockets were not asked
+            return []  # as after SIGCONT: the time is up, and no socket was polled
 
         selector.select = interrupted
-        time.sleep(0.2)  # noqa: ASYNC251 (as if the process were stopped)
+        time.sleep(0.2)  # noqa: ASYNC251 (it stands for a stopped process)
         await hearing
         await asyncio.sleep(0.1)
         assert not expired.is_set()

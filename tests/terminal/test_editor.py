@@ -1,4 +1,4 @@
-r"""The line editor: every key, text cut anywhere, pasting, completion, and what is typed and entered staying bounded."""
+"""The line editor: keys, pasting, completion, history, and their limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def complete(word: str) -> Sequence[str]:
 
 
 def after(*typed: str) -> Editor:
-    """Return an editor that has been fed this; nothing of it was entered."""
+    """Return an editor after this was typed without entering a line."""
     editor = Editor(complete)
     for text in typed:
         assert editor.feed(text) == []
@@ -39,7 +39,7 @@ def after(*typed: str) -> Editor:
 
 
 def shown(editor: Editor) -> str:
-    """The line, with a bar for the cursor."""
+    """Return the line with a bar for the cursor."""
     return editor.line[: editor.cursor] + "|" + editor.line[editor.cursor :]
 
 
@@ -120,7 +120,9 @@ def test_combining_marks_move_with_their_character() -> None:
     assert shown(after(line, HOME, RIGHT * 2)) == "ae\u0301\u20dd|\u2764\ufe0fb"
     assert shown(after(line, "\x7f\x7f")) == "ae\u0301\u20dd|"
     assert shown(after(line, HOME, RIGHT, DELETE)) == "a|\u2764\ufe0fb"
-    assert shown(after("\u0301\u0301", LEFT)) == "|\u0301\u0301", "marks with nothing to be on"
+    assert shown(after("\u0301\u0301", LEFT)) == "|\u0301\u0301", (
+        "marks without a character before them"
+    )
     assert shown(after("\U0001f469\u200d\U0001f4bb", LEFT)) == "\U0001f469\u200d|\U0001f4bb"
     assert shown(after("\U0001f469\u200d\U0001f4bb", LEFT * 2)) == "|\U0001f469\u200d\U0001f4bb"
 
@@ -178,7 +180,7 @@ def test_history_is_bounded() -> None:
 )
 def test_tab_completes_the_word_before_the_cursor(typed: str, expected: str) -> None:
     assert shown(after(typed)) == expected
-    assert shown(after(*typed.replace(LEFT, "\x02"))) == expected, "one by one"
+    assert shown(after(*typed.replace(LEFT, "\x02"))) == expected, "key by key"
 
 
 def test_any_other_key_ends_cycling_through_candidates() -> None:
@@ -218,10 +220,10 @@ def test_pasted_text_triggers_no_keys() -> None:
         "three",
         "four",
     ]
-    assert editor.line == "\tf\tive", "no key acts, no TAB completes"
+    assert editor.line == "\tf\tive", "keys and TAB have no effect"
     assert editor.feed("\x1b[31m\x1b[D\x1b[201~\x7f!") == []
     assert editor.line == "\tf\tive[31m[!", (
-        "what makes a character a sequence is dropped, its letters are text"
+        "the escape is dropped, and the rest of a sequence is text"
     )
     assert editor.feed("\r") == ["\tf\tive[31m[!"]
 
@@ -280,7 +282,7 @@ def test_line_is_limited_in_bytes() -> None:
     assert editor.line[:3] == "ab\u00e9"
     assert (editor.cursor, len(editor.line.encode())) == (2, LINE_LIMIT)
     assert len(after("a" + "\u00e9" * LINE_LIMIT).line.encode()) == LINE_LIMIT - 1, (
-        "no half of a character"
+        "a character is never cut in half"
     )
     assert Editor(complete).feed("x" * (3 * LINE_LIMIT) + "\rnext\r") == ["x" * LINE_LIMIT, "next"]
 

@@ -1,4 +1,4 @@
-"""The screen: what it returns is written to a model of a terminal and to a real one, and the pictures are compared cell by cell."""
+"""The screen: what it draws on a model terminal and on tmux, compared cell by cell."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wrapped(text: str, columns: int) -> list[str]:
 
 
 def cursor_in(typed: str, line: str, columns: int) -> tuple[int, int]:
-    """Return the row and the column, in an input area that begins with `typed`, of the character that follows it."""
+    """Return the row and column, in the input area, of the character after `typed`."""
     following = (line[len(typed) :] + " ")[:1]
     rows = wrapped(typed + following.replace("\t", " "), columns)
     last = rows[-1]
@@ -43,8 +43,8 @@ def cursor_in(typed: str, line: str, columns: int) -> tuple[int, int]:
     return len(rows) - 1, sum(map(cells_of, last[:-1]))
 
 
-class Sitting:
-    """A screen, the terminal it is shown on, and what ought to be seen there, found out in another way."""
+class ScreenTest:
+    """A screen, its terminal, and what the terminal should show, computed independently."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.screen = Screen(columns, rows, coloured=False, bell=False)
@@ -65,7 +65,7 @@ class Sitting:
         self.check()
 
     def resize(self, columns: int, rows: int) -> None:
-        """Do as a terminal that wraps all that is on it anew, and draw again."""
+        """Wrap everything again, as a terminal does, and redraw."""
         prompt, line, cursor = self.area
         self.terminal = Terminal(columns, rows)
         self.terminal.write(
@@ -88,7 +88,7 @@ class Sitting:
         height = min(len(area), rows - 1)
         above = [shown for message in self.messages for shown in wrapped(message, columns)]
         self.scrolled = max(self.scrolled, len(above) + height - rows)
-        pictures = []  # one, but for an area that shows only some of its rows: any that has the cursor's row in it
+        pictures = []  # several if the area shows only some of its rows, with that of the cursor
         for first in range(max(0, row - height + 1), min(row, len(area) - height) + 1):
             expected = [
                 shown.rstrip() for shown in (above + area[first : first + height])[self.scrolled :]
@@ -103,12 +103,12 @@ class Sitting:
 
 
 def some(chosen: random.Random, alphabet: str, most: int) -> str:
-    """Return a text of up to so many characters, none of which is a mark with nothing to be on."""
+    """Return a random text of up to `most` characters that does not start with a mark."""
     return "".join(chosen.choices(alphabet, k=chosen.randint(0, most))).lstrip("\u0301\ufe0f\u200d")
 
 
 def cursor_for(chosen: random.Random, line: str) -> int:
-    """Return a place in the line where the editor may have the cursor."""
+    """Return a random place in the line where the editor may have the cursor."""
     return chosen.choice(
         [at for at in range(len(line) + 1) if at == len(line) or cells_of(line[at])]
     )
@@ -138,13 +138,13 @@ def test_width_counts_terminal_columns() -> None:
     ids=["narrow", "wide", "mixed", "marks"],
 )
 def test_input_of_every_length_is_drawn_with_the_cursor_anywhere(alphabet: str) -> None:
-    """Ten columns, up to three rows typed: all exact multiples, all wide characters in the last column, on a screen that scrolls."""
+    """This includes full rows, and wide characters in the last column."""
     for length in range(28):
         line = (alphabet * length)[:length]
-        sitting = Sitting(10, 6)
+        test = ScreenTest(10, 6)
         for cursor in (at for at in range(length + 1) if at == length or cells_of(line[at])):
-            sitting.input("> ", line, cursor)
-            sitting.above([f"{length} {cursor}"])
+            test.input("> ", line, cursor)
+            test.above([f"{length} {cursor}"])
 
 
 def test_long_conversation_is_drawn_at_any_size() -> None:
@@ -155,16 +155,14 @@ def test_long_conversation_is_drawn_at_any_size() -> None:
             chosen.choice([2, 3, 5, 10, 24, 50]),
         )
         alphabet = chosen.choice([NARROW, MIXED])
-        sitting = Sitting(columns, rows)
+        test = ScreenTest(columns, rows)
         for _ in range(8):
             line = chosen.choice(
                 [some(chosen, alphabet, columns * 3), "x" * (columns * chosen.randint(1, 3) - 2)]
             )
-            sitting.input(
-                chosen.choice(["> ", "", "\u6f22\u5b57> "]), line, cursor_for(chosen, line)
-            )
+            test.input(chosen.choice(["> ", "", "\u6f22\u5b57> "]), line, cursor_for(chosen, line))
             for _ in range(chosen.randint(0, 3)):
-                sitting.above(
+                test.above(
                     [some(chosen, alphabet, columns * 2) for _ in range(chosen.randint(0, 6))]
                 )
 
@@ -172,19 +170,19 @@ def test_long_conversation_is_drawn_at_any_size() -> None:
 def test_line_longer_than_the_screen_is_shown_around_the_cursor() -> None:
     chosen = random.Random(32)
     for columns, rows in ((10, 2), (10, 3), (17, 4), (20, 5)):
-        sitting = Sitting(columns, rows)
+        test = ScreenTest(columns, rows)
         for alphabet, length in ((NARROW, 400), (MIXED.replace("\t", ""), 2 * columns * rows - 4)):
             line = "x" + "".join(chosen.choices(alphabet, k=length))
             for _ in range(40):
-                sitting.input("> ", line, cursor_for(chosen, line))
-                sitting.above([some(chosen, alphabet, 30)])
+                test.input("> ", line, cursor_for(chosen, line))
+                test.above([some(chosen, alphabet, 30)])
 
 
 def test_screen_is_redrawn_after_a_resize() -> None:
     chosen = random.Random(34)
     sizes = [(10, 24), (20, 24), (21, 30), (40, 20), (80, 24), (200, 50)]
     for _ in range(60):
-        sitting = Sitting(*chosen.choice(sizes))
+        test = ScreenTest(*chosen.choice(sizes))
         for _ in range(5):
             line = chosen.choice(
                 [
@@ -192,10 +190,10 @@ def test_screen_is_redrawn_after_a_resize() -> None:
                     "x" * (20 * chosen.randint(1, 5) - 2),
                 ]
             )
-            sitting.input("> ", line, cursor_for(chosen, line))
-            sitting.above([some(chosen, NARROW, 50)])
-            sitting.resize(*chosen.choice(sizes))
-            sitting.above([some(chosen, NARROW, 50)])
+            test.input("> ", line, cursor_for(chosen, line))
+            test.above([some(chosen, NARROW, 50)])
+            test.resize(*chosen.choice(sizes))
+            test.above([some(chosen, NARROW, 50)])
 
 
 def test_drawing_a_huge_line_costs_no_more_than_a_screenful() -> None:
@@ -207,7 +205,9 @@ def test_drawing_a_huge_line_costs_no_more_than_a_screenful() -> None:
             assert len(screen.input("> ", line, len(line) * step // 40)) < 80 * 24 + 40
         return time.process_time() - began
 
-    assert seconds("x" * 65_536) < 6 * seconds("x" * 3_000), "20 times as much without a limit"
+    assert seconds("x" * 65_536) < 6 * seconds("x" * 3_000), (
+        "without a limit it is 20 times as much"
+    )
 
 
 def test_cursor_is_on_its_character_however_long_the_line() -> None:
@@ -248,30 +248,30 @@ def test_many_lines_are_written_at_once_and_the_input_drawn_once() -> None:
 
 
 def test_screen_is_cleared_left_and_resumed() -> None:
-    sitting = Sitting(10, 6)
-    sitting.above(["one", "two"])
-    sitting.input("> ", "x" * 15, 3)
-    sitting.terminal.write(sitting.screen.clear("> ", "x" * 15, 12))
-    assert sitting.terminal.picture == ["> xxxxxxxx", "xxxxxxx", "", "", "", ""]
-    assert sitting.terminal.cursor == (1, 4)
-    sitting.messages.clear()
-    sitting.above(["three"])
-    sitting.input("> ", "x" * 15, 12)
-    written = sitting.screen.leave()
-    sitting.terminal.write(written)
+    test = ScreenTest(10, 6)
+    test.above(["one", "two"])
+    test.input("> ", "x" * 15, 3)
+    test.terminal.write(test.screen.clear("> ", "x" * 15, 12))
+    assert test.terminal.picture == ["> xxxxxxxx", "xxxxxxx", "", "", "", ""]
+    assert test.terminal.cursor == (1, 4)
+    test.messages.clear()
+    test.above(["three"])
+    test.input("> ", "x" * 15, 12)
+    written = test.screen.leave()
+    test.terminal.write(written)
     assert "\x1b[0m" not in written
-    assert (sitting.terminal.picture, sitting.terminal.cursor) == (
+    assert (test.terminal.picture, test.terminal.cursor) == (
         ["three", "", "", "", "", ""],
         (1, 0),
     )
-    sitting.terminal.write("the shell\r\n")  # while we are suspended
-    sitting.messages.append("the shell")
-    sitting.screen.resize(10, 6)
-    sitting.input("> ", "x" * 15, 3)
+    test.terminal.write("the shell\r\n")  # while the client is suspended
+    test.messages.append("the shell")
+    test.screen.resize(10, 6)
+    test.input("> ", "x" * 15, 3)
     assert Screen(10, 6, coloured=True, bell=False).leave().endswith("\x1b[0m")
 
 
-# --- what arrived, as it is shown ---
+# --- the styles of messages ---
 
 CLOCK = "12:34"
 
@@ -291,7 +291,7 @@ def test_messages_notices_and_errors_have_their_styles() -> None:
         styled = screen.style(incoming, CLOCK, "me")
         assert plain(styled) == text
         assert styled.startswith("12:34 \x1b[")
-        assert styled.count("\x1b[0m") == styled.count("\x1b[") / 2, "no colour is left on"
+        assert styled.count("\x1b[0m") == styled.count("\x1b[") / 2, "each colour is reset"
         assert Screen(80, 24, coloured=False, bell=True).style(incoming, CLOCK, "me") == text
     assert "\x1b[2m* Anna" in screen.style(Notice("Anna joined"), CLOCK, "me")
     assert "\x1b[31mERROR" in screen.style(ServerError("no"), CLOCK, "me")
@@ -337,7 +337,7 @@ def test_message_with_our_name_is_highlighted_and_rings(
             assert ("\x1b[1;7m" in styled) == (named and coloured)
             assert plain(styled).rstrip("\a") == f"12:34 other: {text}"
     assert "\a" not in Screen(80, 24, True, True).style(Message(own_name, text), CLOCK, own_name), (
-        "our own"
+        "our own message"
     )
 
 
@@ -376,7 +376,7 @@ def test_mention_is_found_anywhere_in_a_long_message(filler: str) -> None:
     ],
 )
 def test_styling_takes_linear_time_whatever_is_received(pattern: str) -> None:
-    """The longest message takes seconds where normalization is quadratic, and 30 ms where not."""
+    """The longest message takes 30 ms, but seconds if normalising it takes quadratic time."""
     screen = Screen(80, 24, coloured=True, bell=True)
     text = (pattern * 65_536).encode()[:65_536].decode(errors="ignore")
     began = time.process_time()
@@ -405,16 +405,14 @@ def test_bell_rings_once_for_a_message_on_the_screen() -> None:
 
 
 class Tmux:
-    """A tmux of our own, with one pane that shows what is written to it."""
+    """A tmux server with one pane, which shows what is written to it."""
 
     def __init__(self, directory: Path) -> None:
         self._command = ["tmux", "-u", "-f", os.devnull, "-S", str(directory / "socket")]
         self._writes = 0
         fifo = directory / "fifo"
         os.mkfifo(fifo)
-        self._pane = os.open(
-            fifo, os.O_RDWR
-        )  # for both, so that opening does not wait for the other side
+        self._pane = os.open(fifo, os.O_RDWR)  # for both, so that opening does not block
         self._tmux(
             "new-session",
             "-d",
@@ -434,17 +432,17 @@ class Tmux:
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
 
     def blank(self, columns: int, rows: int) -> None:
-        """A screen of that size with nothing on it, nor above it."""
+        """Clear the screen and the scrollback, and set the size."""
         self.resize(columns, rows)
         self.write("\x1b[H\x1b[J")
         self._tmux("clear-history")
 
     def write(self, text: str) -> tuple[list[str], tuple[int, int], list[str]]:
-        """Write it; return, when it has been shown, the rows, the cursor's row and column, and the rows that have scrolled away."""
+        """Write a text; return the rows, the position of the cursor, and the scrollback."""
         self._writes += 1
         data = (
             f"{text}\x1b]2;{self._writes}\x1b\\".encode()
-        )  # a title tells that all before it has been taken
+        )  # the title shows that everything before it was processed
         while data:
             data = data[os.write(self._pane, data) :]
         deadline = time.monotonic() + 5
@@ -485,7 +483,7 @@ def tmux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tmux]:
 
 
 ALIKE = MIXED.replace("\u2764\ufe0f\u200d", "")
-"""All that terminals agree on: joined emoji differ."""
+"""Characters that all terminals show alike, which they do not do with joined emoji."""
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (40, 10), (200, 50), (10, 3)])
@@ -522,7 +520,7 @@ def test_tmux_and_the_model_terminal_show_the_same(tmux: Tmux, columns: int, row
 def test_tmux_shows_the_right_screen_after_a_resize(
     tmux: Tmux, size: tuple[int, int], new_size: tuple[int, int]
 ) -> None:
-    """In particular for a line whose end comes to be the end of a row, with the cursor behind it."""
+    """The most difficult line ends at the end of a row, with the cursor after it."""
     columns, rows = new_size
     messages = ["first", "m" * 45, "last"]
     for line, cursor in [
@@ -536,7 +534,7 @@ def test_tmux_shows_the_right_screen_after_a_resize(
         screen = Screen(*size, coloured=False, bell=False)
         tmux.write(
             screen.input("> ", "z" * 3 * columns, 0)
-        )  # whose cells are not to be wrapped anew with what comes to stand there
+        )  # must not be wrapped with what replaces it
         tmux.write(screen.above(messages, "> ", line, cursor))
         tmux.resize(columns, rows)
         screen.resize(columns, rows)
@@ -547,9 +545,7 @@ def test_tmux_shows_the_right_screen_after_a_resize(
         top = at[0] - row
         assert (picture[top:], at[1]) == (area + [""] * (rows - top - len(area)), column)
         over_it = history + picture[:top]
-        if (
-            top == 0
-        ):  # tmux scrolls while it wraps anew: what it has put into its history nobody can take out again
+        if top == 0:  # tmux may have scrolled the old input area away
             over_it = over_it[: len(above)]
         assert over_it == above
 
