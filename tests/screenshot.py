@@ -134,7 +134,8 @@ def draw(screen: str) -> str:
                 column += cells
     width, height = 24 + COLUMNS * CELL_WIDTH, 24 + ROWS * CELL_HEIGHT
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" font-family="monospace" font-size="14" fill="#dcdfe4">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
+        'font-family="monospace" font-size="14" fill="#dcdfe4">\n'
         f'<rect width="100%" height="100%" rx="8" fill="#23272e"/>\n'
         + "\n".join(shapes)
         + "\n</svg>\n"

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from html import escape
 
 WIDTH, LEFT, RIGHT, BAR, GAP = 760, 150, 160, 20, 8
-"""Pixels: of the chart, of the names, of the figures behind the longest bar, and of a bar and what parts it from the next."""
+"""Pixels: the width of the chart, of the names and of the figures, a bar's height, a gap's."""
 
 GREY, OURS, THEIRS = "#787878", "#2f9e63", "#5b8db8"
 """The grey stands out from white and from black alike, at 4.4 to 1."""
 
 
 def draw(groups: Mapping[str, Mapping[str, float]], caption: str) -> str:
-    """Return a chart with a group of bars for each row: microseconds of CPU per delivery by server, ours first, on a logarithmic scale."""
+    """Return a chart of microseconds of CPU per delivery, with a group of bars for each row.
+
+    Each group has a bar for each server, ours first, on a logarithmic scale.
+    """
     values = [value for bars in groups.values() for value in bars.values() if value > 0]
     lowest, highest = (
         math.floor(math.log10(min(values, default=0.1)) - 0.3),
@@ -43,7 +46,8 @@ def draw(groups: Mapping[str, Mapping[str, float]], caption: str) -> str:
                 else 0
             )
             parts.append(
-                f'<rect x="{LEFT}" y="{y}" width="{length:.0f}" height="{BAR}" rx="2" fill="{THEIRS if place else OURS}"/>'
+                f'<rect x="{LEFT}" y="{y}" width="{length:.0f}" height="{BAR}" rx="2" '
+                f'fill="{THEIRS if place else OURS}"/>'
             )
             y += BAR - 5
             text(LEFT - 8, name, 'text-anchor="end"')
@@ -54,7 +58,8 @@ def draw(groups: Mapping[str, Mapping[str, float]], caption: str) -> str:
             y += GAP + 5
     y += 28
     text(0, caption, 'font-size="11"')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 10}" width="{WIDTH}" height="{y + 10}"'
+    size = f'viewBox="0 0 {WIDTH} {y + 10}" width="{WIDTH}" height="{y + 10}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}'
     return "\n".join(
         [f'{head} font-family="sans-serif" font-size="13" fill="{GREY}">', *parts, "</svg>", ""]
     )

@@ -1,7 +1,8 @@
-"""Measure this server beside what people would use instead: `python3 tests/benchmarks/fanout.py --help`.
+"""Compare this server with the alternatives: `python3 tests/benchmarks/fanout.py --help`.
 
-Each server is a process on a core of its own, driven from this process on another; each row starts it anew, and all rows do the same
-work with all of them. Needs Linux, and nothing but Python; a peer that is not installed is left out and named.
+Each server is a process on a core of its own, and this process drives it from another core. Each
+row restarts the servers, and gives the same work to all of them. The benchmark needs Linux, and
+nothing but Python; a server that is not installed is named and left out.
 """
 
 from __future__ import annotations
@@ -38,14 +39,17 @@ SERVERS = (OURS, Ncat(), Redis(), Nats(), Textbook())
 
 QUIET_CLIENTS = 10_000
 HEARTBEAT_TIME = 10.0
-"""Seconds in which every quiet client sends one heartbeat: three times as often as our client does, to measure more in less time."""
+"""Seconds between two heartbeats of a quiet client; our client waits three times as long."""
 
 RUSH_CLIENTS = 1_000
 
 
 @dataclass(frozen=True)
 class Row:
-    """A stream of messages: how many send, how many receive; `rate`: messages a second, None for flat out."""
+    """A stream of messages: how many clients send and receive, and messages a second.
+
+    The rate is None at full speed.
+    """
 
     title: str
     senders: int
@@ -87,10 +91,14 @@ def measure_stream(server: Server, row: Row) -> Stream:
 
 
 def print_stream(row: Row, servers: Sequence[Server], rounds: int) -> dict[str, float]:
-    """Measure a row and print the cheapest round of each server, with the losses of all; return microseconds of CPU per delivery by server."""
+    """Measure a row, and print the cheapest round of each server with the losses of all rounds.
+
+    Return microseconds of CPU per delivery by server.
+    """
     print(f"\n{row.title}, messages of 100 bytes")
     print(
-        f"{'':18}{'deliveries/s':>14}{'CPU us/delivery':>17}{'to ours':>9}{'p50 ms':>9}{'p99 ms':>9}{'peak MB':>9}{'lost':>9}{'dropped':>9}"
+        f"{'':18}{'deliveries/s':>14}{'CPU us/delivery':>17}{'to ours':>9}{'p50 ms':>9}"
+        f"{'p99 ms':>9}{'peak MB':>9}{'lost':>9}{'dropped':>9}"
     )
     results: dict[str, list[Stream]] = {}
     for server in [
@@ -108,7 +116,8 @@ def print_stream(row: Row, servers: Sequence[Server], rounds: int) -> dict[str, 
             sum(stream.dropped for stream in streams),
         )
         print(
-            f"{name:18}{best.deliveries / max(best.seconds, 1e-9):14,.0f}{best.cost:17.4f}{ratio:>9}{best.percentile(50):9.2f}{best.percentile(99):9.2f}"
+            f"{name:18}{best.deliveries / max(best.seconds, 1e-9):14,.0f}{best.cost:17.4f}"
+            f"{ratio:>9}{best.percentile(50):9.2f}{best.percentile(99):9.2f}"
             f"{max(stream.peak for stream in streams) / 1e6:9.1f}{lost:9,}{dropped:9,}"
             + "  gave up: no progress for 10 s"
             * any(stream.stalled for stream in streams),
@@ -118,7 +127,7 @@ def print_stream(row: Row, servers: Sequence[Server], rounds: int) -> dict[str, 
 
 
 class Prober:
-    """A client that asks again as soon as it has its answer, and knows the longest it waited: a server that pauses shows here."""
+    """A client that asks again as soon as it has its answer, to detect pauses of the server."""
 
     def __init__(self, load: Load) -> None:
         self.longest = 0.0  # seconds
@@ -143,10 +152,12 @@ def print_quiet(servers: Sequence[Server]) -> None:
     clients = QUIET_CLIENTS if limit == resource.RLIM_INFINITY else min(QUIET_CLIENTS, limit - 100)
     fewer = f" ({QUIET_CLIENTS:,} need a higher `ulimit -n`)" * (clients < QUIET_CLIENTS)
     print(
-        f"\n{clients:,} clients, all anonymous{fewer}, {GROUP} joining at a time, then one heartbeat each within {HEARTBEAT_TIME:.0f} s"
+        f"\n{clients:,} clients, all anonymous{fewer}, {GROUP} joining at a time, then one "
+        f"heartbeat each within {HEARTBEAT_TIME:.0f} s"
     )
     print(
-        f"{'':18}{'KB each':>9}{'first 1,000 s':>15}{'last 1,000 s':>14}{'longest pause ms':>18}{'heartbeats CPU s':>18}{'to bare':>9}"
+        f"{'':18}{'KB each':>9}{'first 1,000 s':>15}{'last 1,000 s':>14}"
+        f"{'longest pause ms':>18}{'heartbeats CPU s':>18}{'to bare':>9}"
     )
     bare = 0.0
     for server in (Sink(), *servers):
@@ -177,14 +188,18 @@ def print_quiet(servers: Sequence[Server]) -> None:
             cpu = load.running.cpu() - cpu
             bare = bare or cpu
             print(
-                f"{server.name:18}{memory / 1e3 / clients:9.2f}{times[1] - times[0]:15.2f}{times[-1] - times[-2]:14.2f}"
+                f"{server.name:18}{memory / 1e3 / clients:9.2f}{times[1] - times[0]:15.2f}"
+                f"{times[-1] - times[-2]:14.2f}"
                 f"{longest:>18}{cpu:18.3f}{cpu / bare:9.2f}",
                 flush=True,
             )
 
 
 def print_rush() -> None:
-    """Let many clients join at once with notices on, and check that each is told of every later one, once, in one order for all."""
+    """Let many clients join at once with notices on.
+
+    Check that each is notified of every later one, once, in the same order for all.
+    """
     names = [f"n{number:04}" for number in range(RUSH_CLIENTS)]
     print(f"\n{RUSH_CLIENTS:,} clients joining at once, notices on (the peers have none)")
     with explained(OURS), driven(WithNotices()) as load:
@@ -205,7 +220,8 @@ def print_rush() -> None:
         order = sorted(told, key=lambda name: len(told[name]), reverse=True)
         right = sum(told[name] == order[place + 1 :] for place, name in enumerate(order))
         print(
-            f"{OURS.name:18}all in after {everyone_in:.2f} s, all told after {everyone_told:.2f} s;",
+            f"{OURS.name:18}all in after {everyone_in:.2f} s, all told after "
+            f"{everyone_told:.2f} s;",
             end=" ",
         )
         print(f"told of each later join exactly once: {right:,} of {len(names):,}")
@@ -232,13 +248,15 @@ def machine() -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    where = f"{(models or [platform.machine()])[0]}, {os.cpu_count()} cores, Linux {platform.release().partition('-')[0]}"
+    model, release = (models or [platform.machine()])[0], platform.release().partition("-")[0]
+    where = f"{model}, {os.cpu_count()} cores, Linux {release}"
     return f"{where}, Python {platform.python_version()}, {datetime.date.today()}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measure this server beside ncat, Redis, NATS and the textbook's; about a minute."
+        description="Measure this server beside ncat, Redis, NATS and the textbook's; "
+        "about a minute."
     )
     parser.add_argument("--all", action="store_true", help="every row: some three minutes")
     parser.add_argument(

@@ -1,7 +1,8 @@
-"""What drives a server: many connections in this one process, made to cost it less than they cost the server.
+"""The load on a server: many connections in this process, which cost it less than the server.
 
-What a receiver must get is known in advance, to the byte, so most of them only count: they have the system throw away what arrives
-(MSG_TRUNC), without even copying it here. One in ten, spread evenly over the order of joining, reads what it gets and notes how old it is.
+What a client must receive is known in advance, to the byte, so most clients only count bytes,
+which the kernel discards without copying them here (MSG_TRUNC). One client in ten, spread evenly
+over the order of joining, reads its messages and measures their age.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ BLOCK = 65_536
 """Bytes that a sender flat out hands over at a time; its first message says when they were made."""
 
 SEND_BUFFER = 262_144
-"""Bytes that the system may hold for a sender: what is on its way when a row's time is over has to be waited for."""
+"""Bytes that the system may hold for a sender, which a row waits for at its end."""
 
 GROUP = 8
-"""Clients that join together where it isn't the joining that is measured: fewer than ncat has room for at its door (10)."""
+"""Clients that join together; ncat lets at most 10 connections wait."""
 
 STAMP = re.compile(rb"@(\d{19})@")
 STAMP_SIZE = 21
@@ -109,7 +110,10 @@ class Load:
     # --- receiving ---
 
     def poll(self, timeout: float = 1.0) -> list[Peer]:
-        """Take what has arrived, once; return who can send, of those who want to. Raise StalledError when nothing came for long."""
+        """Receive once what has arrived, and return which of the waiting senders can send.
+
+        Raise StalledError if nothing has arrived for PATIENCE.
+        """
         able = []
         for descriptor, event in self._epoll.poll(timeout):
             peer = self.peers[descriptor]
@@ -139,7 +143,7 @@ class Load:
             peer.handler(peer, BUFFER[:size])
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Take what arrives until something is so; raise StalledError where that takes longer than PATIENCE."""
+        """Receive until a condition is true; raise StalledError after PATIENCE."""
         start = self._progress = time.monotonic()
         while not condition():
             self.poll(0.02)
@@ -189,7 +193,10 @@ class Load:
     def stream(
         self, senders: Sequence[Peer], receivers: Sequence[Peer], seconds: float, rate: int | None
     ) -> Stream:
-        """Send for a time, flat out or `rate` messages a second, wait until all has arrived, and return what came of it."""
+        """Send for a time, wait until everything has arrived, and return the result.
+
+        The speed is `rate` messages a second, or as fast as possible.
+        """
         result = Stream()
         for peer in self.peers.values():
             peer.handler, peer.received = None, 0

@@ -1,4 +1,4 @@
-"""The servers that are measured: how each is started with a configuration of its own, spoken to, and stopped again."""
+"""The servers that are measured: how each is configured, started, used and stopped."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class Running:
         self.port = port
 
     def cpu(self) -> float:
-        """Seconds of CPU, user and system, of all its threads, to the nanosecond; clock_getcpuclockid(3) makes the number of this clock."""
+        """Seconds of CPU of all its threads; clock_getcpuclockid(3) defines the clock's number."""
         return time.clock_gettime(~self.pid << 3 | 2)
 
     def memory(self, field: str) -> int:
@@ -196,7 +196,7 @@ class Running:
 
 @contextlib.contextmanager
 def run(server: Server) -> Iterator[Running]:
-    """Run a server on a core of its own while the body runs; raise UnavailableError where it can't be had."""
+    """Run a server on a core of its own; raise UnavailableError if that is impossible."""
     program, port = sys.executable, 0
     if server.program:
         path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])

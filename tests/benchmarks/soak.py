@@ -1,12 +1,15 @@
-"""Keep a room busy for as long as told, and watch it all the while: `python3 tests/benchmarks/soak.py --minutes 30`.
+"""Keep a server busy, and check it: `python3 tests/benchmarks/soak.py --minutes 30`.
 
-Hundreds of clients come, talk, stall, misbehave and go at random, while a few that behave check that no message is lost, doubled
-or out of order; in the end, what the server holds must be what it held after a warm-up. The exit status is 0 only if all was right.
-Needs Linux, and nothing but Python. How it is checked:
+Hundreds of clients come, talk, stall, misbehave and leave at random, while a few well-behaved
+ones check that no message is lost, duplicated or out of order. In the end, the server must hold
+what it held after a warm-up. The exit status is 0 only if everything was right. The program needs
+Linux, and nothing but Python. It checks as follows:
 
-* A *talker* numbers its messages. A *checker* expects them without a gap: from 1 on, or from where it joined itself.
-* Now and then the *conductor* says `sync <number>` and waits until all checkers have seen that. By then they must have seen the same
-  messages in the same order (a checksum over all lines, garbage too), and every message of each talker that had left in order.
+* A *talker* numbers its messages. A *checker* expects them without a gap: from 1, or from where
+  it joined itself.
+* At intervals the *conductor* sends `sync <number>` and waits until all checkers have seen it. By
+  then they must have seen the same messages in the same order (a checksum over all lines, garbage
+  too), and every message of each talker that left gracefully.
 """
 
 from __future__ import annotations
@@ -47,8 +50,9 @@ def account(*_):
 signal.signal(signal.SIGUSR2, account)
 sys.exit(main_server())
 """
-"""The server, and a signal at which it tells how many blocks of memory Python holds, and the C library gives back to the system what is free.
-Both keep some of that for later, as much as the worst moment so far took, so resident memory alone does not tell a leak from it."""
+"""The server, with a signal at which it reports how many blocks of memory Python holds, and makes
+the C library return free memory to the system. Both keep some free memory for later, so that
+resident memory alone does not show a leak."""
 
 OPTIONS = (
     "--port",
@@ -62,10 +66,10 @@ OPTIONS = (
     "--backlog",
     "2000000",
 )
-"""A short grace and timeout and a small backlog, so that slow and silent clients are dropped all the time."""
+"""A short grace and timeout and a small backlog, so that clients are dropped all the time."""
 
 PATIENCE = 30.0
-"""Seconds that anything may take that the server owes; far above what it should, as the machine may be busy."""
+"""Seconds that an action of the server may take, with a margin for a busy machine."""
 
 SYNC_PAUSE = 2.0
 CHECKERS = 5
@@ -73,24 +77,25 @@ CHECKER_STAY = 60
 """Seconds; how many; and how many syncs a checker stays on average."""
 
 BLOCKS_LIMIT = 1000
-"""Blocks of memory that Python may hold more when the room is empty at the end of the run than after the warm-up: it varies by a hundred; one
-object left behind by each client would be ten thousand in half an hour."""
+"""Blocks of memory that Python may hold more at the end than after the warm-up, in an empty room.
+The number varies by a hundred; one object leaked by each client would be ten thousand in half an
+hour."""
 
 GROWTH_LIMIT = 10 * 2**20
-"""Bytes of resident memory, likewise: what the worst moments leave in pieces too small to give back. Measured: 2 MiB in half an hour."""
+"""Bytes of resident memory, likewise, for fragments of free memory: 2 MiB in half an hour."""
 
 LAGGING_BUFFER = 32_768
-"""Bytes of receive buffer with which a checker lags whenever the room is busy, and yet is fast enough not to be dropped."""
+"""Bytes of receive buffer of a checker, so that it lags often and is never dropped."""
 
 MOODS = {"quiet": 8.0, "calm": 2.0, "lively": 0.5, "busy": 0.1, "flat out": 0.5}
-"""Seconds between two messages of a talker, on average; flat out, one in twenty sends as fast as it can besides."""
+"""Seconds between two messages of a talker, on average; one in twenty may send at full speed."""
 
 BUFFER = bytearray(2**18)
 """What all clients read into; a chunk is dealt with before the next one is read."""
 
 
 class Account(NamedTuple):
-    """What the server holds: bytes of resident memory, blocks of memory that Python holds, open files, and clients as it tells them itself."""
+    """What the server holds: resident memory, Python's blocks of memory, open files, clients."""
 
     memory: int
     blocks: int
@@ -180,7 +185,7 @@ def serving() -> Iterator[Server]:
 
 
 class Client(asyncio.BufferedProtocol):
-    """One connection that reads and forgets, but for the answer to its CONNECT and the last few bytes."""
+    """A connection that discards what it reads, except the first line and the last bytes."""
 
     transport: asyncio.Transport
 
@@ -237,7 +242,7 @@ class Client(asyncio.BufferedProtocol):
             self._writable.set()
 
     async def send(self, data: bytes) -> None:
-        """Send, and wait while the server does not take it; without effect once the connection is closing."""
+        """Send, and wait until it is written; no effect once the connection is closing."""
         if not self.transport.is_closing():
             self.transport.write(data)
             await self._writable.wait()
@@ -248,7 +253,7 @@ class Client(asyncio.BufferedProtocol):
         self.transport.abort()
 
     async def connect(self, port: int, receive_buffer: int = 0) -> None:
-        """Reach the server; a small receive buffer makes a client that does not read lag at once."""
+        """Connect; with a small receive buffer, a client that does not read lags immediately."""
         connecting = socket.socket()
         connecting.setblocking(False)
         if receive_buffer:
@@ -445,7 +450,8 @@ class Soak:
                 checker.ended.is_set() for checker in [self.conductor, *self.checkers]
             ):
                 raise ConnectionError(
-                    f"sync {self.syncs} did not reach all checkers in {time.monotonic() - start:.0f} s"
+                    f"sync {self.syncs} did not reach all checkers in "
+                    f"{time.monotonic() - start:.0f} s"
                 )
             await asyncio.sleep(0.01)
         self.worst_sync = max(self.worst_sync, time.monotonic() - start)
@@ -518,7 +524,8 @@ class Soak:
                     stall *= random.random() < 0.7
             if talker.ended.is_set() and not stalls:
                 self.fail(
-                    f"{talker.name.decode()} was dropped though it read and spoke: {talker.last_words!r}"
+                    f"{talker.name.decode()} was dropped though it read and spoke: "
+                    f"{talker.last_words!r}"
                 )
             await self.leave(talker)
         finally:
@@ -606,7 +613,8 @@ class Soak:
 
     def report(self, checked_before: int) -> int:
         print(
-            f"{(time.monotonic() - self.started) / 60:6.1f} min  {self.mood:9} {self.present:4} clients"
+            f"{(time.monotonic() - self.started) / 60:6.1f} min  {self.mood:9} "
+            f"{self.present:4} clients"
             f"  {(self.counts['checked'] - checked_before) / 60:9,.0f} messages/s checked"
             f"  {self.server.memory() / 2**20:6.1f} MiB  {self.server.open_files():4} files",
             flush=True,
@@ -651,15 +659,21 @@ class Soak:
         ):
             self.fail("the server holds open files or clients of those who left")
         counts = self.counts
+        ends = ("exit", "half-close", "close", "reset")
+        ways = ", ".join(f"{counts[way]:,} by {way}" for way in ends)
+        reasons = ("left", "connection lost", "timed out", "too slow")
+        told = ", ".join(f"{counts[reason]:,} {reason}" for reason in reasons)
         print(
-            f"{(time.monotonic() - self.started) / 60:.1f} min, {self.size} clients at once; {counts['checked']:,} messages checked for order,"
-            f" loss and duplicates ({counts['garbage']:,} lines of garbage passed by), {self.syncs:,} syncs, the slowest {self.worst_sync:.1f} s\n"
-            f"left: {', '.join(f'{counts[way]:,} by {way}' for way in ('exit', 'half-close', 'close', 'reset'))}; as the server told it:"
-            f" {', '.join(f'{counts[way]:,} {way}' for way in ('left', 'connection lost', 'timed out', 'too slow'))}"
+            f"{(time.monotonic() - self.started) / 60:.1f} min, {self.size} clients at once; "
+            f"{counts['checked']:,} messages checked for order,"
+            f" loss and duplicates ({counts['garbage']:,} lines of garbage passed by), "
+            f"{self.syncs:,} syncs, the slowest {self.worst_sync:.1f} s\n"
+            f"left: {ways}; as the server told it: {told}"
         )
         for title, account in (("after warm-up", first), ("at the end", last)):
             print(
-                f"empty room {title:14} {account.memory / 2**20:6.1f} MiB, {account.blocks:,} blocks of Python's,"
+                f"empty room {title:14} {account.memory / 2**20:6.1f} MiB, {account.blocks:,} "
+                "blocks of Python's,"
                 f" {account.files} open files, {account.clients} clients"
             )
 

@@ -1,7 +1,8 @@
-"""Have a hundred thousand clients misbehave while two talk through it all: `python3 tests/benchmarks/storm.py`.
+"""Let a hundred thousand clients misbehave while two talk: `python3 tests/benchmarks/storm.py`.
 
-The two, `left` and `right`, answer each other's numbered messages in lockstep and miss none; the exit status is 0 only then. The test suite
-runs a hundredth of it, by `storm`; as a program it needs Linux, and nothing but Python.
+The two, `left` and `right`, answer each other's numbered messages in lockstep. The exit status is
+0 only if they miss none. The test suite runs a hundredth of it, by `storm`; the program needs
+Linux, and nothing but Python.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ AT_ONCE = 200
 """Connections that misbehave at the same time."""
 
 PATIENCE = 30.0
-"""Seconds that the server may take for anything; far above what it should, as the machine may be busy."""
+"""Seconds that an action of the server may take, with a margin for a busy machine."""
 
 LINE_LIMIT = 65_536
 """The server's: bytes in a line."""
@@ -41,7 +42,7 @@ class Report:
 
 
 def nasty(random: Random) -> list[bytes]:
-    """Return what a hostile client sends, in the pieces that it sends it in; where it wants to be let in first, it says so itself."""
+    """Return the pieces that a hostile client sends, with a CONNECT line if it wants to join."""
     name = b"x%d" % random.getrandbits(30)
     hello = b"CONNECT %b\n" % name
     controls = bytes(random.sample([*range(0x20), *range(0x7F, 0xA0)], 60))
@@ -82,7 +83,7 @@ def nasty(random: Random) -> list[bytes]:
 
 
 async def attack(port: int, random: Random, report: Report) -> None:
-    """Be one hostile client: send something nasty, perhaps not all of it, and end in one way or another."""
+    """Be a hostile client: send something nasty, perhaps not all of it, and disconnect somehow."""
     while True:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -176,7 +177,7 @@ async def join(port: int, name: bytes, partner: bytes, report: Report) -> Talker
 
 
 async def storm(port: int, connections: int, seed: int) -> Report:
-    """Send that many hostile clients at the server, two that behave among them; return what came of it."""
+    """Attack the server with this many hostile clients while two behave; return a report."""
     random = Random(seed)
     report = Report()
     left, right = (
@@ -239,8 +240,10 @@ def main() -> int:
         if server.stop() != 0:
             report.missed.append("the server did not end in order")
     print(
-        f"{report.connections:,} connections in {seconds:.0f} s, {report.messages:,} messages exchanged, the worst round trip {report.worst:.2f} s\n"
-        f"server: {before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB after; {files} files open before, {left} after"
+        f"{report.connections:,} connections in {seconds:.0f} s, {report.messages:,} messages "
+        f"exchanged, the worst round trip {report.worst:.2f} s\n"
+        f"server: {before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB after; {files} "
+        f"files open before, {left} after"
     )
     for wrong in report.missed[:20]:
         print(f"WRONG: {wrong}")

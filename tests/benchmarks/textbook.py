@@ -1,8 +1,9 @@
-"""What the benchmark compares with, in asyncio as tutorials write it: `python3 textbook.py broadcast` or `python3 textbook.py sink`.
+"""Servers as tutorials write them: `python3 textbook.py broadcast` or `python3 textbook.py sink`.
 
-`broadcast` is the textbook's chat server: a line at a time, one `write` and one `drain` a client a message. `sink` reads and does nothing
-else, which is the least that any server on asyncio's streams costs. Both answer the first line they read with SUCCESS, so that they
-can be driven like ours, and say on stderr which free port of the loopback they listen on.
+`broadcast` is the chat server of asyncio's tutorials: a line at a time, with one `write` and one
+`drain` for each client and message. `sink` only reads, which is the least that a server on
+asyncio's streams costs. Both answer the first line with SUCCESS, so that they can be driven like
+our server, and print to stderr on which free port of the loopback they listen.
 """
 
 from __future__ import annotations

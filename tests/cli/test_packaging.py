@@ -41,7 +41,9 @@ class TestSingleCommand:
         assert "broadcast/cli/main.py" in names and all(
             name == "__main__.py" or name.startswith("broadcast/") for name in names
         )
-        run = f"import sys, runpy; sys.argv[0] = {str(archive)!r}; runpy.run_path({str(archive)!r}, run_name='__main__')"
+        path = repr(str(archive))
+        start = f"runpy.run_path({path}, run_name='__main__')"
+        run = f"import sys, runpy; sys.argv[0] = {path}; {start}"
         self.run(program, [run, "start"], [run, "connect"])
 
     @pytest.mark.parametrize(

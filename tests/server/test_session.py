@@ -206,10 +206,8 @@ class TestCommands:
     ) -> None:
         a = await connect(server, "a")
         a.send("\\\\Foo bar\n")
-        assert (
-            await a.line()
-            == "ERROR unknown command \\\\Foo: try \\help, or begin the line with a space to send it as text"
-        )
+        hint = "try \\help, or begin the line with a space to send it as text"
+        assert await a.line() == f"ERROR unknown command \\\\Foo: {hint}"
 
     async def test_help_lists_every_command(
         self, server: BroadcastServer, connect: Connect

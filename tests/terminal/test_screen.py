@@ -472,9 +472,7 @@ class Tmux:
 @pytest.fixture(scope="module")
 def tmux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tmux]:
     if not shutil.which("tmux"):
-        pytest.skip(
-            "there is no tmux: neither the screen nor the model of a terminal is compared with a real one"
-        )
+        pytest.skip("SKIPPED: there is no tmux to compare the screen and the model terminal with")
     started = Tmux(tmp_path_factory.mktemp("tmux"))
     try:
         yield started
