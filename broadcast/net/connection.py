@@ -152,6 +152,7 @@ class Connection(asyncio.Protocol):
     # --- called by asyncio: input ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over the transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self._socket = transport.get_extra_info("socket")
@@ -161,6 +162,7 @@ class Connection(asyncio.Protocol):
         self._set_writing(_Writing.DIRECT)
 
     def data_received(self, data: bytes) -> None:
+        """Deliver what arrived, or decrypt it first."""
         if self._reading is _Reading.ENDED:
             return  # after a close_notify or our own close, input is discarded
         if self._tls is None:
@@ -170,12 +172,14 @@ class Connection(asyncio.Protocol):
             self._decrypt(self._tls)
 
     def eof_received(self) -> bool:
+        """End the input, and keep the other direction open."""
         if self._tls and self._tls.phase is not Phase.ENDED:
             self._on_tls_cut_off(self._tls)
         self._set_reading(_Reading.ENDED)
         return True  # keep the other direction open
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End both directions, and keep what had arrived."""
         if exc:
             self.lost = exc.with_traceback(None)  # its frames refer to the transport: a cycle
             # When a write meets a reset, earlier input is still in the kernel, and asyncio is about
@@ -218,9 +222,11 @@ class Connection(asyncio.Protocol):
     # --- called by asyncio: output ---
 
     def pause_writing(self) -> None:
+        """Note that the system takes no more for now."""
         self._set_writing(_Writing.BLOCKED)
 
     def resume_writing(self) -> None:
+        """Continue to send in the next iteration."""
         # Not at once: asyncio is in the middle of a write, and if a write of ours met a reset now,
         # it would call `connection_lost` twice.
         asyncio.get_running_loop().call_soon(self._resume_sending)
@@ -278,6 +284,8 @@ class Connection(asyncio.Protocol):
         arrived, self._received = self._received, b""
         self._ciphertext = memoryview(arrived)
         self._decrypt(tls)
+        if self._reading is _Reading.ENDED:
+            self._fail_handshake(self.lost)  # the peer had gone before this began
         try:
             await self._handshake
         finally:

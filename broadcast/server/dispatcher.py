@@ -32,7 +32,7 @@ def answer(line: str, name: str, roster: Roster) -> Answer:
     return Answer((encode(error(f"unknown command {typed}: {hint}")),))
 
 
-def _exit(name: str, roster: Roster) -> Answer:
+def _exit(_name: str, _roster: Roster) -> Answer:
     return Answer(leave=True)
 
 
@@ -51,11 +51,11 @@ def _list_clients(name: str, roster: Roster) -> Iterator[bytes]:
         before = b""
 
 
-def _ping(name: str, roster: Roster) -> Answer:
+def _ping(_name: str, _roster: Roster) -> Answer:
     return Answer()
 
 
-def _help(name: str, roster: Roster) -> Answer:
+def _help(_name: str, _roster: Roster) -> Answer:
     lines = (notice(f"\\{word}: {text}") for word, text in COMMANDS.items())
     return Answer((encode(*lines),))
 

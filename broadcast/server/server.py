@@ -244,7 +244,10 @@ class BroadcastServer:
     # --- accepting ---
 
     def _on_accepted(
-        self, listening: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        listening: socket.socket,
+        _reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         # Not a coroutine: asyncio would log a traceback when its task is cancelled.
         connection = Connection.accept(writer)

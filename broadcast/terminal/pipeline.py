@@ -66,7 +66,11 @@ class Pipeline:
         """Put back what could not be sent, so that it is read next."""
         self._unread.insert(0, lines)
 
-    async def display(self, received: Sequence[Incoming], name: str) -> None:
+    async def display(
+        self,
+        received: Sequence[Incoming],
+        name: str,  # noqa: ARG002 (a view that shows a prompt needs it)
+    ) -> None:
         """Print what was received; `name` is the user's current name, which nothing here shows."""
         lines: list[str] = []
         errors: list[str] = []

@@ -155,6 +155,16 @@ class TestReading:
             assert 0 < len(await connection.read_chunk()) <= SMALLEST_READ
 
 
+async def test_tls_with_a_peer_that_has_gone_fails_at_once() -> None:
+    async with pair() as (connection, theirs):
+        reset(theirs)
+        while not connection.is_closing:
+            await asyncio.sleep(0.001)
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectionResetError):
+                await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
 class DemandingPeer(TLSLayer):
     """A TLS session in which each piece of ciphertext demands a long reply and has no data."""
 

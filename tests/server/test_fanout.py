@@ -122,7 +122,7 @@ class TestStragglers:
         async with asyncio.timeout(5):
             await fanout.wait_to_publish()
         assert dropped == [stalled]
-        assert 0.19 < time.monotonic() - began
+        assert time.monotonic() - began > 0.19
 
     async def test_client_that_reads_a_little_is_waited_for(self) -> None:
         fanout, (slow,), dropped = await self.pause("127.0.0.1:1")
@@ -134,7 +134,7 @@ class TestStragglers:
 
     async def test_time_while_the_process_is_stopped_counts_against_nobody(self) -> None:
         fanout, (stalled,), dropped = await self.pause("127.0.0.1:1")
-        time.sleep(0.4)  # noqa: ASYNC251 (it stands for a stopped process)
+        time.sleep(0.4)
         await asyncio.sleep(0.1)
         assert fanout.input_paused and not dropped
         async with asyncio.timeout(5):

@@ -146,7 +146,7 @@ class TestShuttingDown:
         closing = asyncio.create_task(server.close())
         assert await sender.read_to_end() == [LAST]
         sender.writer.close()
-        time.sleep(1.5)  # noqa: ASYNC251 (it stands for a stopped process)
+        time.sleep(1.5)
         slow.resume_reading()
         lines = await slow.read_to_end()
         assert (len(lines), lines[-1]) == (5001, LAST)

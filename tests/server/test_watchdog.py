@@ -47,7 +47,7 @@ async def test_watchdog_checks_again_after_the_sockets_were_polled() -> None:
             return []  # as after SIGCONT: the time is up, and no socket was polled
 
         selector.select = interrupted
-        time.sleep(0.2)  # noqa: ASYNC251 (it stands for a stopped process)
+        time.sleep(0.2)
         await hearing
         await asyncio.sleep(0.1)
         assert not expired.is_set()
