@@ -79,7 +79,7 @@ def driven(server: Server) -> Iterator[Load]:
 
 
 def measure_stream(server: Server, row: Row) -> Stream:
-    """Measure a stream; in a row in which as many send as receive, they are the same clients."""
+    """Measure a stream; if as many clients send as receive, they are the same ones."""
     with driven(server) as load:
         receivers = load.join([f"r{number:04}" for number in range(row.receivers)])
         if row.senders == row.receivers and not server.senders_apart:
@@ -103,7 +103,7 @@ def print_stream(row: Row, servers: Sequence[Server], rounds: int) -> dict[str, 
     results: dict[str, list[Stream]] = {}
     for server in [
         *servers
-    ] * rounds:  # in turns, so that a busy moment of the machine meets them all
+    ] * rounds:  # alternately, so that a busy moment of the machine affects all
         with explained(server):
             result = measure_stream(server, row)
             results.setdefault(server.name, []).append(result)
@@ -131,7 +131,7 @@ class Prober:
 
     def __init__(self, load: Load) -> None:
         self.longest = 0.0  # seconds
-        self.question = load.server.question  # empty: it asks no more
+        self.question = load.server.question  # empty: it asks nothing more
         [self._peer] = load.join(["prober"])
         self._peer.handler = self._answered
         self._ask()
@@ -206,11 +206,11 @@ def print_rush() -> None:
         start = time.monotonic()
         peers = load.join(names, group=RUSH_CLIENTS)
         everyone_in = time.monotonic() - start
-        owed = len(names) * len("SUCCESS\r\n") + len(names) * (len(names) - 1) // 2 * len(
+        expected = len(names) * len("SUCCESS\r\n") + len(names) * (len(names) - 1) // 2 * len(
             "* n0000 joined\r\n"
         )
         with contextlib.suppress(StalledError):
-            load.until(lambda: load.received >= owed)
+            load.until(lambda: load.received >= expected)
         everyone_told = time.monotonic() - start
         load.settle()
         told = {
@@ -229,7 +229,7 @@ def print_rush() -> None:
 
 @contextlib.contextmanager
 def explained(server: Server) -> Iterator[None]:
-    """Print why a server has no figures."""
+    """Print why a server was not measured."""
     try:
         yield
     except (UnavailableError, OSError) as problem:
@@ -242,7 +242,7 @@ def explained(server: Server) -> Iterator[None]:
 
 
 def machine() -> str:
-    """Return what this was measured on, and when."""
+    """Return the machine and the date of the measurement."""
     models = [
         line.partition(": ")[2]
         for line in Path("/proc/cpuinfo").read_text().splitlines()

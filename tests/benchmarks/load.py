@@ -19,10 +19,10 @@ from typing import Self
 from servers import HOST, Running, Server
 
 PATIENCE = 10.0
-"""Seconds without any progress after which a server is given up."""
+"""Seconds without any progress after which a server counts as stalled."""
 
 BLOCK = 65_536
-"""Bytes that a sender flat out hands over at a time; its first message says when they were made."""
+"""Bytes that a sender at full speed sends at a time; the first message has a time stamp."""
 
 SEND_BUFFER = 262_144
 """Bytes that the system may hold for a sender, which a row waits for at its end."""
@@ -52,9 +52,7 @@ class Peer:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.socket.setblocking(False)
         self.handler: Handler | None = self.keep  # gets what arrives; None: it is only counted
-        self.kept = (
-            bytearray()
-        )  # what arrived while `keep` is the handler, or the beginning of a stamp
+        self.kept = bytearray()  # received while `keep` is the handler, or the start of a stamp
         self.received = 0  # bytes
         self.unsent = memoryview(b"")
         self.sent = 0  # messages, those in `unsent` included
@@ -66,11 +64,11 @@ class Peer:
 
 @dataclass
 class Stream:
-    """What came of a stream of messages."""
+    """The result of a stream of messages."""
 
     deliveries: int = 0
     seconds: float = 0.0  # from the first byte sent to the last received
-    cpu: float = 0.0  # seconds that the server used meanwhile
+    cpu: float = 0.0  # seconds of CPU that the server used meanwhile
     latencies: list[int] = field(default_factory=list)  # nanoseconds
     peak: int = 0  # bytes
     lost: int = 0
@@ -79,7 +77,7 @@ class Stream:
 
     @property
     def cost(self) -> float:
-        """Microseconds of CPU a delivery."""
+        """Microseconds of CPU per delivery."""
         return self.cpu * 1e6 / self.deliveries if self.deliveries else float("nan")
 
     def percentile(self, percent: int) -> float:
@@ -89,7 +87,7 @@ class Stream:
 
 
 class Load:
-    """All connections to one server. Closes them where it is left as a context manager."""
+    """All connections to one server, which the context manager closes."""
 
     def __init__(self, server: Server, running: Running) -> None:
         self.server = server
@@ -163,7 +161,7 @@ class Load:
         return joined
 
     def _in(self, newcomers: Sequence[Peer], files: int) -> bool:
-        if not self.server.answers:  # then its descriptors tell; it had `files` before
+        if not self.server.answers:  # counted by its file descriptors; it had `files` before
             return self.running.open_files() >= files + len(newcomers)
         return all(peer.gone or self.server.is_in(peer.kept) for peer in newcomers)
 
@@ -175,7 +173,7 @@ class Load:
         return peer
 
     def settle(self) -> None:
-        """Wait until the server has nothing more to say of itself."""
+        """Wait until the server sends nothing more."""
         time.sleep(self.server.late_greeting or 0.5)
         for peer in self.peers.values():
             if self.server.late_answer and not peer.gone:
@@ -185,7 +183,7 @@ class Load:
             self.poll()
 
     def stall(self, peer: Peer) -> None:
-        """Read nothing more from a client, and leave it connected."""
+        """Stop reading from a client, and leave it connected."""
         self._epoll.unregister(peer.socket)
 
     # --- a stream of messages ---
@@ -236,8 +234,8 @@ class Load:
             for peer in senders:
                 if not peer.gone:
                     self._epoll.modify(peer.socket, select.EPOLLIN)
-            owed = {peer: self._owed(peer, senders) for peer in receivers}
-            while any(peer.received < owed[peer] and not peer.gone for peer in receivers):
+            expected = {peer: self._expected(peer, senders) for peer in receivers}
+            while any(peer.received < expected[peer] and not peer.gone for peer in receivers):
                 self.poll()
         except StalledError:
             result.stalled = True
@@ -247,7 +245,7 @@ class Load:
         size = self.server.delivered(senders[0].name)
         result.deliveries = sum(peer.received // size for peer in receivers)
         result.lost = (
-            sum(self._owed(peer, senders) // size for peer in receivers) - result.deliveries
+            sum(self._expected(peer, senders) // size for peer in receivers) - result.deliveries
         )
         result.dropped = sum(peer.gone for peer in self.peers.values())
         return result
@@ -258,10 +256,10 @@ class Load:
         except BlockingIOError:
             pass
         except OSError:
-            peer.unsent = memoryview(b"")  # it counts as sent, and so as lost
+            peer.unsent = memoryview(b"")  # it counts as sent, and therefore as lost
 
-    def _owed(self, receiver: Peer, senders: Sequence[Peer]) -> int:
-        """Bytes that a receiver must get for what has been sent."""
+    def _expected(self, receiver: Peer, senders: Sequence[Peer]) -> int:
+        """Bytes that a client must receive for what has been sent."""
         return sum(
             peer.sent * self.server.delivered(peer.name) for peer in senders if peer is not receiver
         )
@@ -273,4 +271,4 @@ def _note_ages(peer: Peer, data: memoryview, latencies: list[int]) -> None:
     peer.kept.clear()
     latencies.extend(now - int(stamp) for stamp in STAMP.findall(text))
     if (cut := text.rfind(b"@", max(0, len(text) - STAMP_SIZE + 1))) >= 0:
-        peer.kept += text[cut:]  # a stamp may go on in what comes next
+        peer.kept += text[cut:]  # a stamp may continue in the next chunk

@@ -30,10 +30,10 @@ JOIN_INTERVAL = 0.25
 """Seconds between two lines of the honest client, and between two clients that join."""
 
 WARM_UP = 10.0
-"""Seconds until budgets are spent, which are not measured."""
+"""Seconds before the measurement, in which budgets are spent."""
 
 GAP = 0.1
-"""Seconds without anything to read after which the room counts as standing still."""
+"""Seconds without a message after which the room counts as blocked."""
 
 READ_SIZE = 1 << 18
 READ_TIME = 0.2
@@ -77,7 +77,7 @@ ATTACKS = {
 
 
 class BadReader:
-    """A client that reads as its attack says, and joins again whenever it is dropped."""
+    """A client that reads as its attack demands, and rejoins whenever it is dropped."""
 
     def __init__(self, attack: Attack, number: int, port: int) -> None:
         self.attack = attack
@@ -99,7 +99,7 @@ class BadReader:
         self._read, self._joined_at = 0, time.monotonic()
 
     def act(self, is_told: bool) -> None:
-        """Read if it is time to; join again if told to, or where the connection has ended."""
+        """Read if it is time to; rejoin if told to, or if the connection has ended."""
         now = time.monotonic()
         poller = select.poll()
         poller.register(self.socket, 0)
@@ -112,7 +112,7 @@ class BadReader:
         elif now >= self._wakes_at:
             if now >= self._wakes_at + READ_TIME:
                 self._wakes_at = now + self.attack.sleep
-            for _ in range(8):  # the other clients of this process have to read, too
+            for _ in range(8):  # the other clients of this process must read, too
                 if not self._receive(READ_SIZE):
                     self._wakes_at = time.monotonic() + self.attack.sleep
                     break
@@ -138,7 +138,7 @@ class Room:
         self.joins: list[float] = []  # seconds that each newcomer waited
         self.still = 0.0  # seconds without anything to read, in stretches longer than GAP
         self.received = 0
-        self._dropped: set[str] = set()  # as the notices tell
+        self._dropped: set[str] = set()  # according to the notices
         self._port = port
         self._flooder, self._speaker, self._reader = map(self._join, ("f", "s", "r"))
         self._chunk = memoryview(Server().frame(b"") * 600)
@@ -166,7 +166,7 @@ class Room:
         return dropped
 
     def act(self) -> None:
-        """Do what can be done now: a millisecond or two."""
+        """Do what can be done now, which takes a millisecond or two."""
         peers = [self._flooder, self._speaker, self._reader]
         readable, writable, _ = select.select(peers, peers[:1], [], 0.001)
         for peer in readable:
@@ -210,7 +210,7 @@ class Room:
 
 
 def print_attack(attack: Attack, source: Path, seconds: float) -> None:
-    """Run one attack against a server of its own, and print what the honest clients had of it."""
+    """Run one attack against a server, and print how it affected the honest clients."""
     server = WithNotices()
     server.source = source
     with run(server) as running:

@@ -18,28 +18,26 @@ HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 
 START_TIME = 10.0
-"""Seconds that a server may take until it listens, and again until it ends when told to."""
+"""Seconds that a server may take to listen, and to stop."""
 
 LOAD_CORE, *_, SERVER_CORE = sorted(os.sched_getaffinity(0)) * 2
-"""The first and the last that this process may run on; the same where there is only one."""
+"""The first and the last core that this process may use; the same if there is only one."""
 
 SIZE = 100
-"""Bytes in a message as it is sent; for the servers of lines its LF is one of them."""
+"""Bytes of a message as it is sent, including LF where messages are lines."""
 
 
 class Server:
-    """Ours, and what all have in common; the others say where they differ."""
+    """Our server, and the base class of the others."""
 
     name = "broadcast (this)"
     options: tuple[str, ...] = ("--no-notices",)
     source = HERE.parent.parent  # where the program is
-    program = (
-        ""  # and package to install; where empty it is Python's, takes a free port and logs it
-    )
-    answers = True  # whether a newcomer is told that it is in
+    program = ""  # and package to install; if empty, it runs in Python, and logs its port
+    answers = True  # whether a newcomer is told that it has joined
     late_greeting = 0.0  # seconds until a newcomer has got one more line from the server
     late_answer = b""  # to that
-    senders_apart = False  # whether a connection that receives can't send
+    senders_apart = False  # whether a connection that receives cannot send
     most_messages: int | None = (
         None  # sent in a flat-out row, for those that are slow: the rows are per delivery
     )
@@ -47,22 +45,22 @@ class Server:
     question = b"\\?\n"  # something that is answered to this client alone
 
     def command(self, program: str, directory: Path, port: int) -> list[str]:
-        """What starts it; `directory` is its own, empty and temporary."""
+        """Return the command that starts it; `directory` is its own, empty and temporary."""
         return [program, str(self.source / "main_server.py"), "--port", "0", *self.options]
 
     def hello(self, name: str, receives: bool) -> bytes:
-        """What a client sends first; an empty name leaves it to the server."""
+        """Return what a client sends first; with an empty name, the server chooses one."""
         return f"CONNECT {name}\n".encode()
 
     def is_in(self, answer: bytearray) -> bool:
         return answer.startswith(b"SUCCESS\r\n")
 
     def frame(self, text: bytes) -> bytes:
-        """What a client sends for a message, of which `text` is the beginning."""
+        """Return what a client sends for a message that starts with `text`."""
         return text.ljust(SIZE - 1, b".") + b"\n"
 
     def delivered(self, name: str) -> int:
-        """Bytes that each receiver gets for a message by a sender of that name."""
+        """Return how many bytes each client receives for a message by this sender."""
         return len(name) + len(": ") + SIZE - 1 + len("\r\n")
 
 
@@ -136,7 +134,7 @@ class Nats(Server):
 
 
 def resp(*words: bytes) -> bytes:
-    """Return words as Redis takes and sends them."""
+    """Return words in the wire format of Redis."""
     return b"*%d\r\n" % len(words) + b"".join(
         b"$%d\r\n%b\r\n" % (len(word), word) for word in words
     )
@@ -175,7 +173,7 @@ class UnavailableError(Exception):
 
 
 class Running:
-    """A server that runs: where, and what it has used so far."""
+    """A running server: its port, and the resources it has used."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.pid = process.pid
@@ -186,7 +184,7 @@ class Running:
         return time.clock_gettime(~self.pid << 3 | 2)
 
     def memory(self, field: str) -> int:
-        """Bytes: its `VmRSS`, or `VmHWM` for the most that was."""
+        """Return bytes of memory: `VmRSS`, or `VmHWM` for the maximum."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 
@@ -209,7 +207,9 @@ def run(server: Server) -> Iterator[Running]:
             port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as name, open(Path(name, "log"), "wb") as log:
         command = server.command(program, Path(name), port)
-        os.sched_setaffinity(0, {SERVER_CORE})  # what it starts inherits this, all threads included
+        os.sched_setaffinity(
+            0, {SERVER_CORE}
+        )  # inherited by the process that it starts, including all threads
         try:
             process = subprocess.Popen(
                 command, cwd=name, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -91,7 +91,7 @@ MOODS = {"quiet": 8.0, "calm": 2.0, "lively": 0.5, "busy": 0.1, "flat out": 0.5}
 """Seconds between two messages of a talker, on average; one in twenty may send at full speed."""
 
 BUFFER = bytearray(2**18)
-"""What all clients read into; a chunk is dealt with before the next one is read."""
+"""The buffer of all clients; a chunk is handled before the next one is read."""
 
 
 class Account(NamedTuple):
@@ -104,7 +104,7 @@ class Account(NamedTuple):
 
 
 class Server:
-    """The server as a process: where it listens, and what it holds."""
+    """The server as a process: its port, and what it holds."""
 
     def __init__(self, log: IO[bytes]) -> None:
         self.log = log
@@ -120,7 +120,7 @@ class Server:
         self.port = port
 
     def _listening(self) -> int | None:
-        """Return its port as the system tells it: at this level the log does not."""
+        """Return its port, found in /proc, because it is not logged at this level."""
         files = self._files()
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             _, local, _, state, *_, inode = line.split()[:10]
@@ -154,13 +154,13 @@ class Server:
         return 0
 
     def blocks(self) -> int:
-        """Return how many blocks of memory Python holds; what is free has been given back then."""
+        """Return how many blocks of memory Python holds, after free memory was returned."""
         assert self.process.stdout
         self.process.send_signal(signal.SIGUSR2)
         return int(self.process.stdout.readline())
 
     def stop(self) -> int | None:
-        """Tell it to end; return its exit status, None if it did not end."""
+        """Stop it; return its exit status, or None if it did not end."""
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process.wait(PATIENCE)
@@ -216,7 +216,7 @@ class Client(asyncio.BufferedProtocol):
             self.take(memoryview(rest))
 
     def admitted(self) -> None:
-        """Act on the first line before what follows it."""
+        """Handle the first line before what follows it."""
 
     def take(self, chunk: memoryview) -> None:
         self.last_words = (
@@ -264,14 +264,14 @@ class Client(asyncio.BufferedProtocol):
 
 
 class Checker(Client):
-    """A client that reads everything and believes nothing."""
+    """A client that reads and checks everything."""
 
     def __init__(self, soak: Soak) -> None:
         super().__init__()
         self.soak = soak
         self.checksum = 0  # of all messages since the last sync
         self.synced: int | None = None  # the last one
-        self.clients: int | None = None  # as last told
+        self.clients: int | None = None  # as in the last notice
         self.shut_down = False
         self._rest = b""
         self._seen: dict[bytes, int] = {}  # talker -> the number of its last message
@@ -305,7 +305,7 @@ class Checker(Client):
                 self.soak.counts["garbage"] += 1
 
     def told(self, line: bytes) -> None:
-        """Act on a notice or an error."""
+        """Handle a notice or an error."""
         if line.startswith(b"ERROR "):
             self.soak.fail(f"a checker was told {line!r}")
         elif line == b"* server is shutting down":
@@ -345,7 +345,7 @@ class Checker(Client):
 
 
 class Conductor(Checker):
-    """Says the syncs, and notes who left and why."""
+    """Sends the syncs, and records who left and why."""
 
     def told(self, line: bytes) -> None:
         super().told(line)
@@ -356,7 +356,7 @@ class Conductor(Checker):
 
 
 class Talker(Client):
-    """A client that numbers what it says."""
+    """A client that numbers its messages."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -378,7 +378,7 @@ class Talker(Client):
 
 
 class Soak:
-    """The run: who is there, what has been counted, what was wrong."""
+    """A run: its clients, its counters and what was wrong."""
 
     def __init__(self, server: Server, clients: int, seed: int) -> None:
         self.server = server
@@ -386,7 +386,9 @@ class Soak:
         self.random = Random(seed)
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []  # the first of them
-        self.talkers: dict[bytes, Talker] = {}  # all that the checkers may still hear of
+        self.talkers: dict[
+            bytes, Talker
+        ] = {}  # all that the checkers may still receive messages of
         self.next_talker = 0
         self.settled: list[Talker] = []  # those whose leaving was published before the current sync
         self.checksums: set[int] = set()  # of the checkers at the current sync: one, if they agree
@@ -414,7 +416,7 @@ class Soak:
                 raise ConnectionError(f"{name.decode()} was answered {answer!r}")
 
     async def conduct(self) -> None:
-        """Have the checkers compare what they saw, again and again; now and then replace one."""
+        """Let the checkers compare what they saw at intervals, and replace one now and then."""
         self.conductor = Conductor(self)
         await self.join(self.conductor, b"conductor")
         while True:
@@ -461,7 +463,7 @@ class Soak:
             )
 
     async def end_of(self, client: Client, who: str) -> None:
-        """Wait for the server to end a client that left; it may take the whole timeout to do so."""
+        """Wait until the server closes a client that left, which may take the whole timeout."""
         try:
             async with asyncio.timeout(6 * PATIENCE):
                 await client.ended.wait()
@@ -472,7 +474,7 @@ class Soak:
     # --- those who come and go ---
 
     async def moods(self) -> None:
-        """Change the mood at random; flat out first, so that the warm-up has seen the worst."""
+        """Change the mood at random; full speed first, so that the warm-up includes the worst."""
         self.mood = "flat out"
         await asyncio.sleep(10)
         while True:
@@ -501,7 +503,7 @@ class Soak:
             await self.pause(1)
 
     async def talk(self, until: float, stall: float = 0.0) -> None:
-        """Behave, or stall for a while in the middle, and leave in one way or another."""
+        """Behave, or stall for a while, and leave somehow."""
         random = self.random
         talker = Talker(self.next_talker)
         self.next_talker += 1
@@ -551,7 +553,7 @@ class Soak:
             talker.reset()
 
     async def stall(self, until: float) -> None:
-        """Stop reading, for a while or for ever."""
+        """Stop reading, for a while or forever."""
         if self.random.random() < 0.5:
             await self.talk(until, stall=self.random.uniform(1, 8))
             return
@@ -564,7 +566,7 @@ class Soak:
         stalled.reset()
 
     async def misbehave(self, until: float) -> None:
-        """Send garbage until told off, or until it is time."""
+        """Send garbage until it is refused, or until it is time to leave."""
         vandal = Client()
         await vandal.connect(self.server.port)
         while time.monotonic() < until and not vandal.ended.is_set():
@@ -575,7 +577,7 @@ class Soak:
         vandal.reset() if self.random.random() < 0.5 else vandal.transport.close()
 
     async def dawdle(self, until: float) -> None:
-        """Hold a handshake open."""
+        """Keep a handshake incomplete."""
         dawdler = Client()
         await dawdler.connect(self.server.port)
         await dawdler.send(self.random.choice([b"", b"CONN", b"CONNECT "]))
@@ -586,7 +588,7 @@ class Soak:
     # --- the run ---
 
     async def crowd(self, seconds: float) -> None:
-        """Have the room full for a time, then have everyone leave."""
+        """Keep the room full for a time, then let everyone leave."""
         self.until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             for _ in range(self.size):

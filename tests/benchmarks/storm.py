@@ -33,7 +33,7 @@ LONGEST = 2**18
 
 @dataclass
 class Report:
-    """What came of a storm; all was right if `missed` is empty."""
+    """The result of a storm; everything was right if `missed` is empty."""
 
     connections: int = 0
     messages: int = 0  # between the two that behave
@@ -115,7 +115,7 @@ async def attack(port: int, random: Random, report: Report) -> None:
         report.missed.append(
             f"a connection that had left ({end}) was not closed; it had sent {sent[:100]!r}..."
         )
-    except OSError:  # the server has had enough of this one
+    except OSError:  # the server has closed this one
         report.connections += 1
     finally:
         writer.close()
@@ -124,7 +124,7 @@ async def attack(port: int, random: Random, report: Report) -> None:
 
 
 class Talker:
-    """One of the two that behave."""
+    """One of the two well-behaved clients."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Talker:
         self._writer.write(b"number %d\n" % number)
 
     async def hear(self, number: int) -> None:
-        """Wait for the partner's next message, and note if it is not the one that is due."""
+        """Wait for the partner's next message, and record if it is not the expected one."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 line = await self._reader.readline()
@@ -157,7 +157,7 @@ class Talker:
             self._report.missed.append(f"{line!r} came when number {number} was due")
 
     async def leave(self) -> None:
-        """Leave in order, which the server has to answer with the end of the stream."""
+        """Leave gracefully, which the server must answer with the end of the stream."""
         self._writer.write(b"\\exit\n")
         try:
             async with asyncio.timeout(PATIENCE):
@@ -185,7 +185,7 @@ async def storm(port: int, connections: int, seed: int) -> Report:
         await join(port, b"right", b"left", report),
     )
 
-    turns = iter(range(connections))  # taken by all attackers
+    turns = iter(range(connections))  # shared by all attackers
 
     async def attack_on() -> None:
         for _ in turns:

@@ -35,7 +35,7 @@ async def broadcast(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 async def sink(reader: StreamReader, writer: StreamWriter) -> None:
-    """Read what comes."""
+    """Read and discard everything."""
     await reader.readline()
     writer.write(b"SUCCESS\r\n")
     while await reader.read(65_536):

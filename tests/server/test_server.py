@@ -88,7 +88,7 @@ class TestShuttingDown:
         await asyncio.gather(flooding, return_exceptions=True)
 
     async def test_client_that_does_not_read_delays_shutdown_briefly_and_is_reset(
-        self, make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+        self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(notices=False, shutdown_timeout=0.3)
         stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
