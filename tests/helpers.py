@@ -138,8 +138,8 @@ def alive(kind: type[Kind]) -> list[Kind]:
 
 def fanout_of(server: BroadcastServer) -> Fanout:
     """Return the fan-out of a listening server."""
-    assert server._around
-    return server._around.room._fanout
+    assert server._context
+    return server._context.room._fanout
 
 
 def count_open_files() -> int:

@@ -1,4 +1,4 @@
-"""Who is here and what is said: the one thing that sessions share."""
+"""The room: its members, and what they say to each other."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ from .registry import Registry, Roster
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """One client's place in the room."""
+    """A client that has joined the room."""
 
     name: str
     subscription: Subscription
 
+    @property
+    def position(self) -> int:
+        """A number that increases while the client is sent what it lacks."""
+        return self.subscription.cursor
+
 
 class Room:
-    """The clients of one server, and what they say to each other.
+    """The clients of one server, who share everything that any of them publishes.
 
-    `backlog` and `grace` are what the fan-out keeps for slow readers, in bytes, and how long they
-    may hold up the room, in seconds. `notices`: whether joins and leaves are announced.
-    `max_clients`: members at once.
+    This is all that sessions share. A room consists of a registry and a fan-out in this process,
+    which only the room uses; methods that would have to wait for other servers are coroutines.
+
+    `backlog`: bytes kept for slow readers. `grace`: seconds for which slow readers of one address
+    may keep input paused. `notices`: whether joins and leaves are announced. `max_clients`: the
+    most members at once.
     """
 
     def __init__(
@@ -45,35 +53,36 @@ class Room:
     # --- members ---
 
     def check_space(self) -> None:
-        """Raise HandshakeError if nobody can join now."""
+        """Raise HandshakeError if the room is closed or full."""
         if self._closed:
             raise HandshakeError(protocol.SHUTTING_DOWN)
         if self._members >= self._max_clients:
             raise HandshakeError(protocol.FULL)
 
     async def join(
-        self, asked: str, connection: Connection, on_evicted: Callable[[], None]
+        self, username: str, connection: Connection, on_evicted: Callable[[], None]
     ) -> Member:
-        """Let a client in under the name that it asked for, or that name with a number.
+        """Add a client under its username, followed by a number if that name is taken.
 
-        It is told SUCCESS, and gets every block that is published from now on, or `on_evicted` is
-        called, and it gets nothing more. Raises HandshakeError if it can't join.
+        The client is sent SUCCESS, and then receives every block that others publish, until it
+        leaves or `on_evicted` is called. Raises HandshakeError if the room is closed or full.
         """
         await self.wait_to_publish()
         self.check_space()
         self._members += 1
-        name = self._registry.claim(asked)
+        name = self._registry.claim(username)
         connection.send(protocol.encode(protocol.SUCCESS))
-        if name != asked:
-            connection.send(protocol.encode(protocol.renamed_notice(asked, name)))
+        if name != username:
+            connection.send(protocol.encode(protocol.renamed_notice(username, name)))
         member = Member(name, self._fanout.join(connection, on_evicted))
         self._announce(member, f"{name} joined")
         return member
 
     def leave(self, member: Member, why: str | None) -> asyncio.Future[None]:
-        """Let a client go: its name is free, and the others are told `why`, unless it is None.
+        """Remove a client, free its name, and announce `why` to the others, unless that is None.
 
-        It still gets what was published before; the future is done when it has, or never will.
+        The client still receives what was published before; the future is done when it has been
+        sent all of it, or its connection is closed.
         """
         self._registry.release(member.name)
         delivered = self._fanout.leave(member.subscription)
@@ -81,13 +90,13 @@ class Room:
         return delivered
 
     def evict(self, member: Member, why: str) -> None:
-        """Let a client go as `leave` does, but nothing more is sent to it."""
+        """Remove a client like `leave`, but send it nothing more."""
         self._registry.release(member.name)
         self._fanout.drop(member.subscription)
         self._announce_leave(member, why)
 
     def forget(self, member: Member) -> None:
-        """End what `leave` or `evict` began: the client's connection has ended."""
+        """Forget a client whose connection has ended."""
         self._fanout.drop(member.subscription)
         self._members -= 1
 
@@ -100,7 +109,7 @@ class Room:
             notice = protocol.encode(protocol.notice(text))
             self._fanout.publish(member.subscription, notice, defer=True)
 
-    # --- what is said ---
+    # --- messages ---
 
     @property
     def must_wait_to_publish(self) -> bool:
@@ -108,26 +117,26 @@ class Room:
         return self._fanout.must_wait_to_publish
 
     async def wait_to_publish(self) -> None:
-        """Wait while input is paused; to be called before each block."""
+        """Wait while input is paused, first come, first served; call it before each block."""
         await self._fanout.wait_to_publish()
 
     def publish(self, member: Member, block: Block) -> None:
-        """Send messages to everyone but their author, after all that was published before."""
+        """Send messages to everyone but their author, in the same order for all."""
         self._fanout.publish(member.subscription, block.data, block.lines)
 
     async def roster(self) -> Roster:
-        """Return who is here: a live view."""
+        """Return the names of the members, as a live view."""
         return self._registry.roster
 
     # --- the whole room ---
 
     def close(self) -> None:
-        """Tell everyone that the server is shutting down, and let all go; nobody can join now."""
+        """Notify everyone of the shutdown, and remove all; from now on nobody can join."""
         self._closed = True
         self._fanout.close(protocol.encode(protocol.notice(protocol.SHUTTING_DOWN)))
 
     def statistics(self) -> dict[str, int]:
-        """Return counts, since the beginning or as of now, and bytes of backlog."""
+        """Return counts since the start or as of now, and the bytes of the backlog."""
         return {
             "clients": len(self._registry),
             "lagging": self._fanout.lagging,

@@ -22,7 +22,7 @@ from .handshake import WRONG_TOKEN_DELAY, Admission
 from .listen import bind
 from .rate import RateLimiter
 from .room import Room
-from .session import LeaveReason, Limits, Session, Surroundings, Traffic
+from .session import LeaveReason, Limits, ServerContext, Session, Traffic
 from .strangers import DEFAULT_MAX_STRANGERS, Strangers
 
 LOGGER = logging.getLogger("broadcast")
@@ -139,7 +139,7 @@ class BroadcastServer:
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
         self._started_at = 0.0  # in the loop's time
-        self._around: Surroundings | None = None  # while it listens
+        self._context: ServerContext | None = None  # while it listens
         self._listeners: list[asyncio.Server] = []  # while it listens: one for each address
         self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
         self._accepting: set[asyncio.Task[None]] = set()  # accepted, without a session yet
@@ -161,7 +161,7 @@ class BroadcastServer:
     async def start(self) -> None:
         """Listen; when this returns, clients can connect. If it raises, nothing is left open."""
         clock = ServingClock()
-        self._around = Surroundings(
+        self._context = ServerContext(
             room=Room(clock, self._backlog, self._grace, self._notices, self._max_clients),
             strangers=Strangers(self._max_strangers),
             admission=self._admission,
@@ -173,7 +173,7 @@ class BroadcastServer:
         try:
             addresses = await self._listen()
         except BaseException:
-            self._around = None
+            self._context = None
             raise
         self.port = addresses[0][1]
         for address in addresses:
@@ -210,9 +210,9 @@ class BroadcastServer:
 
     def statistics(self) -> dict[str, int | float]:
         """Return counts, bytes and seconds since the start or as of now; empty if not listening."""
-        if self._around is None:
+        if self._context is None:
             return {}
-        room, traffic = self._around.room.statistics(), self._around.traffic
+        room, traffic = self._context.room.statistics(), self._context.traffic
         return {
             "clients": room["clients"],
             "connections": len(self._sessions),
@@ -222,7 +222,7 @@ class BroadcastServer:
             "deliveries": room["deliveries"],
             "backlog bytes": room["backlog bytes"],
             "dropped": room["dropped"],
-            "displaced": self._around.strangers.displaced,
+            "displaced": self._context.strangers.displaced,
             "uptime": round(asyncio.get_running_loop().time() - self._started_at, 1),
         }
 
@@ -251,11 +251,11 @@ class BroadcastServer:
     ) -> None:
         # Not a coroutine: asyncio would log a traceback when its task is cancelled.
         connection = Connection.accept(writer)
-        if self._around is None:
+        if self._context is None:
             connection.send(protocol.encode(protocol.error(protocol.SHUTTING_DOWN)))
             connection.close()
             return
-        self._begin_session(connection, self._around)
+        self._begin_session(connection, self._context)
         self._accept_more(listening)
 
     def _accept_more(self, listening: socket.socket) -> None:
@@ -277,18 +277,18 @@ class BroadcastServer:
         except OSError:  # the peer has disconnected
             accepted.close()
             return
-        if self._around:
-            self._begin_session(connection, self._around)
+        if self._context:
+            self._begin_session(connection, self._context)
         else:
             connection.reset()
 
-    def _begin_session(self, connection: Connection, around: Surroundings) -> None:
+    def _begin_session(self, connection: Connection, context: ServerContext) -> None:
         connection.limit_send_buffer(SEND_BUFFER)
-        session = Session(connection, around)
+        session = Session(connection, context)
         task = asyncio.create_task(session.run(), name="session")
         self._sessions[task] = session
         task.add_done_callback(self._forget)
-        self._log_displaced(around.strangers.displaced)
+        self._log_displaced(context.strangers.displaced)
 
     def _log_displaced(self, displaced: int) -> None:
         now = asyncio.get_running_loop().time()
@@ -311,18 +311,18 @@ class BroadcastServer:
         A client that does not read it within the shutdown timeout is cut off. If this method is
         cancelled, all clients are cut off at once.
         """
-        if self._around is None:
+        if self._context is None:
             return
-        around, self._around = self._around, None  # `_on_accepted` begins no more sessions
-        clients = around.room.statistics()["clients"]
+        context, self._context = self._context, None  # `_on_accepted` begins no more sessions
+        clients = context.room.statistics()["clients"]
         LOGGER.info("stopping with %d client%s", clients, "" if clients == 1 else "s")
         await self._stop_accepting()
         # Clients that have joined are sent the last line; those in their handshake are refused.
-        around.room.close()
+        context.room.close()
         self._interrupt_all(LeaveReason.SHUTDOWN)
         # Sessions end by themselves, are interrupted with a reason to log, or are cancelled.
         try:
-            await self._wait_for_sessions(around.clock)
+            await self._wait_for_sessions(context.clock)
             self._interrupt_all(LeaveReason.CUT_OFF)
             if self._sessions:
                 await asyncio.wait(self._sessions, timeout=CUT_OFF_TIMEOUT)
@@ -330,7 +330,7 @@ class BroadcastServer:
             tasks = [*self._sessions, *self._accepting]
             for task in tasks:
                 task.cancel()
-            around.clock.stop()
+            context.clock.stop()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stop_accepting(self) -> None:

@@ -1,4 +1,4 @@
-"""Serve one client, from its connection to its disconnection."""
+"""Serve one client from its connection to its disconnection."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .watchdog import watch
 LOGGER = logging.getLogger("broadcast")
 
 FAST_PATH_LIMIT = 1024
-"""Bytes of a chunk that is handled in the callback that brings it: less than 1 ms, and less than a
-batch, however long the name before its lines. A longer one gets a time slice of its own."""
+"""Bytes in a chunk that may be handled in the callback that receives it: this takes less than a
+time slice, and yields less than a batch, however long the client's name is."""
 
 
 class State(enum.Enum):
-    """Where a session is in its life; changed in `Session._enter` alone, always to a later one."""
+    """The state of a session; changed only in `Session._enter`, and always to a later one."""
 
     HANDSHAKE = enum.auto()
     REFUSED = enum.auto()
@@ -41,7 +41,7 @@ class State(enum.Enum):
 
 
 class LeaveReason(enum.Enum):
-    """Why a client goes; the value is what the others and the log are told."""
+    """Why a session ends; the value appears in the log and in the notice to the other clients."""
 
     LEFT = ""
     LOST = "connection lost"
@@ -58,16 +58,16 @@ INTERRUPTIONS: dict[State, frozenset[LeaveReason]] = {
     ),
     State.REFUSED: frozenset({LeaveReason.DISPLACED, LeaveReason.CUT_OFF}),
     State.JOINED: frozenset({LeaveReason.TIMED_OUT, LeaveReason.TOO_SLOW, LeaveReason.SHUTDOWN}),
-    # A shutdown has had its effect, or takes effect when the client has gone.
+    # A shutdown does not interrupt a client that is already being sent its last data.
     State.LEAVING: frozenset({LeaveReason.TIMED_OUT, LeaveReason.TOO_SLOW, LeaveReason.CUT_OFF}),
     State.CLOSED: frozenset(),
 }
-"""Which reasons interrupt a session in which state; others have no effect."""
+"""The reasons that interrupt a session in each state; others have no effect."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What came in since the beginning."""
+    """What all clients have sent since the start."""
 
     lines: int = 0
     bytes_in: int = 0
@@ -75,18 +75,18 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What every session of a server keeps to."""
+    """The limits that apply to every session of a server."""
 
-    timeout: float  # seconds of silence after which a client is gone
-    handshake_timeout: float  # seconds until a client has to have joined
-    close_timeout: float  # seconds that a client has to read the last of what it is sent
+    timeout: float  # seconds of silence after which a client is disconnected
+    handshake_timeout: float  # seconds within which a client must join
+    close_timeout: float  # seconds that a leaving client has to read the rest of its data
     line_limit: int  # bytes
-    rate: RateLimiter | None  # of lines from one client
+    rate: RateLimiter | None  # None for no limit
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a session needs of its server."""
+class ServerContext:
+    """What the sessions of a server share."""
 
     room: Room
     strangers: Strangers
@@ -97,20 +97,21 @@ class Surroundings:
 
 
 class Session:
-    """One client, from its connection to its disconnection; `run` it once.
+    """Serves one client from its connection to its disconnection; call `run` once.
 
-    Its life is HANDSHAKE -> JOINED -> LEAVING -> CLOSED, or HANDSHAKE -> REFUSED -> CLOSED. Each
-    phase has a fresh scope, which `interrupt` ends early, and a timeout task of its own.
+    Its states are HANDSHAKE -> JOINED -> LEAVING -> CLOSED, or HANDSHAKE -> REFUSED -> CLOSED. Each
+    state has a scope of its own, which `interrupt` cancels, and most have a watchdog.
     """
 
     __slots__ = (
         "__weakref__",
-        "_around",
         "_chunks",
         "_connection",
+        "_context",
         "_input_ended",
         "_joined_at",
         "_last_activity",
+        "_last_progress",
         "_lines",
         "_member",
         "_prefix",
@@ -118,70 +119,66 @@ class Session:
         "_scope",
         "_splitter",
         "_state",
-        "_unread",
-    )  # there may be ten thousand
+    )  # it saves memory: there may be thousands of sessions
 
-    def __init__(self, connection: Connection, around: Surroundings) -> None:
+    def __init__(self, connection: Connection, context: ServerContext) -> None:
         self._connection = connection
-        self._around = around
+        self._context = context
         self._state = State.HANDSHAKE
-        self._scope: Scope[LeaveReason] = Scope()  # of the phase that the state names
-        self._last_activity = (
-            around.clock.reading_time()
-        )  # when something was heard, in reading time
-        self._unread = (0, 0)  # of a leaving client: its cursor and unsent bytes at the last look
-        self._splitter = LineSplitter(around.limits.line_limit)
-        self._chunks: list[bytes | TooLong] = []  # whole lines, read and not handled yet
-        self._input_ended = False  # once the client's last line is among them
-        self._rate_used_until = 0.0  # with a maximum rate: its state there
-        # From its joining on.
+        self._scope: Scope[LeaveReason] = Scope()  # of the current state
+        self._last_activity = context.clock.reading_time()  # of the client
+        self._splitter = LineSplitter(context.limits.line_limit)
+        self._chunks: list[bytes | TooLong] = []  # whole lines, not handled yet
+        self._input_ended = False  # once the client's last line is in `_chunks`
+        # After it has joined.
         self._member: Member | None = None
-        self._prefix = b""  # in front of each of its messages
+        self._prefix = b""  # precedes each of its messages
         self._joined_at = 0.0  # in running time
         self._lines = 0  # received
-        around.strangers.add(self)
+        self._rate_used_until = 0.0  # its state in the rate limiter, if there is one
+        self._last_progress = (0, 0)  # while LEAVING: its position and unsent bytes when last seen
+        context.strangers.add(self)
 
     async def run(self) -> None:
-        """Serve the client. All that it had is free when this returns."""
+        """Serve the client; when this returns, everything that it used has been released."""
         try:
-            member = await self._run_handshake()
-            if member:
-                timeout = self._around.limits.timeout
+            if member := await self._run_handshake():
+                timeout = self._context.limits.timeout
                 body = self._message_loop(member)
-                reason = await self._phase(body, timeout, self._idle_deadline)
+                reason = await self._run_phase(body, timeout, self._idle_deadline)
                 await self._run_leaving(member, reason or LeaveReason.LEFT)
         finally:
             self._enter(State.CLOSED)
-            self._around.strangers.discard(self)
+            self._context.strangers.discard(self)
             self._connection.on_chunk = None
             if self._member:
-                self._around.room.forget(self._member)
+                self._context.room.forget(self._member)
                 self._member = None  # its subscription refers to this session: a cycle
-                if rate := self._around.limits.rate:
-                    now = self._around.clock.running_time()
+                if rate := self._context.limits.rate:
+                    now = self._context.clock.running_time()
                     rate.leave(budget_key(self._connection.peer), self._rate_used_until, now)
-            self._connection.reset()  # without effect after it was closed gracefully
+            self._connection.reset()  # no effect if it was closed gracefully
 
     def interrupt(self, reason: LeaveReason) -> None:
-        """End the current phase early, if the reason interrupts it; the first one counts."""
+        """End the current state early if this reason interrupts it; the first reason counts."""
         if reason in INTERRUPTIONS[self._state]:
             self._scope.interrupt(reason)
 
     def displace(self) -> None:
-        """Make room for a newcomer that has not joined either."""
+        """Close to make room for another connection; when called again, at once."""
         self.interrupt(LeaveReason.DISPLACED)
 
     def _enter(self, state: State) -> None:
         self._state = state
         self._scope = Scope()
 
-    async def _phase(
+    async def _run_phase(
         self, body: Awaitable[LeaveReason | None], timeout: float, deadline: Callable[[], float]
     ) -> LeaveReason | None:
-        """Run a phase until it ends or is interrupted, and return why."""
+        """Run a coroutine until it ends, is interrupted or misses its deadline; return why."""
         scope, reason = self._scope, None
         on_expired = functools.partial(scope.interrupt, LeaveReason.TIMED_OUT)
-        clock = self._around.clock.reading_time
+        clock = self._context.clock.reading_time
         watchdog = asyncio.create_task(watch(deadline, clock, timeout, on_expired), name="watchdog")
         try:
             async with scope:
@@ -193,39 +190,39 @@ class Session:
     # --- HANDSHAKE and REFUSED ---
 
     async def _run_handshake(self) -> Member | None:
-        """Let the client in, or tell it why not."""
-        limit = self._around.limits.handshake_timeout
-        deadline = self._last_activity + limit
+        """Admit the client to the room, or refuse it with a reason."""
+        timeout = self._context.limits.handshake_timeout
+        deadline = self._last_activity + timeout
         try:
-            reason = await self._phase(self._join(), limit, lambda: deadline)
+            reason = await self._run_phase(self._join(), timeout, lambda: deadline)
         except HandshakeError as error:
             await self._refuse(str(error))
         else:
             if self._member is None and reason is LeaveReason.DISPLACED:
-                await self._turn_away()
+                await self._close_slowly()
             elif self._member is None and reason:
                 timed_out = reason is LeaveReason.TIMED_OUT
                 await self._refuse(protocol.HANDSHAKE_TIMED_OUT if timed_out else reason.value)
         return self._member
 
     async def _join(self) -> None:
-        around, connection = self._around, self._connection
+        context, connection = self._context, self._connection
         connection.limit_next_read(handshake.READ_SIZE)
-        if around.admission.tls is None:
-            around.room.check_space()
-        connect, rest, size = await handshake.shake_hands(connection, around.admission)
-        self._member = await around.room.join(connect.username, connection, self._on_evicted)
+        if context.admission.tls is None:
+            context.room.check_space()
+        connect, rest, size = await handshake.shake_hands(connection, context.admission)
+        self._member = await context.room.join(connect.username, connection, self._on_evicted)
         self._enter(State.JOINED)
-        around.strangers.discard(self)
+        context.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
-        self._joined_at = around.clock.running_time()
-        self._last_activity = around.clock.reading_time()
-        around.traffic.bytes_in += size
+        self._joined_at = context.clock.running_time()
+        self._last_activity = context.clock.reading_time()
+        context.traffic.bytes_in += size
         if rest:
             self._split(rest)
         connection.limit_read_ahead(self._splitter.held)
-        if around.limits.rate:
-            self._rate_used_until = around.limits.rate.enter(
+        if context.limits.rate:
+            self._rate_used_until = context.limits.rate.enter(
                 budget_key(connection.peer), self._joined_at
             )
         else:
@@ -235,27 +232,27 @@ class Session:
     async def _refuse(self, why: str) -> None:
         LOGGER.info("%s refused: %s", self._connection.peer, why)
         self._enter(State.REFUSED)
-        if self._is_understood:
+        if self._can_send_text:
             self._send_error(why)
         async with self._scope:
-            await self._connection.close_gracefully(self._around.limits.close_timeout)
+            await self._connection.close_gracefully(self._context.limits.close_timeout)
 
-    async def _turn_away(self) -> None:
-        """Close for a newcomer's sake, but not soon, if there is room for that.
+    async def _close_slowly(self) -> None:
+        """Close a displaced connection after a delay, unless it is displaced again.
 
-        Whoever opens a connection for each that is closed would do so as fast as it could.
+        Otherwise a peer that replaces each closed connection could do so at full speed.
         """
         self._enter(State.REFUSED)
         async with self._scope:
-            await asyncio.sleep(self._around.limits.close_timeout)
-        if self._is_understood:
+            await asyncio.sleep(self._context.limits.close_timeout)
+        if self._can_send_text:
             self._send_error(protocol.FULL)
         self._connection.close()
 
     @property
-    def _is_understood(self) -> bool:
-        """Whether the client would understand what we send: not before TLS is set up."""
-        return self._around.admission.tls is None or self._connection.is_encrypted
+    def _can_send_text(self) -> bool:
+        """Whether the client understands lines of text: not before TLS is set up."""
+        return self._context.admission.tls is None or self._connection.is_encrypted
 
     def _send_error(self, text: str) -> None:
         self._connection.send(protocol.encode(protocol.error(text)))
@@ -263,7 +260,7 @@ class Session:
     # --- JOINED ---
 
     def _idle_deadline(self) -> float:
-        return self._last_activity + self._around.limits.timeout
+        return self._last_activity + self._context.limits.timeout
 
     def _on_evicted(self) -> None:
         self.interrupt(LeaveReason.TOO_SLOW)
@@ -271,17 +268,17 @@ class Session:
     async def _message_loop(self, member: Member) -> LeaveReason:
         """Handle what the client sends, in order, until it leaves.
 
-        While something has to wait, all that is kept of the input is the bytes that were read.
+        While this waits, it keeps only the bytes that were read, nothing parsed from them.
         """
         loop = asyncio.get_running_loop()
         while (chunk := await self._next_chunk()) is not None:
             slice_ends = loop.time() + TIME_SLICE
             if isinstance(chunk, TooLong):
-                too_long = protocol.line_too_long(self._around.limits.line_limit)
+                too_long = protocol.line_too_long(self._context.limits.line_limit)
                 await self._answer((protocol.encode(too_long),))
                 continue
-            if self._around.limits.rate:
-                allowed = await self._limit_rate(chunk, self._around.limits.rate)
+            if self._context.limits.rate:
+                allowed = await self._limit_rate(chunk, self._context.limits.rate)
                 if allowed is None:
                     return LeaveReason.LOST
                 chunk = allowed
@@ -290,7 +287,7 @@ class Session:
             self._count(count)
             for item in items:
                 if isinstance(item, Block):
-                    self._around.room.publish(member, item)
+                    self._context.room.publish(member, item)
                 elif await self._execute(member, item):
                     return LeaveReason.LEFT
                 if loop.time() > slice_ends:
@@ -300,45 +297,46 @@ class Session:
         return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
 
     async def _wait_to_publish(self) -> None:
-        if self._around.room.must_wait_to_publish:
+        if self._context.room.must_wait_to_publish:
             self._connection.pause_reading()
-            await self._around.room.wait_to_publish()
+            await self._context.room.wait_to_publish()
 
     async def _yield(self) -> None:
-        """Let others have their time slice."""
+        """Let the event loop serve others."""
         self._connection.pause_reading()
         await asyncio.sleep(0)
 
     async def _next_chunk(self) -> bytes | TooLong | None:
-        """Return the next whole lines that the client has sent, None at the end."""
+        """Return the next whole lines from the client, or None at the end of its input."""
         while not self._chunks:
             if self._input_ended:
                 return None
             data = await self._connection.read_chunk()
-            self._around.traffic.bytes_in += len(data)
+            self._context.traffic.bytes_in += len(data)
             self._split(data)
         return self._chunks.pop(0)
 
     def _split(self, data: bytes) -> None:
-        """Split what was read into whole lines; no data is the end of the input."""
+        """Split what was read into whole lines; empty data is the end of the input."""
         self._input_ended = not data
         if data:
             self._chunks += self._splitter.feed(data)
-        elif not self._connection.lost:  # a line that a reset cut off is not whole
+        elif not self._connection.lost:  # after a reset, the last line may be incomplete
             self._chunks += self._splitter.finish()
         self._connection.limit_read_ahead(self._splitter.held)
         if self._chunks:
-            self._last_activity = self._around.clock.reading_time()
+            self._last_activity = self._context.clock.reading_time()
 
     def _try_fast_path(self, data: bytes) -> bool:
-        """Handle a short chunk of messages, or a heartbeat, in the callback that brings it.
+        """Handle a short chunk of messages, or a heartbeat, in the callback that receives it.
 
-        Returns False where something has to wait. Waking the session's task would cost more.
+        This is cheaper than waking the session's task. Returns False if handling it may have to
+        wait, and the chunk is left to the task.
         """
-        member, room = self._member, self._around.room
+        member, room = self._member, self._context.room
         if member is None or self._state is not State.JOINED:
             return False
-        limit = min(FAST_PATH_LIMIT, self._around.limits.line_limit)
+        limit = min(FAST_PATH_LIMIT, self._context.limits.line_limit)
         if len(data) > limit or not self._splitter.is_between_lines:
             return False
         count = 1
@@ -347,26 +345,26 @@ class Session:
             if b"\\" in data or not data.endswith(b"\n") or room.must_wait_to_publish:
                 return False
             count, blocks = protocol.parse(data, self._prefix)
-        self._around.traffic.bytes_in += len(data)
+        self._context.traffic.bytes_in += len(data)
         self._count(count)
-        self._last_activity = self._around.clock.reading_time()
+        self._last_activity = self._context.clock.reading_time()
         for block in blocks:
-            assert isinstance(block, Block)  # a command would have a backslash
+            assert isinstance(block, Block)  # a command would contain a backslash
             room.publish(member, block)
         return True
 
     def _count(self, lines: int) -> None:
         self._lines += lines
-        self._around.traffic.lines += lines
+        self._context.traffic.lines += lines
 
     async def _limit_rate(self, chunk: bytes, rate: RateLimiter) -> bytes | None:
-        """Return the first lines of a chunk, a second's worth at most, when they may be handled.
+        """Wait until the first lines of a chunk may be handled, and return these lines.
 
-        The client feels it as backpressure. If its connection breaks meanwhile, this returns None,
-        and what it has sent is dropped: otherwise whoever connects, sends and resets would get
-        around the limit.
+        The client experiences this as backpressure. If its connection breaks meanwhile, this
+        returns None and the lines are dropped: otherwise connecting, sending and resetting again
+        and again would circumvent the limit.
         """
-        clock = self._around.clock
+        clock = self._context.clock
         self._connection.pause_reading()
         lines = chunk.split(b"\n", min(rate.most_lines, len(chunk)))
         if rest := lines.pop():
@@ -375,63 +373,67 @@ class Session:
         while (left := self._rate_used_until - clock.running_time()) > 0:
             if self._connection.is_closing:
                 return None
-            self._last_activity = clock.reading_time()  # it is not silent, we do not listen
-            await asyncio.sleep(min(left, self._around.limits.timeout / 2))
+            self._last_activity = clock.reading_time()  # it is not idle: we are not reading
+            await asyncio.sleep(min(left, self._context.limits.timeout / 2))
         return b"\n".join([*lines, b""])
 
     async def _execute(self, member: Member, line: str) -> bool:
-        """Execute a command; return whether the client leaves by it."""
-        answer = dispatcher.answer(line, member.name, await self._around.room.roster())
+        """Execute a command; return whether the client leaves."""
+        answer = dispatcher.answer(line, member.name, await self._context.room.roster())
         if not answer.leave:
             await self._answer(answer.pieces)
         return answer.leave
 
     async def _answer(self, pieces: Iterable[bytes]) -> None:
-        """Answer, and wait until it is sent, so a client that never reads only blocks itself."""
+        """Send an answer, and wait so that a client that never reads only blocks itself."""
         for piece in pieces:
             if self._scope.reason is None:
                 self._connection.send(piece)
                 self._connection.pause_reading()
                 await self._connection.drain()
-                await self._yield()  # one that does read delays nobody
+                await self._yield()  # a client that reads quickly must not delay others
 
     # --- LEAVING ---
 
     async def _run_leaving(self, member: Member, reason: LeaveReason) -> None:
-        """Free the name, tell the others, and close so that the client knows what it got."""
+        """Leave the room and close, gracefully only if the client gets everything sent to it."""
         self._enter(State.LEAVING)
         outcome = reason
         if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
-            told = None if reason is LeaveReason.SHUTDOWN else reason.value
-            delivered = self._around.room.leave(member, told)
-            timeout = self._around.limits.timeout
+            announced = None if reason is LeaveReason.SHUTDOWN else reason.value
+            delivered = self._context.room.leave(member, announced)
+            timeout = self._context.limits.timeout
             body = self._deliver_rest(delivered)
-            outcome = await self._phase(body, timeout, self._reading_deadline) or reason
+            outcome = await self._run_phase(body, timeout, self._progress_deadline) or reason
         else:
-            self._around.room.evict(member, reason.value)
+            self._context.room.evict(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
-                self._send_error(f"{protocol.TIMED_OUT} {self._around.limits.timeout:g} s")
+                self._send_error(f"{protocol.TIMED_OUT} {self._context.limits.timeout:g} s")
             elif reason is LeaveReason.TOO_SLOW:
                 self._send_error(protocol.TOO_SLOW)
-        stayed = self._around.clock.running_time() - self._joined_at
-        why = outcome.value or "left"
-        LOGGER.info("%s out: %s, after %.1f s, %d lines", member.name, why, stayed, self._lines)
+        self._log_leave(member, outcome)
         if outcome is reason and reason is not LeaveReason.LOST:
-            await self._connection.close_gracefully(self._around.limits.close_timeout)
+            await self._connection.close_gracefully(self._context.limits.close_timeout)
         else:
             self._connection.reset()
 
     async def _deliver_rest(self, delivered: asyncio.Future[None]) -> LeaveReason | None:
-        """Return when a leaving client has been sent everything, or why it never will be."""
+        """Wait until the client has been sent everything; return LOST if it never will be."""
         await delivered
         await self._connection.drain()
         return LeaveReason.LOST if self._connection.lost else None
 
-    def _reading_deadline(self) -> float:
-        """Return when a leaving client has read nothing for too long."""
+    def _progress_deadline(self) -> float:
+        """Return when a leaving client will have read nothing for too long."""
         assert self._member
-        unread = (self._member.subscription.cursor, self._connection.unsent)
-        if unread != self._unread:
-            self._unread = unread
-            self._last_activity = self._around.clock.reading_time()
-        return self._last_activity + self._around.limits.timeout
+        progress = (self._member.position, self._connection.unsent)
+        if progress != self._last_progress:
+            self._last_progress = progress
+            self._last_activity = self._context.clock.reading_time()
+        return self._last_activity + self._context.limits.timeout
+
+    def _log_leave(self, member: Member, reason: LeaveReason) -> None:
+        why = reason.value or "left"
+        duration = self._context.clock.running_time() - self._joined_at
+        lines = f"{self._lines} line{'' if self._lines == 1 else 's'}"
+        LOGGER.info("%s out: %s, after %.1f s, %s", member.name, why, duration, lines)
