@@ -99,6 +99,7 @@ class _Suffixes:
 
     @property
     def all_free(self) -> bool:
+        """Whether no number is in use."""
         return len(self._free) == self._next - FIRST_SUFFIX
 
     def allocate(self) -> int:

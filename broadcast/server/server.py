@@ -111,31 +111,26 @@ class BroadcastServer:
         shutdown_timeout: float = SHUTDOWN_TIMEOUT,
         close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:
-        for name, value in {
-            "timeout": timeout,
-            "backlog": backlog,
-            "grace": grace,
-            "handshake_timeout": handshake_timeout,
-            "line_limit": line_limit,
-            "max_clients": max_clients,
-            "max_strangers": max_strangers,
-            "max_rate": 1 if max_rate is None else max_rate,
-            "wrong_token_delay": wrong_token_delay,
-            "shutdown_timeout": shutdown_timeout,
-            "close_timeout": close_timeout,
-        }.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
+        _check_limits(
+            timeout=timeout,
+            backlog=backlog,
+            grace=grace,
+            handshake_timeout=handshake_timeout,
+            line_limit=line_limit,
+            max_clients=max_clients,
+            max_strangers=max_strangers,
+            max_rate=1 if max_rate is None else max_rate,
+            wrong_token_delay=wrong_token_delay,
+            shutdown_timeout=shutdown_timeout,
+            close_timeout=close_timeout,
+        )
         self.host = host
         self.port = port  # after `start`, the port that it listens on
-        rate = RateLimiter(max_rate) if max_rate is not None else None
+        rate = None if max_rate is None else RateLimiter(max_rate)
         self._limits = Limits(timeout, handshake_timeout, close_timeout, line_limit, rate)
-        token_bytes = token.encode() if token is not None else None
-        self._admission = Admission(tls, token_bytes, wrong_token_delay)
-        self._backlog = backlog
-        self._grace = grace
-        self._notices = notices
-        self._max_clients = max_clients
+        secret = None if token is None else token.encode()
+        self._admission = Admission(tls, secret, wrong_token_delay)
+        self._room_options = (backlog, grace, notices, max_clients)
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
         self._started_at = 0.0  # in the loop's time
@@ -162,7 +157,7 @@ class BroadcastServer:
         """Listen; when this returns, clients can connect. If it raises, nothing is left open."""
         clock = ServingClock()
         self._context = ServerContext(
-            room=Room(clock, self._backlog, self._grace, self._notices, self._max_clients),
+            room=Room(clock, *self._room_options),
             strangers=Strangers(self._max_strangers),
             admission=self._admission,
             limits=self._limits,
@@ -355,3 +350,9 @@ class BroadcastServer:
         deadline = clock.running_time() + self._shutdown_timeout
         while self._sessions and (left := deadline - clock.running_time()) > 0:
             await asyncio.wait(self._sessions, timeout=left)
+
+
+def _check_limits(**limits: float) -> None:
+    for name, value in limits.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
