@@ -14,6 +14,10 @@ PAGE_LINES = 500
 """Names in a page of the roster: 64 KB at most, with the longest names."""
 
 
+CACHED_PAGES = 64
+"""Pages kept until the roster changes: 4 MB at most, and a room of 10,240 names has 21."""
+
+
 class Roster:
     """The names in use, in the order of their keys (`name_key`)."""
 
@@ -21,6 +25,8 @@ class Roster:
         # Kept encoded and sorted, because doing that for each answer takes too long.
         self._lines: dict[str, bytes] = {}  # key -> the name as a notice
         self._sorted: list[str] = []  # the keys
+        # Pages and their last names, by the name before them; emptied when the roster changes.
+        self._pages: dict[str, tuple[bytes, str]] = {}
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -32,11 +38,13 @@ class Roster:
         """Add a name with its key, which must not be in use."""
         self._lines[key] = encode(notice(name))
         insort(self._sorted, key)
+        self._pages.clear()
 
     def remove(self, key: str) -> None:
         """Remove the name with a key, which must be in use."""
         del self._lines[key]
         del self._sorted[bisect_left(self._sorted, key)]
+        self._pages.clear()
 
     def pages(self) -> Iterator[bytes]:
         """Yield all names as they are sent, each as a notice on a line of its own.
@@ -47,11 +55,19 @@ class Roster:
         """
         last = ""
         while True:
-            start = bisect_right(self._sorted, last)
-            if not (keys := self._sorted[start : start + PAGE_LINES]):
+            page = self._pages.get(last) or self._make_page(last)
+            if len(self._pages) < CACHED_PAGES:
+                self._pages[last] = page
+            data, last = page
+            if not data:
                 return
-            last = keys[-1]
-            yield b"".join(map(self._lines.__getitem__, keys))
+            yield data
+
+    def _make_page(self, last: str) -> tuple[bytes, str]:
+        """Return the page of names after `last`, and the last name in it."""
+        start = bisect_right(self._sorted, last)
+        keys = self._sorted[start : start + PAGE_LINES]
+        return b"".join(map(self._lines.__getitem__, keys)), keys[-1] if keys else last
 
 
 class Registry:

@@ -79,6 +79,14 @@ def test_roster_pages_are_bounded_and_show_the_current_names() -> None:
     assert rest == [*expected, "* n99999"]
 
 
+def test_page_is_made_once_until_the_roster_changes() -> None:
+    registry = Registry()
+    registry.claim("anna")
+    assert next(registry.roster.pages()) is next(registry.roster.pages())
+    registry.claim("bob")
+    assert b"".join(registry.roster.pages()) == b"* anna\r\n* bob\r\n"
+
+
 def test_random_rosters_are_sorted() -> None:
     chance = random.Random(5)
     registry, present = Registry(), set[str]()
