@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import socket
@@ -12,7 +13,16 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
-from helpers import CERTIFICATE, Connect, MakeServer, Peer, alive, connections, until
+from helpers import (
+    CERTIFICATE,
+    Connect,
+    MakeServer,
+    Peer,
+    StartProgram,
+    alive,
+    connections,
+    until,
+)
 
 from broadcast import (
     BroadcastClient,
@@ -22,6 +32,7 @@ from broadcast import (
     Message,
     Notice,
 )
+from broadcast.net.address import format_address
 from broadcast.net.connection import Connection
 from broadcast.server.session import Session
 
@@ -187,15 +198,6 @@ async def test_shutdown_is_announced_over_tls(make_server: MakeServer) -> None:
         await closing
 
 
-async def test_missing_tls_handshake_times_out_and_is_logged(
-    tls_server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "broadcast")
-    peer = await connect(tls_server)
-    assert await peer.read_to_end() == []
-    assert "refused: handshake timed out" in caplog.text
-
-
 async def test_plain_client_on_a_tls_port_is_told_what_may_be_wrong(
     tls_server: BroadcastServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,6 +231,10 @@ async def test_untrusted_or_mismatched_certificate_is_refused(
         await BroadcastClient("elsewhere.invalid", tls_server.port, tls=client_context()).connect()
 
 
+LARGEST_RECORD = 16_384
+"""Bytes of data in a TLS record."""
+
+
 class RawTLS:
     """A TLS client over memory buffers, for what a well-behaved client never does."""
 
@@ -251,10 +257,11 @@ class RawTLS:
             self.arriving.write(await self.peer.reader.read(100_000))
             try:
                 self.tls.do_handshake()
+                return
             except ssl.SSLWantReadError:
-                continue
-            self.peer.send(self.leaving.read())
-            return
+                pass
+            finally:
+                self.peer.send(self.leaving.read())
 
     def encrypt(self, plaintext: bytes) -> bytes:
         self.tls.write(plaintext)
@@ -408,3 +415,115 @@ async def test_tls_session_is_freed_without_the_garbage_collector(
         await until(lambda: not any(ref() for ref in left))
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("sent", ["nothing", "part of the ClientHello", "the ClientHello"])
+async def test_unfinished_tls_handshake_times_out_and_is_logged(
+    tls_server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture, sent: str
+) -> None:
+    caplog.set_level(logging.INFO, "broadcast")
+    raw = RawTLS(await connect(tls_server))
+    if sent != "nothing":
+        hello = raw.begin()
+        raw.peer.send(hello[:50] if sent.startswith("part") else hello)
+    await raw.peer.reader.read()
+    assert "refused: handshake timed out" in caplog.text
+
+
+async def test_silence_after_the_tls_handshake_times_out_with_an_answer(
+    tls_server: BroadcastServer, connect: Connect
+) -> None:
+    raw = RawTLS(await connect(tls_server))
+    await raw.shake_hands()
+    assert await raw.read() == b"ERROR handshake timed out\r\n"
+
+
+async def test_largest_tls_records_arrive_whole(
+    tls_server: BroadcastServer, connect: Connect
+) -> None:
+    async with tls_client(tls_server, "a") as a:
+        raw = RawTLS(await connect(tls_server))
+        await raw.shake_hands()
+        raw.peer.send(raw.encrypt(b"CONNECT b\n"))
+        lines = b"".join(b"%d" % number + b"x" * 60_000 + b"\n" for number in range(10))
+        for start in range(0, len(lines), LARGEST_RECORD):
+            record = raw.encrypt(lines[start : start + LARGEST_RECORD])
+            assert len(record) > LARGEST_RECORD or start + LARGEST_RECORD > len(lines)
+            raw.peer.send(record)
+        assert [str(await anext(a)) for _ in range(10)] == [
+            f"b: {line.decode()}" for line in lines.splitlines()
+        ]
+
+
+class OpenSSL:
+    """Makes a client's TLS session do what the ssl module has no function for."""
+
+    def __init__(self, raw: RawTLS) -> None:
+        _ssl = pytest.importorskip("_ssl", reason="needs CPython")
+        self._raw = raw
+        self._library = ctypes.CDLL(getattr(_ssl, "__file__", None))
+        if not hasattr(self._library, "SSL_key_update"):
+            pytest.skip("OpenSSL cannot be called directly here")
+        # CPython's object begins with its header and a weak reference to the socket.
+        session = (
+            id(cast(Any, raw.tls)._sslobj) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)
+        )
+        self._session = ctypes.c_void_p(ctypes.c_void_p.from_address(session).value)
+
+    def key_updates(self, count: int) -> bytes:
+        """Return records that change our key, each of which demands the same of the peer."""
+        for _ in range(count):
+            assert self._library.SSL_key_update(self._session, 1) == 1
+            assert self._library.SSL_do_handshake(self._session) == 1
+        return self._raw.leaving.read()
+
+    def renegotiation(self) -> bytes:
+        """Return the record that demands another handshake, which TLS 1.2 allows."""
+        assert self._library.SSL_renegotiate(self._session) == 1
+        self._library.SSL_do_handshake(self._session)
+        return self._raw.leaving.read()
+
+
+@pytest.mark.parametrize("joined", [False, True])
+async def test_key_update_flood_holds_little_memory_and_delays_nobody(
+    make_server: MakeServer, connect: Connect, joined: bool
+) -> None:
+    tls_server = await make_server(tls=server_context(), notices=False)
+    async with tls_client(tls_server, "a") as a, tls_client(tls_server, "b") as b:
+        raw = RawTLS(await connect(tls_server, buffer=4096))
+        await raw.shake_hands()
+        if joined:
+            raw.peer.send(raw.encrypt(b"CONNECT c\n"))
+            assert await raw.read() == b"SUCCESS\r\n"
+        await until(lambda: connections(tls_server) == 3)
+        address = raw.peer.writer.get_extra_info("sockname")
+        (flooded,) = (one for one in alive(Connection) if one.peer == format_address(address))
+        raw.peer.pause_reading()
+        openssl = OpenSSL(raw)
+        most = 0
+        for number in range(60):
+            raw.peer.send(openssl.key_updates(1000))
+            await a.send(f"{number}")
+            async with asyncio.timeout(0.5):
+                assert await anext(b) == Message("a", f"{number}")
+            most = max(most, flooded.unsent)
+        assert 0 < most < 65_536
+
+
+async def test_renegotiation_is_refused_however_often_it_is_demanded(
+    program: StartProgram,
+) -> None:
+    server = program("main_server.py", "--port", "0", "--tls-cert", CERTIFICATE)
+    context = client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        raw = RawTLS(Peer(reader, writer), context)
+        await raw.shake_hands()
+        raw.peer.send(raw.encrypt(b"CONNECT b\n"))
+        assert await raw.read() == b"SUCCESS\r\n"
+        raw.peer.send(OpenSSL(raw).renegotiation())
+        async with asyncio.timeout(5):
+            with pytest.raises(ssl.SSLError, match="NO_RENEGOTIATION"):
+                await raw.read()
+        writer.close()
