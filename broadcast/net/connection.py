@@ -88,7 +88,6 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_accepted",
         "_ciphertext",
         "_close_notify_sent",
         "_closed_gracefully",
@@ -136,18 +135,6 @@ class Connection(asyncio.Protocol):
         self._ciphertext = NO_CIPHERTEXT  # arrived and not decrypted yet
         self._reply_bytes = 0  # an upper bound on TLS's own replies that the transport holds
         self._close_notify_sent = False
-        self._accepted: asyncio.StreamWriter | None = None  # keeps the transport open, see `accept`
-
-    @classmethod
-    def accept(cls, writer: asyncio.StreamWriter) -> Connection:
-        """Take over a transport from `asyncio.start_server`, which has not read from it yet."""
-        connection = cls()
-        connection._accepted = writer  # if collected, it would close the transport
-        replaced = writer.transport.get_protocol()
-        writer.transport.set_protocol(connection)
-        replaced.connection_lost(None)  # otherwise it and the writer would form a cycle for ever
-        connection.connection_made(writer.transport)
-        return connection
 
     # --- called by asyncio: input ---
 

@@ -244,40 +244,39 @@ class BroadcastServer:
         _reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        # Not a coroutine: asyncio would log a traceback when its task is cancelled.
-        connection = Connection.accept(writer)
-        if self._context is None:
-            connection.send(protocol.encode(protocol.error(protocol.SHUTTING_DOWN)))
-            connection.close()
-            return
-        self._begin_session(connection, self._context)
-        self._accept_more(listening)
+        """Serve the connection that asyncio has accepted, and those that are queued after it.
 
-    def _accept_more(self, listening: socket.socket) -> None:
-        """Accept the connections that are queued after the one that asyncio has accepted."""
+        Only its socket is used, with a protocol of our own instead of asyncio's streams.
+        """
+        # Not a coroutine: asyncio would log a traceback when its task is cancelled.
+        with contextlib.suppress(OSError):  # no descriptor is free
+            self._adopt(writer.get_extra_info("socket").dup())
+        writer.transport.abort()
         for _ in range(ACCEPTS_PER_ITERATION - 1):
             try:
                 accepted, _ = listening.accept()
             except OSError:
                 return  # none is queued; asyncio's next attempt reports any other error
-            accepted.setblocking(False)
-            task = asyncio.create_task(self._adopt(accepted))
-            self._accepting.add(task)
-            task.add_done_callback(self._accepting.discard)
+            self._adopt(accepted)
 
-    async def _adopt(self, accepted: socket.socket) -> None:
+    def _adopt(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        task = asyncio.create_task(self._begin_session(accepted))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+
+    async def _begin_session(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.connect_accepted_socket(Connection, accepted)
         except OSError:  # the peer has disconnected
             accepted.close()
             return
-        if self._context:
-            self._begin_session(connection, self._context)
-        else:
-            connection.reset()
-
-    def _begin_session(self, connection: Connection, context: ServerContext) -> None:
+        context = self._context
+        if context is None:
+            connection.send(protocol.encode(protocol.error(protocol.SHUTTING_DOWN)))
+            connection.close()
+            return
         connection.limit_send_buffer(SEND_BUFFER)
         session = Session(connection, context)
         task = asyncio.create_task(session.run(), name="session")
@@ -308,7 +307,7 @@ class BroadcastServer:
         """
         if self._context is None:
             return
-        context, self._context = self._context, None  # `_on_accepted` begins no more sessions
+        context, self._context = self._context, None  # no more sessions begin
         clients = context.room.statistics()["clients"]
         LOGGER.info("stopping with %d client%s", clients, "" if clients == 1 else "s")
         await self._stop_accepting()
