@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import os
 import platform
 import resource
+import socket
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from pathlib import Path
 import chart
 from load import GROUP, Load, Peer, StalledError, Stream
 from servers import (
+    CERTIFICATE,
+    HOST,
     LOAD_CORE,
     SERVER_CORE,
     Nats,
@@ -31,6 +36,7 @@ from servers import (
     Textbook,
     UnavailableError,
     WithNotices,
+    WithTLS,
     run,
 )
 
@@ -42,6 +48,11 @@ HEARTBEAT_TIME = 10.0
 """Seconds between two heartbeats of a quiet client; our client waits three times as long."""
 
 RUSH_CLIENTS = 1_000
+
+HELD_CLIENTS = 500
+"""Clients in the row that compares plain TCP and TLS."""
+
+QUESTIONS = 200
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ STREAMS = {
     "paced": Row("1 sender, 1,000 messages a second, 100 receivers", 1, 100, rate=1_000),
     "wide": Row("1 sender, 50 messages a second, 1,000 receivers", 1, 1_000, rate=50),
 }
-ROWS = (*STREAMS, "quiet", "rush")
+ROWS = (*STREAMS, "quiet", "rush", "tls")
 MAIN_ROWS = ("one", "all")
 
 
@@ -227,6 +238,44 @@ def print_rush() -> None:
         print(f"told of each later join exactly once: {right:,} of {len(names):,}")
 
 
+def print_tls() -> None:
+    """Let clients join over plain TCP and over TLS, and print the memory that each takes up."""
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    print(f"\n{HELD_CLIENTS:,} clients that join, and then ask {QUESTIONS:,} times each")
+    print(f"{'':18}{'KB each':>9}{'then':>9}")
+    for server in (OURS, WithTLS()):
+        with explained(server), run(server) as running, contextlib.ExitStack() as stack:
+            join = functools.partial(join_held, server, running.port, context)
+            with join():
+                before = running.memory("VmRSS")  # with what is allocated only once
+            clients = [stack.enter_context(join()) for _ in range(HELD_CLIENTS)]
+            quiet = running.memory("VmRSS")
+            for client in clients:
+                client.sendall(server.question * QUESTIONS)
+                receive_lines(client, QUESTIONS)
+            used = running.memory("VmRSS")
+            each = [f"{(memory - before) / 1e3 / HELD_CLIENTS:9.2f}" for memory in (quiet, used)]
+            print(f"{server.name:18}{''.join(each)}", flush=True)
+
+
+def join_held(server: Server, port: int, context: ssl.SSLContext) -> socket.socket:
+    """Return a connection that has joined, over TLS if that is what the server expects."""
+    client = socket.create_connection((HOST, port), timeout=10)
+    if isinstance(server, WithTLS):
+        client = context.wrap_socket(client, server_hostname="localhost")
+    client.sendall(server.hello("", receives=True))
+    receive_lines(client, 1)
+    return client
+
+
+def receive_lines(client: socket.socket, count: int) -> None:
+    while count > 0:
+        data = client.recv(65_536)
+        if not data:
+            raise OSError("the server has closed the connection")
+        count -= data.count(b"\n")
+
+
 @contextlib.contextmanager
 def explained(server: Server) -> Iterator[None]:
     """Print why a server was not measured."""
@@ -294,6 +343,8 @@ def main() -> None:
         print_quiet(SERVERS)
     if "rush" in rows:
         print_rush()
+    if "tls" in rows:
+        print_tls()
     if options.svg:
         drawn = {
             title: costs[title]

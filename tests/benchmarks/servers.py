@@ -16,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
+CERTIFICATE = HERE.parent / "certificate.pem"
 
 START_TIME = 10.0
 """Seconds that a server may take to listen, and to stop."""
@@ -66,6 +67,11 @@ class Server:
 
 class WithNotices(Server):
     options = ()
+
+
+class WithTLS(Server):
+    name = "broadcast, TLS"
+    options = (*Server.options, "--tls-cert", str(CERTIFICATE))
 
 
 class Textbook(Server):
