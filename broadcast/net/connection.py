@@ -514,12 +514,19 @@ class Connection(asyncio.Protocol):
         self._set_writing(_Writing.CLOSED)
         self._set_reading(_Reading.ENDED)
         self.transport.close()
-        # Break asyncio's reference cycle, so that a transport is freed without garbage collection.
-        if hasattr(self.transport, "_read_ready_cb"):
-            setattr(self.transport, "_read_ready_cb", None)  # noqa: B010 (unknown to mypy)
+        break_cycle(self.transport)
         if self._post_reset_socket:
             self._post_reset_socket.close()
             self._post_reset_socket = None
+
+
+def break_cycle(transport: asyncio.WriteTransport) -> None:
+    """Let a transport that has been closed be freed without the garbage collector on 3.11.
+
+    Later versions of asyncio drop this reference, a bound method of the transport, when it closes.
+    """
+    if hasattr(transport, "_read_ready_cb"):
+        setattr(transport, "_read_ready_cb", None)  # noqa: B010 (unknown to mypy)
 
 
 def send_to_all(connections: Iterable[Connection], data: bytes | memoryview) -> list[Connection]:

@@ -16,7 +16,7 @@ from typing import Self
 from .. import protocol
 from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address
-from ..net.connection import CLOSE_TIMEOUT, Connection
+from ..net.connection import CLOSE_TIMEOUT, Connection, break_cycle
 from .clock import ServingClock
 from .handshake import WRONG_TOKEN_DELAY, Admission
 from .listen import bind
@@ -251,7 +251,8 @@ class BroadcastServer:
         # Not a coroutine: asyncio would log a traceback when its task is cancelled.
         with contextlib.suppress(OSError):  # no descriptor is free
             self._adopt(writer.get_extra_info("socket").dup())
-        writer.transport.abort()
+        writer.close()
+        break_cycle(writer.transport)
         for _ in range(ACCEPTS_PER_ITERATION - 1):
             try:
                 accepted, _ = listening.accept()

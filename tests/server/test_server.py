@@ -235,6 +235,25 @@ async def test_session_is_freed_without_the_garbage_collector(
         gc.enable()
 
 
+async def test_accepted_connection_leaves_no_transport_to_the_garbage_collector(
+    server: BroadcastServer,
+) -> None:
+    def transports() -> int:
+        return sum(isinstance(one, asyncio.Transport) for one in gc.get_objects())
+
+    with socket.create_connection(("127.0.0.1", server.port)) as connected:
+        gc.collect()
+        before = transports()
+        gc.disable()
+        try:
+            await until(lambda: connections(server) == 1)
+            await until(lambda: transports() == before + 1)  # the session's own
+            connected.close()
+            await until(lambda: transports() == before)
+        finally:
+            gc.enable()
+
+
 async def test_bug_in_a_session_is_logged_and_affects_only_that_client(
     server: BroadcastServer,
     connect: Connect,
