@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         RefusedError,
         UsernameError,
     )
-    from .protocol import Incoming, Message, Notice, ServerError
+    from .protocol.messages import Incoming, Message, Notice, ServerError
     from .server.server import BroadcastServer
 
 __version__ = "1.0.0"
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from importlib import import_module
 
-        for module in ("errors", "protocol", "client.client", "server.server"):
+        for module in ("errors", "protocol.messages", "client.client", "server.server"):
             if found := getattr(import_module(f"{__name__}.{module}"), name, None):
                 globals()[name] = found
                 return found

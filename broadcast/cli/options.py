@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, protocol
+from .. import __version__
 from ..client import client
 from ..errors import UsernameError
+from ..protocol.blocks import sanitize
+from ..protocol.names import check_username
 from ..server import server
 from ..server.strangers import DEFAULT_MAX_STRANGERS
 from ..terminal.stdio import print_error
@@ -63,7 +65,7 @@ def log_level(text: str) -> str:
 def username(text: str) -> str:
     """Parse a username."""
     try:
-        return protocol.check_username(text)
+        return check_username(text)
     except UsernameError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -157,7 +159,7 @@ def read_token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
             print_error(f"warning: others can read {options.token_file}; chmod 600 keeps them out")
     if token == "":
         parser.error(f"the token is empty: put one in {source}")
-    sanitized = token and protocol.sanitize(token.encode(errors="replace"))
+    sanitized = token and sanitize(token.encode(errors="replace"))
     if token is not None and (sanitized != token or any(map(str.isspace, token))):
         parser.error("the token has to be one word of characters that can be shown")
     return token

@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from .. import protocol
 from ..errors import ConnectError, ConnectionLostError, RefusedError
 from ..net.address import format_address
 from ..net.connection import Connection
 from ..net.dial import connect
-from ..protocol import Connect, Incoming, LineSplitter, ServerError, TooLong
+from ..protocol.blocks import REPLACEMENT_GROWTH, sanitize
+from ..protocol.framing import ENDING, LINE_LIMIT, LineSplitter, TooLong, encode
+from ..protocol.handshake import PASSING_REFUSALS, SUCCESS, Connect
+from ..protocol.messages import Incoming, ServerError, parse_incoming, parse_renamed
+from ..protocol.names import NAME_BYTES, SENDER_LIMIT, check_username
 
 DEFAULT_HEARTBEAT = 30.0
 """Seconds: a tenth of our server's timeout, and seldom enough to cost it nothing."""
@@ -59,12 +62,12 @@ class BroadcastClient:
         *,
         heartbeat: float | None = DEFAULT_HEARTBEAT,
         connect_timeout: float = CONNECT_TIMEOUT,
-        line_limit: int = protocol.LINE_LIMIT,
+        line_limit: int = LINE_LIMIT,
         tls: ssl.SSLContext | None = None,
         token: str | None = None,
     ) -> None:
         # The requested name, until the first line after SUCCESS may tell of another.
-        self.user = protocol.check_username(user)
+        self.user = check_username(user)
         self.address = format_address((host, port))
         self.bytes_received = 0  # over all connections
         self._host = host
@@ -73,7 +76,7 @@ class BroadcastClient:
         self._connect_timeout = connect_timeout
         self._tls = tls
         self._token = token
-        self._line_limit = protocol.REPLACEMENT_GROWTH * line_limit + protocol.NAME_BYTES
+        self._line_limit = REPLACEMENT_GROWTH * line_limit + NAME_BYTES
         self._splitter = LineSplitter(self._line_limit)
         self._lines: deque[str] = deque()  # received, but not returned yet
         self._read_lock = asyncio.Lock()
@@ -123,11 +126,11 @@ class BroadcastClient:
                 hint = "" if self._tls else "; does it want --tls?"
                 raise ConnectError(f"{self.address} closed the connection without an answer{hint}")
         answer = self._lines.popleft()
-        if answer != protocol.SUCCESS:
-            refusal = protocol.parse_incoming(answer)
+        if answer != SUCCESS:
+            refusal = parse_incoming(answer)
             if not isinstance(refusal, ServerError):
                 raise RefusedError(f"{self.address} does not speak this protocol")
-            if refusal.text in protocol.PASSING_REFUSALS:
+            if refusal.text in PASSING_REFUSALS:
                 raise ConnectError(f"{self.address} is temporarily unavailable: {refusal.text}")
             raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}")
         self._name_may_follow = True
@@ -145,7 +148,7 @@ class BroadcastClient:
         """
         if "\n" in text or "\r" in text:
             raise ValueError("a message is one line: it can't have a line ending in it")
-        await self.send_lines(protocol.encode(text))
+        await self.send_lines(encode(text))
 
     async def send_lines(self, lines: bytes) -> None:
         """Send whole encoded lines, each with its line ending, and wait until they are written."""
@@ -196,7 +199,7 @@ class BroadcastClient:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    connection.send(protocol.encode("\\exit"))
+                    connection.send(encode("\\exit"))
                     await connection.drain()
                     async with self._read_lock:  # another task may still be receiving
                         while await connection.read_chunk():
@@ -221,17 +224,17 @@ class BroadcastClient:
                 raise ConnectionLostError(
                     f"{self.address} sent a line that is longer than this protocol allows"
                 )
-            lines = chunk.replace(protocol.ENDING, b"\n").split(b"\n")
-            self._lines.extend(filter(None, map(protocol.sanitize, lines)))
+            lines = chunk.replace(ENDING, b"\n").split(b"\n")
+            self._lines.extend(filter(None, map(sanitize, lines)))
         return bool(data)
 
     def _interpret(self, line: str) -> Incoming:
         if self._name_may_follow:
-            name = protocol.parse_renamed(line)
-            if name and len(name) <= protocol.SENDER_LIMIT:  # our server assigns no longer one
+            name = parse_renamed(line)
+            if name and len(name) <= SENDER_LIMIT:  # our server assigns no longer one
                 self.user = name
             self._name_may_follow = False
-        return protocol.parse_incoming(line)
+        return parse_incoming(line)
 
     def _require_connection(self) -> Connection:
         if self._connection is None:

@@ -8,9 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from .. import protocol
 from ..errors import BroadcastError, ConnectionLostError
-from ..protocol import Incoming
+from ..protocol.blocks import sanitize
+from ..protocol.commands import is_exit
+from ..protocol.messages import Incoming, is_close_reason
 from .client import LEAVE_TIME, REASON_LIMIT, BroadcastClient
 
 LEAVE_LIMIT = 32 * 1024 * 1024
@@ -123,7 +124,7 @@ class Conversation:
 
     async def _receive(self) -> None:
         while received := await self._client.receive():
-            self._close_reason = received[-1] if protocol.is_close_reason(received[-1]) else None
+            self._close_reason = received[-1] if is_close_reason(received[-1]) else None
             is_counted = self._client.bytes_received > self._uncounted_limit
             if not is_counted:
                 self._leave_deadline.pause()
@@ -164,6 +165,6 @@ def _end_of_exit(lines: bytes) -> int | None:
         end = 0
         for line in lines.split(b"\n"):
             end += len(line) + 1
-            if protocol.is_exit(protocol.sanitize(line.removesuffix(b"\r"))):
+            if is_exit(sanitize(line.removesuffix(b"\r"))):
                 return end
     return None

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Callable
 
 from ..net.connection import Connection
-from ..protocol import BLOCK_LIMIT
+from ..protocol.blocks import BLOCK_LIMIT
 
 BATCH_SIZE = 2 * BLOCK_LIMIT
 """Bytes in a batch, unless it is a single longer block. With one block in each batch a delivery

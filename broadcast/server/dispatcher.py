@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..protocol import COMMANDS, ENDING, command_word, encode, error, first_word, notice
+from ..protocol.commands import COMMANDS, command_word, first_word
+from ..protocol.framing import ENDING, encode
+from ..protocol.messages import error, notice
 from .registry import Roster
 
 

@@ -7,10 +7,11 @@ import hmac
 import ssl
 from dataclasses import dataclass
 
-from .. import protocol
 from ..errors import HandshakeError
 from ..net.connection import Connection
-from ..protocol import Connect
+from ..protocol import handshake
+from ..protocol.blocks import sanitize
+from ..protocol.handshake import Connect, parse_connect
 
 WRONG_TOKEN_DELAY = 1.0
 """Seconds until a wrong token is refused: each guess occupies a connection for that long, and the
@@ -40,12 +41,12 @@ async def shake_hands(connection: Connection, admission: Admission) -> tuple[Con
         except OSError as error:
             raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
     line, rest, size = await _first_line(connection, expects_tls=admission.tls is not None)
-    connect = protocol.parse_connect(line)
+    connect = parse_connect(line)
     if admission.token is not None:
         offered = (connect.token or "").encode()
         if not hmac.compare_digest(admission.token, offered):
             await asyncio.sleep(admission.wrong_token_delay)
-            raise HandshakeError(protocol.NOT_AUTHORISED)
+            raise HandshakeError(handshake.NOT_AUTHORISED)
     return connect, rest, size
 
 
@@ -57,22 +58,22 @@ async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, b
     data = b""
     while True:
         chunk = await connection.read_chunk()
-        if not (data or expects_tls) and chunk.startswith(protocol.TLS_FIRST_BYTE):
-            raise HandshakeError(protocol.NO_TLS_HERE)
+        if not (data or expects_tls) and chunk.startswith(handshake.TLS_FIRST_BYTE):
+            raise HandshakeError(handshake.NO_TLS_HERE)
         data += chunk
         start = 0
-        while (end := data.find(b"\n", start, protocol.HANDSHAKE_LIMIT)) >= 0:
-            if line := protocol.sanitize(data[start:end].removesuffix(b"\r")):
+        while (end := data.find(b"\n", start, handshake.HANDSHAKE_LIMIT)) >= 0:
+            if line := sanitize(data[start:end].removesuffix(b"\r")):
                 return line, data[end + 1 :], len(data)
             start = end + 1
-        if len(data) >= protocol.HANDSHAKE_LIMIT:
-            raise HandshakeError(protocol.EXPECTED_CONNECT)
+        if len(data) >= handshake.HANDSHAKE_LIMIT:
+            raise HandshakeError(handshake.EXPECTED_CONNECT)
         if not chunk:
             if connection.lost:
                 raise HandshakeError("connection lost")
-            if line := protocol.sanitize(data[start:]):
+            if line := sanitize(data[start:]):
                 return line, b"", len(data)
-            raise HandshakeError(protocol.EXPECTED_CONNECT)
+            raise HandshakeError(handshake.EXPECTED_CONNECT)
 
 
 def _describe_tls_error(error: OSError) -> str:

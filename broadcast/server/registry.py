@@ -5,7 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
-from ..protocol import encode, name_key, notice
+from ..protocol.framing import encode
+from ..protocol.messages import notice
+from ..protocol.names import name_key
 
 FIRST_SUFFIX = 2
 """The number added to a name for the second client that asks for it."""

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .. import protocol
 from ..errors import HandshakeError
 from ..net.connection import Connection
-from ..protocol import Block
+from ..protocol import messages
+from ..protocol.blocks import Block
+from ..protocol.framing import encode
+from ..protocol.handshake import FULL, SHUTTING_DOWN, SUCCESS
 from .batch import Subscription
 from .clock import ServingClock
 from .fanout import Fanout
@@ -55,9 +57,9 @@ class Room:
     def check_space(self) -> None:
         """Raise HandshakeError if the room is closed or full."""
         if self._closed:
-            raise HandshakeError(protocol.SHUTTING_DOWN)
+            raise HandshakeError(SHUTTING_DOWN)
         if self._members >= self._max_clients:
-            raise HandshakeError(protocol.FULL)
+            raise HandshakeError(FULL)
 
     async def join(
         self, username: str, connection: Connection, on_evicted: Callable[[], None]
@@ -71,9 +73,9 @@ class Room:
         self.check_space()
         self._members += 1
         name = self._registry.claim(username)
-        connection.send(protocol.encode(protocol.SUCCESS))
+        connection.send(encode(SUCCESS))
         if name != username:
-            connection.send(protocol.encode(protocol.renamed_notice(username, name)))
+            connection.send(encode(messages.renamed_notice(username, name)))
         member = Member(name, self._fanout.join(connection, on_evicted))
         self._announce(member, f"{name} joined")
         return member
@@ -106,7 +108,7 @@ class Room:
 
     def _announce(self, member: Member, text: str) -> None:
         if self._notices:
-            notice = protocol.encode(protocol.notice(text))
+            notice = encode(messages.notice(text))
             self._fanout.publish(member.subscription, notice, defer=True)
 
     # --- messages ---
@@ -133,7 +135,7 @@ class Room:
     def close(self) -> None:
         """Notify everyone of the shutdown, and remove all; from now on nobody can join."""
         self._closed = True
-        self._fanout.close(protocol.encode(protocol.notice(protocol.SHUTTING_DOWN)))
+        self._fanout.close(encode(messages.notice(SHUTTING_DOWN)))
 
     def statistics(self) -> dict[str, int]:
         """Return counts since the start or as of now, and the bytes of the backlog."""

@@ -13,10 +13,12 @@ import ssl
 from types import TracebackType
 from typing import Self
 
-from .. import protocol
 from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address
 from ..net.connection import CLOSE_TIMEOUT, Connection, break_cycle
+from ..protocol.framing import LINE_LIMIT, encode
+from ..protocol.handshake import SHUTTING_DOWN
+from ..protocol.messages import error
 from .clock import ServingClock
 from .handshake import WRONG_TOKEN_DELAY, Admission
 from .listen import bind
@@ -101,7 +103,7 @@ class BroadcastServer:
         grace: float = DEFAULT_GRACE,
         notices: bool = True,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
-        line_limit: int = protocol.LINE_LIMIT,
+        line_limit: int = LINE_LIMIT,
         max_clients: int = DEFAULT_MAX_CLIENTS,
         max_strangers: int = DEFAULT_MAX_STRANGERS,
         max_rate: float | None = None,
@@ -275,7 +277,7 @@ class BroadcastServer:
             return
         context = self._context
         if context is None:
-            connection.send(protocol.encode(protocol.error(protocol.SHUTTING_DOWN)))
+            connection.send(encode(error(SHUTTING_DOWN)))
             connection.close()
             return
         connection.limit_send_buffer(SEND_BUFFER)

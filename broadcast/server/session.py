@@ -9,10 +9,13 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from .. import protocol
 from ..errors import HandshakeError
 from ..net.connection import TIME_SLICE, Connection
-from ..protocol import Block, LineSplitter, TooLong
+from ..protocol import messages
+from ..protocol.blocks import Block, parse
+from ..protocol.commands import HEARTBEATS
+from ..protocol.framing import LineSplitter, TooLong, encode
+from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
 from . import dispatcher, handshake
 from .budget import budget_key
 from .clock import ServingClock
@@ -47,7 +50,7 @@ class LeaveReason(enum.Enum):
     LOST = "connection lost"
     TIMED_OUT = "timed out"
     TOO_SLOW = "too slow"
-    SHUTDOWN = protocol.SHUTTING_DOWN
+    SHUTDOWN = SHUTTING_DOWN
     DISPLACED = "too many connections that have not joined"
     CUT_OFF = "did not read in time at the shutdown"
 
@@ -202,7 +205,7 @@ class Session:
                 await self._close_slowly()
             elif self._member is None and reason:
                 timed_out = reason is LeaveReason.TIMED_OUT
-                await self._refuse(protocol.HANDSHAKE_TIMED_OUT if timed_out else reason.value)
+                await self._refuse(HANDSHAKE_TIMED_OUT if timed_out else reason.value)
         return self._member
 
     async def _join(self) -> None:
@@ -246,7 +249,7 @@ class Session:
         async with self._scope:
             await asyncio.sleep(self._context.limits.close_timeout)
         if self._can_send_text:
-            self._send_error(protocol.FULL)
+            self._send_error(FULL)
         self._connection.close()
 
     @property
@@ -255,7 +258,7 @@ class Session:
         return self._context.admission.tls is None or self._connection.is_encrypted
 
     def _send_error(self, text: str) -> None:
-        self._connection.send(protocol.encode(protocol.error(text)))
+        self._connection.send(encode(messages.error(text)))
 
     # --- JOINED ---
 
@@ -274,8 +277,8 @@ class Session:
         while (chunk := await self._next_chunk()) is not None:
             slice_ends = loop.time() + TIME_SLICE
             if isinstance(chunk, TooLong):
-                too_long = protocol.line_too_long(self._context.limits.line_limit)
-                await self._answer((protocol.encode(too_long),))
+                too_long = messages.line_too_long(self._context.limits.line_limit)
+                await self._answer((encode(too_long),))
                 continue
             if self._context.limits.rate:
                 allowed = await self._limit_rate(chunk, self._context.limits.rate)
@@ -283,7 +286,7 @@ class Session:
                     return LeaveReason.LOST
                 chunk = allowed
             await self._wait_to_publish()
-            count, items = protocol.parse(chunk, self._prefix)
+            count, items = parse(chunk, self._prefix)
             self._count(count)
             for item in items:
                 if isinstance(item, Block):
@@ -341,10 +344,10 @@ class Session:
             return False
         count = 1
         blocks: Iterable[Block | str] = ()
-        if data not in protocol.HEARTBEATS:
+        if data not in HEARTBEATS:
             if b"\\" in data or not data.endswith(b"\n") or room.must_wait_to_publish:
                 return False
-            count, blocks = protocol.parse(data, self._prefix)
+            count, blocks = parse(data, self._prefix)
         self._context.traffic.bytes_in += len(data)
         self._count(count)
         self._last_activity = self._context.clock.reading_time()
@@ -408,9 +411,9 @@ class Session:
         else:
             self._context.room.evict(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
-                self._send_error(f"{protocol.TIMED_OUT} {self._context.limits.timeout:g} s")
+                self._send_error(f"{messages.TIMED_OUT} {self._context.limits.timeout:g} s")
             elif reason is LeaveReason.TOO_SLOW:
-                self._send_error(protocol.TOO_SLOW)
+                self._send_error(messages.TOO_SLOW)
         self._log_leave(member, outcome)
         if outcome is reason and reason is not LeaveReason.LOST:
             await self._connection.close_gracefully(self._context.limits.close_timeout)

@@ -12,7 +12,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from ..protocol import LINE_LIMIT
+from ..protocol.framing import LINE_LIMIT
 
 HISTORY_LIMIT = 1_000
 """Lines that Up goes back through: more than a person types in a day."""

@@ -9,8 +9,11 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from .. import protocol
-from ..protocol import Incoming, Message, Notice
+from ..protocol.blocks import sanitize
+from ..protocol.commands import COMMANDS, is_help
+from ..protocol.framing import encode
+from ..protocol.messages import Incoming, Message, Notice
+from ..protocol.names import SENDER_LIMIT, name_key
 from .editor import Editor, Key
 from .screen import Screen
 from .stdio import Console
@@ -144,12 +147,12 @@ class Terminal:
 
     def _enter(self, line: str) -> list[str]:
         """Queue an entered line for sending; return the lines that stay on the screen for it."""
-        text = protocol.sanitize(line.encode())
+        text = sanitize(line.encode())
         if not text:
             return []
-        self._entered.put_nowait(protocol.encode(text))
+        self._entered.put_nowait(encode(text))
         clock = time.strftime("%H:%M")
-        keys = map(Notice, KEYS) if protocol.is_help(text) else ()
+        keys = map(Notice, KEYS) if is_help(text) else ()
         shown = (Message(self._name, text), *keys)
         return [self._screen.style(incoming, clock, self._name) for incoming in shown]
 
@@ -178,11 +181,11 @@ class Terminal:
     def _complete(self, word: str) -> list[str]:
         if word.startswith("\\"):
             prefix = word[1:].lower()
-            return [f"\\{command}" for command in protocol.COMMANDS if command.startswith(prefix)]
-        if not 0 < len(word) <= protocol.SENDER_LIMIT:
+            return [f"\\{command}" for command in COMMANDS if command.startswith(prefix)]
+        if not 0 < len(word) <= SENDER_LIMIT:
             return []  # no name begins with it, and normalizing it takes quadratic time
-        key = protocol.name_key(word)
-        return sorted(name for name in self._names if protocol.name_key(name).startswith(key))
+        key = name_key(word)
+        return sorted(name for name in self._names if name_key(name).startswith(key))
 
 
 def _fits_a_name(name: str) -> bool:
@@ -190,5 +193,5 @@ def _fits_a_name(name: str) -> bool:
 
     Normalization turns one character into up to eighteen, but into three at most in a name.
     """
-    limit = protocol.SENDER_LIMIT
-    return len(name) <= limit and (name.isascii() or len(protocol.name_key(name)) <= 3 * limit)
+    limit = SENDER_LIMIT
+    return len(name) <= limit and (name.isascii() or len(name_key(name)) <= 3 * limit)

@@ -7,8 +7,9 @@ import datetime
 import json
 from collections.abc import Sequence
 
-from .. import protocol
-from ..protocol import Incoming, LineSplitter, Message, Notice, TooLong
+from ..protocol.blocks import sanitize
+from ..protocol.framing import LINE_LIMIT, LineSplitter, TooLong
+from ..protocol.messages import Incoming, Message, Notice, is_close_reason
 from .stdio import Console
 
 _BACKSLASH = b"\\"
@@ -35,7 +36,7 @@ class Pipeline:
         self._as_json = as_json
         self._as_text = as_text
         self._listen = listen
-        self._line_limit = protocol.LINE_LIMIT - as_text  # which may put a space in front
+        self._line_limit = LINE_LIMIT - as_text  # which may put a space in front
         self._splitter = LineSplitter(self._line_limit)
         self._unread: list[bytes | TooLong] = []  # chunks of whole lines
         self._input_ended = False
@@ -80,7 +81,7 @@ class Pipeline:
                 lines.append(_as_json(incoming, now))
             elif isinstance(incoming, Message) or self._console.stdout_is_terminal:
                 lines.append(str(incoming))
-            elif not protocol.is_close_reason(incoming):  # the error at the end will contain it
+            elif not is_close_reason(incoming):  # the error at the end will contain it
                 errors.append(str(incoming))
         await self._console.write_errors(*errors)
         await self._console.write("".join(f"{line}\n" for line in lines).encode())
@@ -94,8 +95,7 @@ class Pipeline:
 def _as_text(lines: bytes) -> bytes:
     """Escape every command in a chunk of lines: the protocol's escape is a space in front."""
     return b"\n".join(
-        b" " + line if protocol.sanitize(line).startswith("\\") else line
-        for line in lines.split(b"\n")
+        b" " + line if sanitize(line).startswith("\\") else line for line in lines.split(b"\n")
     )
 
 

@@ -19,7 +19,8 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from ..protocol import Incoming, Message, ServerError, name_key
+from ..protocol.messages import Incoming, Message, ServerError
+from ..protocol.names import name_key
 
 TAB = " " * 4
 """Replaces a tab, whose width would depend on its column."""

@@ -12,7 +12,7 @@ from helpers import PATIENCE, TOP, FakeServer, StartProgram, client_with
 
 from broadcast.client.client import LEAVE_TIME
 from broadcast.client.conversation import LEAVE_LIMIT
-from broadcast.protocol import TOO_SLOW
+from broadcast.protocol.messages import TOO_SLOW
 
 SHORT_LEAVE = client_with("c.LEAVE_TIME = 0.3; c.LEAVE_LIMIT = 1_000_000")
 """A client program that gives the server less time and fewer bytes after `\\exit`."""

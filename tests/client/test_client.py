@@ -24,7 +24,7 @@ from broadcast import (
     ServerError,
     UsernameError,
 )
-from broadcast.protocol import LINE_LIMIT
+from broadcast.protocol.framing import LINE_LIMIT
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broadcast.protocol import (
+from broadcast.protocol.blocks import (
     BLOCK_LIMIT,
     BLOCK_LINES,
     BLOCK_TOLERANCE,

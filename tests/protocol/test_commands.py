@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broadcast.protocol import is_exit
+from broadcast.protocol.commands import is_exit
 
 
 @pytest.mark.parametrize("line", ["\\exits", "\\\\\\exit", "\\", "\\ exit", "exit", " \\exit"])

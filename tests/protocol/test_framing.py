@@ -9,11 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broadcast.protocol import (
-    LINE_LIMIT,
-    LineSplitter,
-    TooLong,
-)
+from broadcast.protocol.framing import LINE_LIMIT, LineSplitter, TooLong
 
 
 def split(limit: int, *pieces: bytes) -> list[bytes | TooLong]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broadcast import HandshakeError
-from broadcast.protocol import (
-    Connect,
-    parse_connect,
-    sanitize,
-)
+from broadcast.protocol.blocks import sanitize
+from broadcast.protocol.handshake import Connect, parse_connect
 
 
 class TestConnect:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broadcast import Message, Notice, ServerError
-from broadcast.protocol import (
-    NAME_LIMIT,
-    parse_incoming,
-    parse_renamed,
-    renamed_notice,
-)
+from broadcast.protocol.messages import parse_incoming, parse_renamed, renamed_notice
+from broadcast.protocol.names import NAME_LIMIT
 
 
 class TestIncoming:

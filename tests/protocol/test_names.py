@@ -10,12 +10,8 @@ from typing import Literal
 import pytest
 
 from broadcast import UsernameError
-from broadcast.protocol import (
-    NAME_LIMIT,
-    check_username,
-    name_key,
-    parse_connect,
-)
+from broadcast.protocol.handshake import parse_connect
+from broadcast.protocol.names import NAME_LIMIT, check_username, name_key
 
 
 class TestUsername:

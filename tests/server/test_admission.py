@@ -10,7 +10,8 @@ import pytest
 from helpers import Connect, MakeServer
 
 from broadcast import BroadcastServer
-from broadcast.protocol import HANDSHAKE_LIMIT, LINE_LIMIT
+from broadcast.protocol.framing import LINE_LIMIT
+from broadcast.protocol.handshake import HANDSHAKE_LIMIT
 
 
 class TestHandshake:

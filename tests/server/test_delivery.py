@@ -12,7 +12,7 @@ from helpers import Connect, MakeServer, Peer, alive, connections, fanout_of, un
 from broadcast import BroadcastServer
 from broadcast.net.address import format_address
 from broadcast.net.connection import Connection, send_to_all
-from broadcast.protocol import BLOCK_LIMIT
+from broadcast.protocol.blocks import BLOCK_LIMIT
 from broadcast.server.batch import BATCH_OVERHEAD, BATCH_SIZE, Subscription
 
 MESSAGE = "x" * 100

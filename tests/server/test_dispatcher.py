@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broadcast.protocol import COMMANDS, is_exit
+from broadcast.protocol.commands import COMMANDS, is_exit
 from broadcast.server.dispatcher import Answer, answer
 from broadcast.server.registry import Roster
 

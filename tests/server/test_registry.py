@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from broadcast.protocol import name_key
+from broadcast.protocol.names import name_key
 from broadcast.server.registry import PAGE_LINES, Registry
 
 

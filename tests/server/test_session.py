@@ -12,7 +12,9 @@ from helpers import Connect, MakeServer, Peer, connections, fanout_of, until
 
 from broadcast import BroadcastServer
 from broadcast.net.connection import READ_AHEAD_LIMIT
-from broadcast.protocol import LINE_LIMIT, NAME_BYTES, Block, parse
+from broadcast.protocol.blocks import Block, parse
+from broadcast.protocol.framing import LINE_LIMIT
+from broadcast.protocol.names import NAME_BYTES
 from broadcast.server import dispatcher
 from broadcast.server.batch import BATCH_SIZE
 from broadcast.server.registry import Roster

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from broadcast.protocol import LINE_LIMIT
+from broadcast.protocol.framing import LINE_LIMIT
 from broadcast.terminal.editor import HISTORY_LIMIT, Editor, Key
 
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from terminal_model import Terminal, cells_of
 
-from broadcast.protocol import Incoming, Message, Notice, ServerError
+from broadcast.protocol.messages import Incoming, Message, Notice, ServerError
 from broadcast.terminal.screen import Screen, width
 
 NARROW = "abcdefg hij"
