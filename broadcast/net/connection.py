@@ -25,10 +25,6 @@ TLS_READ_AHEAD_LIMIT = 73_728
 SMALLEST_READ = 4_096
 """The least number of bytes read at once, however long the unfinished line is."""
 
-PARTIAL_WRITE_SIZE = 4_096
-"""Bytes passed to asyncio after a partial write, so that asyncio reports when the socket is
-writable again. The rest stays here uncopied: on 3.11, asyncio copies what it keeps."""
-
 NO_DIRECT_FD = -1
 """In place of a file descriptor: writing to it fails like writing to a closed one."""
 
@@ -428,27 +424,14 @@ class Connection(asyncio.Protocol):
     def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
         """Write what a direct write in `send_to_all` did not send; return the same as `send`."""
         rest = memoryview(data)[sent:]
-        if self.is_closing:
-            pass
-        elif self._writing is _Writing.BLOCKED:
-            self._unsent.append(rest)
-        elif self._tls:
-            self._send_encrypted(self._tls, rest)
-        else:
-            self.transport.write(rest[:PARTIAL_WRITE_SIZE])
+        while rest and not self.is_closing:
             if self.write_pending:
-                self._unsent.append(rest[PARTIAL_WRITE_SIZE:])
-            else:  # the socket is writable again, or the connection is closing
-                self.transport.write(rest[PARTIAL_WRITE_SIZE:])
+                self._unsent.append(rest)
+                break
+            # One record at a time: the transport holds ciphertext and, on 3.11, a copy of it.
+            record, rest = rest[:RECORD_SIZE], rest[RECORD_SIZE:]
+            self.transport.write(self._tls.encrypt(record) if self._tls else record)
         return not self.write_pending
-
-    def _send_encrypted(self, tls: TLSLayer, plaintext: memoryview) -> None:
-        while plaintext and not self.is_closing:
-            if self.write_pending:
-                self._unsent.append(plaintext)
-                return
-            self.transport.write(tls.encrypt(plaintext[:RECORD_SIZE]))
-            plaintext = plaintext[RECORD_SIZE:]
 
     def limit_send_buffer(self, size: int) -> None:
         """Bound the bytes that the system may buffer for the peer."""
