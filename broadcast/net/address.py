@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 Address = tuple[Any, ...]
@@ -19,31 +19,20 @@ async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
     Raises OSError if there is none. The lookup runs in a daemon thread, because the event loop's
     own executor is joined at exit, which a slow lookup would delay.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Address]] = loop.create_future()
-
-    def settle(addresses: list[Address], problem: OSError | None) -> None:
-        if answer.cancelled():
-            return
-        if problem:
-            answer.set_exception(problem)
-        else:
-            answer.set_result(addresses)
+    answer: Future[list[Address]] = Future()
+    answer.set_running_or_notify_cancel()  # the lookup goes on if this coroutine is cancelled
 
     def look_up() -> None:
-        addresses, problem = [], None
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
-            addresses = list(dict.fromkeys(address for *_, address in found))
-        except OSError as exception:
-            problem = exception
+            answer.set_result(list(dict.fromkeys(address for *_, address in found)))
+        except OSError as problem:
+            answer.set_exception(problem)
         except ValueError:  # such as a label of more than 63 characters
-            problem = OSError("not a host name")
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting
-            loop.call_soon_threadsafe(settle, addresses, problem)
+            answer.set_exception(OSError("not a host name"))
 
     threading.Thread(target=look_up, daemon=True).start()
-    return await answer
+    return await asyncio.wrap_future(answer)
 
 
 def describe_os_error(problem: OSError) -> str:
