@@ -11,6 +11,7 @@ import ssl
 import struct
 from collections.abc import Callable, Iterable
 from copy import copy
+from dataclasses import dataclass, field
 
 from .address import format_address
 from .tls import PIECE_SIZE, RECORD_SIZE, Phase, TLSLayer
@@ -47,10 +48,8 @@ CUT_OFF = "the connection was cut off"
 class _Writing(enum.Enum):
     """Where a write goes; changed only in `_set_writing`."""
 
-    DIRECT = enum.auto()
-    """To the file descriptor: nothing is pending, and the connection is plain TCP."""
-    TRANSPORT = enum.auto()
-    """To asyncio's transport: nothing is pending."""
+    READY = enum.auto()
+    """To the file descriptor, or through asyncio's transport under TLS: nothing is pending."""
     BLOCKED = enum.auto()
     """To the end of a queue: earlier data is pending."""
     CLOSED = enum.auto()
@@ -67,6 +66,7 @@ class _Reading(enum.Enum):
     """Nothing more will arrive."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Connection(asyncio.Protocol):
     """One connection, plain or TLS: chunks in, bytes out, closed gracefully or reset.
 
@@ -83,54 +83,29 @@ class Connection(asyncio.Protocol):
     a chunk while it waits for something else calls `pause_reading` first.
     """
 
-    __slots__ = (
-        "_ciphertext",
-        "_close_notify_sent",
-        "_closed_gracefully",
-        "_direct_fd",
-        "_drained",
-        "_handshake",
-        "_post_reset_socket",
-        "_reader",
-        "_reading",
-        "_received",
-        "_reply_bytes",
-        "_socket",
-        "_tls",
-        "_unsent",
-        "_writing",
-        "lost",
-        "on_chunk",
-        "on_drained",
-        "peer",
-        "transport",
-    )  # it saves memory: there may be thousands of connections
-
-    transport: asyncio.Transport  # set in `connection_made`, as is the socket
-    _socket: socket.socket
-
-    def __init__(self) -> None:
-        self.peer = ""  # the peer's host:port; set in `connection_made`
-        self.lost: Exception | None = None
-        self.on_chunk: Callable[[bytes], bool] | None = None
-        self.on_drained: Callable[[], None] | None = None
-        # Reading.
-        self._reading = _Reading.FLOWING
-        self._received = b""  # the chunk that has arrived and is not consumed yet
-        self._reader: asyncio.Future[None] | None = None  # while `read_chunk` is waiting
-        self._post_reset_socket: socket.socket | None = None  # holds what arrived before a reset
-        # Writing.
-        self._writing = _Writing.TRANSPORT
-        self._direct_fd = NO_DIRECT_FD  # the file descriptor while _writing is DIRECT
-        self._unsent: list[bytes | memoryview] = []  # to be sent after what the transport holds
-        self._drained: asyncio.Event | None = None  # while `drain` is waiting
-        self._closed_gracefully = False
-        # TLS, after `start_tls` is called.
-        self._tls: TLSLayer | None = None
-        self._handshake: asyncio.Future[None] | None = None  # while `start_tls` is waiting
-        self._ciphertext = NO_CIPHERTEXT  # arrived and not decrypted yet
-        self._reply_bytes = 0  # an upper bound on TLS's own replies that the transport holds
-        self._close_notify_sent = False
+    # Declared as slots, which saves memory: there may be thousands of connections.
+    transport: asyncio.Transport = field(init=False)  # set in `connection_made`, as is the socket
+    _socket: socket.socket = field(init=False)
+    peer: str = ""  # the peer's host:port; set in `connection_made`
+    lost: Exception | None = None
+    on_chunk: Callable[[bytes], bool] | None = None
+    on_drained: Callable[[], None] | None = None
+    # Reading.
+    _reading: _Reading = _Reading.FLOWING
+    _received: bytes = b""  # the chunk that has arrived and is not consumed yet
+    _reader: asyncio.Future[None] | None = None  # while `read_chunk` is waiting
+    _post_reset_socket: socket.socket | None = None  # holds what arrived before a reset
+    # Writing.
+    _writing: _Writing = _Writing.READY
+    _direct_fd: int = NO_DIRECT_FD  # the file descriptor while it may be written to
+    _unsent: list[bytes | memoryview] = field(default_factory=list)  # not in the transport yet
+    _drained: asyncio.Event | None = None  # while `drain` is waiting
+    # TLS, after `start_tls` is called.
+    _tls: TLSLayer | None = None
+    _handshake: asyncio.Future[None] | None = None  # while `start_tls` is waiting
+    _ciphertext: memoryview = NO_CIPHERTEXT  # arrived and not decrypted yet
+    _reply_bytes: int = 0  # an upper bound on TLS's own replies that the transport holds
+    _close_notify_sent: bool = False
 
     # --- called by asyncio: input ---
 
@@ -142,7 +117,7 @@ class Connection(asyncio.Protocol):
         self.peer = format_address(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(high=0)  # pause writing as soon as anything is pending
         self.limit_read_ahead(0)
-        self._set_writing(_Writing.DIRECT)
+        self._set_writing(_Writing.READY)
 
     def data_received(self, data: bytes) -> None:
         """Deliver what arrived, or decrypt it first."""
@@ -217,7 +192,7 @@ class Connection(asyncio.Protocol):
     def _resume_sending(self) -> None:
         if self.is_closing or self.transport.get_write_buffer_size():
             return  # `connection_lost` has been called or will be, or `resume_writing` again
-        self._set_writing(_Writing.DIRECT)
+        self._set_writing(_Writing.READY)
         self._reply_bytes = 0
         unsent, self._unsent = self._unsent, []
         for index, data in enumerate(unsent):
@@ -229,18 +204,17 @@ class Connection(asyncio.Protocol):
         self._continue_decrypting()
 
     def _set_writing(self, state: _Writing) -> None:
-        """Change the writing state: DIRECT or TRANSPORT alternate with BLOCKED until CLOSED.
+        """Change the writing state: READY and BLOCKED alternate until CLOSED, which is final.
 
         The file descriptor is written to directly only while nothing is pending, and is forgotten
         before the socket can be closed.
         """
         if self._writing is _Writing.CLOSED:
             return
-        # TLS has to encrypt first; outside POSIX, a socket is not a file descriptor.
-        if state is _Writing.DIRECT and (self._tls or os.name != "posix"):
-            state = _Writing.TRANSPORT
         self._writing = state
-        self._direct_fd = self._socket.fileno() if state is _Writing.DIRECT else NO_DIRECT_FD
+        # TLS has to encrypt first; outside POSIX, a socket is not a file descriptor.
+        is_direct = state is _Writing.READY and not self._tls and os.name == "posix"
+        self._direct_fd = self._socket.fileno() if is_direct else NO_DIRECT_FD
         if state is _Writing.CLOSED:
             self._unsent.clear()
 
@@ -259,7 +233,7 @@ class Connection(asyncio.Protocol):
         Raises OSError, of which ssl.SSLError is one, when that fails. It has no timeout.
         """
         tls = self._tls = TLSLayer(context, hostname)
-        self._set_writing(_Writing.TRANSPORT)
+        self._set_writing(_Writing.READY)
         self._handshake = asyncio.get_running_loop().create_future()
         if hostname is not None:
             tls.start()
@@ -458,7 +432,8 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 await self.drain()
                 if not self.is_closing:
-                    self._end_output()
+                    self._send_close_notify()
+                    self.transport.write_eof()
                     await self.drain()
                     complete = not self.is_closing
                 while await self.read_chunk():
@@ -466,20 +441,19 @@ class Connection(asyncio.Protocol):
         except (TimeoutError, OSError):
             pass  # `complete` says whether the output ended in time
         finally:
-            self._closed_gracefully = complete and not self.transport.get_write_buffer_size()
-            if not self._closed_gracefully:
+            if complete and not self.transport.get_write_buffer_size():
+                self.close()
+            else:
                 self.reset()
-            self.close()
 
-    def _end_output(self) -> None:
-        if self._tls and not self._close_notify_sent:
+    def _send_close_notify(self) -> None:
+        if self._tls and not self._close_notify_sent and not self.is_closing:
             self._close_notify_sent = True
             self.transport.write(self._tls.close())
-        self.transport.write_eof()
 
     def reset(self) -> None:
         """Abort the connection, which the peer sees as an error; no effect if it is closed."""
-        if not self._closed_gracefully and not self.is_closing:
+        if not self.is_closing:
             with contextlib.suppress(OSError):
                 # struct linger {on, seconds}: with 0 seconds, closing sends a reset.
                 linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
@@ -489,11 +463,9 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close without waiting for the peer; pending data may be lost."""
-        if self.write_pending and self._unsent:
+        if self._unsent:
             self.transport.abort()
-        elif self._tls and not self._close_notify_sent and not self.is_closing:
-            self._close_notify_sent = True
-            self.transport.write(self._tls.close())
+        self._send_close_notify()
         self._set_writing(_Writing.CLOSED)
         self._set_reading(_Reading.ENDED)
         self.transport.close()
