@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
     # Reading.
     _reading: _Reading = _Reading.FLOWING
     _received: bytes = b""  # the chunk that has arrived and is not consumed yet
-    _reader: asyncio.Future[None] | None = None  # while `read_chunk` is waiting
+    _reader: asyncio.Future[None] | None = None  # while `read_chunk` or `start_tls` is waiting
     _post_reset_socket: socket.socket | None = None  # holds what arrived before a reset
     # Writing.
     _writing: _Writing = _Writing.READY
@@ -102,7 +102,6 @@ class Connection(asyncio.Protocol):
     _drained: asyncio.Event | None = None  # while `drain` is waiting
     # TLS, after `start_tls` is called.
     _tls: TLSLayer | None = None
-    _handshake: asyncio.Future[None] | None = None  # while `start_tls` is waiting
     _ciphertext: memoryview = NO_CIPHERTEXT  # arrived and not decrypted yet
     _reply_bytes: int = 0  # an upper bound on TLS's own replies that the transport holds
     _close_notify_sent: bool = False
@@ -131,8 +130,13 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """End the input, and keep the other direction open."""
-        if self._tls and self._tls.phase is not Phase.ENDED:
-            self._on_tls_cut_off(self._tls)
+        tls = self._tls
+        if tls and tls.phase is not Phase.ENDED:
+            # The peer has closed its socket without a close_notify, as clients often do. From a
+            # server, data may be missing, since ours always sends one.
+            if tls.phase is Phase.OPEN and not tls.is_server:
+                self.lost = self.lost or ssl.SSLEOFError(ssl.SSL_ERROR_EOF, CUT_OFF)
+            self.transport.abort()
         self._set_reading(_Reading.ENDED)
         return True  # keep the other direction open
 
@@ -145,7 +149,6 @@ class Connection(asyncio.Protocol):
             if self._reading is not _Reading.ENDED:
                 with contextlib.suppress(OSError):
                     self._post_reset_socket = self._socket.dup()
-        self._fail_handshake(exc)
         self._set_writing(_Writing.CLOSED)
         self._set_reading(_Reading.ENDED)
         self._notify_drained()
@@ -195,10 +198,8 @@ class Connection(asyncio.Protocol):
         self._set_writing(_Writing.READY)
         self._reply_bytes = 0
         unsent, self._unsent = self._unsent, []
-        for index, data in enumerate(unsent):
-            if not self.send(data):
-                self._unsent += unsent[index + 1 :]
-                break
+        for data in unsent:
+            self.send(data)  # queues up again behind one of which only a part was sent
         if not self.write_pending:
             self._notify_drained()
         self._continue_decrypting()
@@ -234,21 +235,15 @@ class Connection(asyncio.Protocol):
         """
         tls = self._tls = TLSLayer(context, hostname)
         self._set_writing(_Writing.READY)
-        self._handshake = asyncio.get_running_loop().create_future()
-        if hostname is not None:
-            tls.start()
-            self.transport.write(tls.take_output())
+        self.transport.write(tls.take_output())
         arrived, self._received = self._received, b""
         self._ciphertext = memoryview(arrived)
-        self._decrypt(tls)
-        if self._reading is _Reading.ENDED:
-            self._fail_handshake(self.lost)  # the peer had gone before this began
-        try:
-            await self._handshake
-        finally:
-            if self._handshake.done() and not self._handshake.cancelled():
-                self._handshake.exception()  # mark it as retrieved, in case of a cancellation
-            self._handshake = None
+        self._continue_decrypting()
+        while tls.phase is Phase.HANDSHAKE and self._reading is not _Reading.ENDED:
+            await self._wait_for_input()
+        if tls.phase is not Phase.OPEN:
+            # A copy: the raised error refers to frames that refer to this connection, a cycle.
+            raise copy(self.lost) or ConnectionResetError(CUT_OFF)
 
     @property
     def is_encrypted(self) -> bool:
@@ -261,7 +256,7 @@ class Connection(asyncio.Protocol):
         It stops while the peer does not read these replies.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + TIME_SLICE
+        deadline, phase = loop.time() + TIME_SLICE, tls.phase
         plaintext: list[bytes] = []
         while self._ciphertext and self._reply_bytes <= TLS_REPLY_LIMIT:
             plaintext += tls.decrypt(self._ciphertext[:PIECE_SIZE])
@@ -277,44 +272,25 @@ class Connection(asyncio.Protocol):
                 break
         if plaintext:
             self._deliver(b"".join(plaintext))
+        if tls.phase is not phase:
+            self._wake_reader()  # for `start_tls`
         self._follow_tls(tls)
 
     def _follow_tls(self, tls: TLSLayer) -> None:
-        """Update the connection after a change in the TLS session's phase or buffers."""
-        if tls.phase is Phase.OPEN and self._handshake and not self._handshake.done():
-            self._handshake.set_result(None)
+        """Read on, or not, after a change in the TLS session's phase or buffers."""
         if tls.phase is Phase.ENDED:
             self.lost = self.lost or tls.error
-            self._fail_handshake(tls.error)
             self._set_reading(_Reading.ENDED)
-        elif self._received:
-            pass  # `read_chunk` continues
         elif self._ciphertext:
             self._set_reading(_Reading.PAUSED)
             if self._reply_bytes <= TLS_REPLY_LIMIT:  # otherwise `_resume_sending` continues
                 asyncio.get_running_loop().call_soon(self._continue_decrypting)
-        elif self._reader or self._handshake:
+        elif self._reader:
             self._set_reading(_Reading.FLOWING)
 
     def _continue_decrypting(self) -> None:
         if self._tls and self._ciphertext and not self._received:
             self._decrypt(self._tls)
-
-    def _on_tls_cut_off(self, tls: TLSLayer) -> None:
-        """Handle the end of the input without a close_notify: the peer has closed its socket.
-
-        From a server, data may be missing, since ours always sends a close_notify. Clients often
-        close without one.
-        """
-        self._fail_handshake(None)
-        if not tls.is_server:
-            self.lost = self.lost or ssl.SSLEOFError(ssl.SSL_ERROR_EOF, CUT_OFF)
-        self.transport.abort()
-
-    def _fail_handshake(self, error: Exception | None) -> None:
-        if self._handshake and not self._handshake.done():
-            # A copy: the raised error refers to frames that refer to this connection, a cycle.
-            self._handshake.set_exception(copy(error) or ConnectionResetError(CUT_OFF))
 
     # --- reading ---
 
@@ -340,24 +316,24 @@ class Connection(asyncio.Protocol):
 
         All data that arrived before a reset is returned first.
         """
+        self._continue_decrypting()
         while not self._received:
-            if self._ciphertext and self._tls:
-                self._decrypt(self._tls)
-                if self._received:
-                    break
-            if self._reading is _Reading.ENDED:
-                if not self._read_post_reset():
-                    return b""
-                continue
-            if not self._ciphertext:
-                self._set_reading(_Reading.FLOWING)
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
+            if self._reading is not _Reading.ENDED:
+                await self._wait_for_input()
+            elif not self._read_post_reset():
+                return b""
+            self._continue_decrypting()
         chunk, self._received = self._received, b""
         return chunk
+
+    async def _wait_for_input(self) -> None:
+        if not self._ciphertext:
+            self._set_reading(_Reading.FLOWING)
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
 
     def _read_post_reset(self) -> bool:
         """Read data that arrived before a reset that a write met; return whether there was any."""
@@ -365,10 +341,10 @@ class Connection(asyncio.Protocol):
         if self._post_reset_socket:
             with contextlib.suppress(OSError):  # the reset itself, once all data is read
                 data = self._post_reset_socket.recv(READ_AHEAD_LIMIT)
-        if data and self._tls is None:
-            self._received = data
-        elif data:
+        if self._tls:
             self._ciphertext = memoryview(data)
+        else:
+            self._received = data
         return bool(data)
 
     # --- writing ---

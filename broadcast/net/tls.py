@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import ssl
+from dataclasses import dataclass, field
 
 RECORD_SIZE = 16_384
 """The most bytes of plaintext in a TLS record (RFC 8446, 5.1). One record is encrypted at a time,
@@ -29,58 +30,47 @@ class Phase(enum.Enum):
     """The peer has sent its close_notify, or violated the protocol: nothing more can be read."""
 
 
+@dataclass(slots=True, eq=False)
 class TLSLayer:
     """One side of a TLS session.
 
     `hostname` is the server's, which a client verifies; None makes this the server's side. Pass
-    input to `decrypt`, and send what `take_output` returns after every call. When the peer violates
-    the protocol, or is not trusted, `error` is the reason and the phase is ENDED.
+    input to `decrypt`; send what `take_output` returns, at first and after every call. When the
+    peer violates the protocol, or is not trusted, `error` is the reason and the phase is ENDED.
     """
 
-    __slots__ = ("_context", "_hostname", "_incoming", "_object", "_outgoing", "error", "phase")
+    context: ssl.SSLContext
+    hostname: str | None
+    phase: Phase = Phase.HANDSHAKE
+    error: ssl.SSLError | None = None
+    _incoming: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
+    _outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
+    # A server creates it when the client has sent something: a silent one costs nothing.
+    _object: ssl.SSLObject | None = None
 
-    def __init__(self, context: ssl.SSLContext, hostname: str | None) -> None:
-        self._context = context
-        self._hostname = hostname
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        # A server creates it when the client has sent something: a silent one costs nothing.
-        self._object: ssl.SSLObject | None = None
-        self.phase = Phase.HANDSHAKE
-        self.error: ssl.SSLError | None = None
+    def __post_init__(self) -> None:
+        if not self.is_server:
+            self.decrypt(b"")  # begin the handshake
 
     @property
     def is_server(self) -> bool:
         """Whether this is the server's side."""
-        return self._hostname is None
-
-    def start(self) -> ssl.SSLObject:
-        """Begin the handshake; a client has output to send afterwards."""
-        self._object = self._context.wrap_bio(
-            self._incoming,
-            self._outgoing,
-            server_side=self.is_server,
-            server_hostname=self._hostname,
-        )
-        self._advance(self._object)
-        return self._object
+        return self.hostname is None
 
     def decrypt(self, ciphertext: bytes | memoryview) -> list[bytes]:
         """Add up to PIECE_SIZE bytes of ciphertext; return the plaintext that is now complete."""
+        tls = self._object = self._object or self.context.wrap_bio(
+            self._incoming, self._outgoing, self.is_server, self.hostname
+        )
         self._incoming.write(ciphertext)
-        return self._advance(self._object or self.start())
-
-    def _advance(self, tls: ssl.SSLObject) -> list[bytes]:
         plaintext: list[bytes] = []
         try:
             if self.phase is Phase.HANDSHAKE:
                 tls.do_handshake()
                 self.phase = Phase.OPEN
-            while self.phase is Phase.OPEN:
-                if data := tls.read(RECORD_SIZE):
-                    plaintext.append(data)
-                else:
-                    self.phase = Phase.ENDED
+            while data := tls.read(RECORD_SIZE):
+                plaintext.append(data)
+            self.phase = Phase.ENDED
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
