@@ -69,12 +69,10 @@ def _describe_tls_error(error: OSError, seconds: float) -> str:
 
 
 async def _connect_to_any(addresses: list[Address]) -> Connection:
-    problem = OSError("it has no address")
+    loop, problem = asyncio.get_running_loop(), OSError("it has no address")
     for host, port, *_ in addresses:
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                Connection, host, port
-            )
+            _, connection = await loop.create_connection(Connection, host, port)
             return connection
         except OSError as current:
             problem = current

@@ -20,9 +20,7 @@ BLOCK_TOLERANCE = 1_000
 BLOCK_LINES = 8_000
 """Lines parsed at once for a block, blank ones included: bounds the time, whatever they contain."""
 
-_TAB, _LF, _CR, _DELETE = 0x09, 0x0A, 0x0D, 0x7F
-
-_ASCII_CONTROLS = [*(code for code in range(0x20) if code != _TAB), _DELETE]
+_ASCII_CONTROLS = bytes(range(0x20)).replace(b"\t", b"") + b"\x7f"
 
 _OTHER_CONTROLS = range(0x80, 0xA0)
 
@@ -36,11 +34,11 @@ for _code in (*_OTHER_CONTROLS, *_LINE_SEPARATORS, *_BIDIRECTIONAL):
     _UNSAFE.setdefault(chr(_code).encode()[:-1], []).append(chr(_code))
 
 # 0xff is never part of a UTF-8 sequence: it decodes to U+FFFD without affecting its neighbours.
-_MASK_CONTROLS = bytes.maketrans(bytes(_ASCII_CONTROLS), b"\xff" * len(_ASCII_CONTROLS))
+_MASK_CONTROLS = bytes.maketrans(_ASCII_CONTROLS, b"\xff" * len(_ASCII_CONTROLS))
 
-_MASK_CONTROLS_BUT_LF = _MASK_CONTROLS[:_LF] + b"\n" + _MASK_CONTROLS[_LF + 1 :]
+_MASK_CONTROLS_BUT_LF = _MASK_CONTROLS[: ord("\n")] + b"\n" + _MASK_CONTROLS[ord("\n") + 1 :]
 
-_CONTROLS_IN_LINES = bytes(code for code in _ASCII_CONTROLS if code not in (_LF, _CR))
+_CONTROLS_IN_LINES = _ASCII_CONTROLS.translate(None, b"\r\n")
 
 _SHORT_CHUNK = 4096  # bytes; see _is_plain
 
@@ -118,13 +116,20 @@ def _several_blocks(
 ) -> Iterator[Block]:
     """Yield blocks of about `step` bytes of input each, so that they are few and equal in size."""
     while start < end:
-        stop, lines = _find_block_end(chunk, start, min(start + step, end), len(prefix + ENDING))
-        block = _block(chunk[start:stop], lines, prefix)
-        if block and _is_too_large(block):  # replacements made it grow: a third of it always fits
-            third = chunk.rfind(b"\n", start, start + (stop - start) // REPLACEMENT_GROWTH)
-            stop = (third if third >= 0 else chunk.index(b"\n", start)) + 1
-            block = _block(chunk[start:stop], chunk.count(b"\n", start, stop), prefix)
-            step = -(-step // REPLACEMENT_GROWTH)
+        stop = chunk.index(b"\n", min(start + step, end) - 1) + 1
+        while True:
+            size, lines = stop - start, chunk.count(b"\n", start, stop)
+            sent = size + lines * len(prefix + ENDING)
+            if lines > 1 and (lines > BLOCK_LINES or sent > BLOCK_LIMIT + BLOCK_TOLERANCE):
+                # Shrink by a sixteenth at least, however unevenly the lines are distributed.
+                most = min(size * BLOCK_LIMIT // sent, size * BLOCK_LINES // lines, size * 15 // 16)
+            else:
+                block = _block(chunk[start:stop], lines, prefix)
+                if not block or not _is_too_large(block):
+                    break
+                most = size // REPLACEMENT_GROWTH  # replacements made it grow; a third always fits
+                step = -(-step // REPLACEMENT_GROWTH)
+            stop = chunk.rfind(b"\n", start, start + most) + 1 or chunk.index(b"\n", start) + 1
         if block:
             yield block
         start = stop
@@ -132,20 +137,6 @@ def _several_blocks(
 
 def _is_too_large(block: Block) -> bool:
     return block.lines > 1 and len(block.data) > BLOCK_LIMIT + BLOCK_TOLERANCE
-
-
-def _find_block_end(chunk: bytes, start: int, target: int, growth: int) -> tuple[int, int]:
-    """Return where a block from `start` to about `target` may end, and its number of lines."""
-    stop = chunk.index(b"\n", target - 1) + 1
-    while True:
-        lines = chunk.count(b"\n", start, stop)
-        size = stop - start
-        sent = size + lines * growth
-        if lines == 1 or (lines <= BLOCK_LINES and sent <= BLOCK_LIMIT + BLOCK_TOLERANCE):
-            return stop, lines
-        # Shrink by a sixteenth at least, however unevenly the lines are distributed.
-        fitting = min(size * BLOCK_LIMIT // sent, size * BLOCK_LINES // lines, size * 15 // 16)
-        stop = chunk.rfind(b"\n", start, start + fitting) + 1 or chunk.index(b"\n", start) + 1
 
 
 def _block(chunk: bytes, lines: int, prefix: bytes) -> Block | None:

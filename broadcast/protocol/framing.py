@@ -86,20 +86,14 @@ class LineSplitter:
         items: list[bytes | TooLong] = []
         start = end = 0  # the lines within the limit that have not been appended yet
         while end < len(chunk):
+            # In the next limit + 1 bytes, no line can be longer than the limit.
             fitting = chunk.rfind(b"\n", end, end + self._limit + 1) + 1
-            if fitting:  # up to here, no line can be longer than the limit
-                end = fitting
-                continue
-            line_end = chunk.index(b"\n", end) + 1
-            if self._is_too_long(chunk[end : line_end - 1]):
-                if start < end:
-                    items.append(chunk[start:end])
-                items.append(TooLong.LINE)
+            line_end = fitting or chunk.index(b"\n", end) + 1
+            if not fitting and self._is_too_long(chunk[end : line_end - 1]):
+                items += [chunk[start:end], TooLong.LINE]
                 start = line_end
             end = line_end
-        if start < end:
-            items.append(chunk[start:end])
-        return items
+        return list(filter(None, [*items, chunk[start:]]))
 
 
 def encode(*lines: str) -> bytes:
