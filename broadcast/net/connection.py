@@ -33,9 +33,9 @@ CLOSE_TIMEOUT = 1.0
 """Seconds that the peer has to read the rest of its data, and to end its side, when a connection is
 closed gracefully; after that it is reset."""
 
-TLS_REPLY_LIMIT = 16_384
-"""Bytes of TLS's own replies, such as to key updates, that may wait for the peer to read them.
-Above this limit nothing is read from the peer."""
+TLS_REPLY_LIMIT = 2 * RECORD_SIZE
+"""Bytes that may wait for the peer to read them: a record of data and TLS's own replies, such as to
+key updates. Above this limit nothing is read from the peer."""
 
 TIME_SLICE = 0.002
 """Seconds for which one connection may occupy the event loop before others are served."""
@@ -103,7 +103,6 @@ class Connection(asyncio.Protocol):
     # TLS, after `start_tls` is called.
     _tls: TLSLayer | None = None
     _ciphertext: memoryview = NO_CIPHERTEXT  # arrived and not decrypted yet
-    _reply_bytes: int = 0  # an upper bound on TLS's own replies that the transport holds
     _close_notify_sent: bool = False
 
     # --- called by asyncio: input ---
@@ -196,7 +195,6 @@ class Connection(asyncio.Protocol):
         if self.is_closing or self.transport.get_write_buffer_size():
             return  # `connection_lost` has been called or will be, or `resume_writing` again
         self._set_writing(_Writing.READY)
-        self._reply_bytes = 0
         unsent, self._unsent = self._unsent, []
         for data in unsent:
             self.send(data)  # queues up again behind one of which only a part was sent
@@ -258,14 +256,13 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         deadline, phase = loop.time() + TIME_SLICE, tls.phase
         plaintext: list[bytes] = []
-        while self._ciphertext and self._reply_bytes <= TLS_REPLY_LIMIT:
+        while self._ciphertext and self.transport.get_write_buffer_size() <= TLS_REPLY_LIMIT:
             plaintext += tls.decrypt(self._ciphertext[:PIECE_SIZE])
             # An empty slice would keep the whole buffer in memory.
             self._ciphertext = self._ciphertext[PIECE_SIZE:] or NO_CIPHERTEXT
             reply = tls.take_output()
             if reply and not self.is_closing and not self._close_notify_sent:
                 self.transport.write(reply)
-                self._reply_bytes += len(reply) if self.write_pending else 0
             if tls.phase is Phase.ENDED:
                 self._ciphertext = NO_CIPHERTEXT
             if loop.time() > deadline:
@@ -283,7 +280,8 @@ class Connection(asyncio.Protocol):
             self._set_reading(_Reading.ENDED)
         elif self._ciphertext:
             self._set_reading(_Reading.PAUSED)
-            if self._reply_bytes <= TLS_REPLY_LIMIT:  # otherwise `_resume_sending` continues
+            # Above the limit, `_resume_sending` continues.
+            if self.transport.get_write_buffer_size() <= TLS_REPLY_LIMIT:
                 asyncio.get_running_loop().call_soon(self._continue_decrypting)
         elif self._reader:
             self._set_reading(_Reading.FLOWING)
