@@ -13,7 +13,7 @@ from helpers import PATIENCE, TOP, StartProgram, linux_only
 
 FAST_KEEPALIVE = """
 import sys, broadcast.net.dial as dial
-dial.KEEPALIVE_IDLE, dial.KEEPALIVE_INTERVAL, dial.UNACKNOWLEDGED_LIMIT = 1, 1, 2000
+dial.KEEPALIVE.update(TCP_KEEPIDLE=1, TCP_KEEPINTVL=1, TCP_USER_TIMEOUT=2000)
 from broadcast.cli import main_client
 sys.exit(main_client())
 """

@@ -11,17 +11,14 @@ from ..errors import ConnectError
 from .address import Address, describe_os_error, format_address, resolve
 from .connection import Connection
 
-KEEPALIVE_IDLE = 5
-"""Seconds without input after which TCP begins to probe the peer."""
-
-KEEPALIVE_INTERVAL = 5
-"""Seconds between two probes."""
-
-UNACKNOWLEDGED_LIMIT = 20_000
-"""Milliseconds for which sent data may stay unacknowledged (TCP_USER_TIMEOUT). With the keepalive
-settings, a vanished peer is detected after 25 s, whether or not anything is being sent to it. It
-also ends a connection to a peer that reads nothing for that long; our server resumes reading
-sooner, within its grace time."""
+KEEPALIVE = {
+    "TCP_KEEPIDLE": 5,  # seconds without input after which TCP begins to probe the peer
+    "TCP_KEEPINTVL": 5,  # seconds between two probes
+    "TCP_USER_TIMEOUT": 20_000,  # milliseconds for which sent data may stay unacknowledged
+}
+"""With these, a vanished peer is detected after 25 s, whether or not anything is being sent to it.
+The last one also ends a connection to a peer that reads nothing for that long; our server resumes
+reading sooner, within its grace time."""
 
 
 async def connect(
@@ -82,11 +79,7 @@ async def _connect_to_any(addresses: list[Address]) -> Connection:
 def _enable_keepalive(connected: socket.socket) -> None:
     """Enable TCP keepalive so that a vanished peer is detected, where the system supports it."""
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
-        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_LIMIT),
-    ):
+    for option, value in KEEPALIVE.items():
         if hasattr(socket, option):
             with contextlib.suppress(OSError):  # the connection has ended: the next read reports it
                 connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
