@@ -61,7 +61,12 @@ async def _run_client(
 
     def make_client() -> BroadcastClient:
         return BroadcastClient(
-            options.host, options.port, options.user, heartbeat=None, tls=tls, token=token
+            options.host,
+            options.port,
+            options.user,
+            heartbeat=options.heartbeat,
+            tls=tls,
+            token=token,
         )
 
     handle_signal(signal.SIGINT, stop, INTERRUPTED)
@@ -103,7 +108,7 @@ async def _run_view(
     try:
         async with asyncio.TaskGroup() as group:
             view_task = group.create_task(view.run())
-            await run_with_reconnect(make_client, view, options.heartbeat, options.reconnect)
+            await run_with_reconnect(make_client, view, options.reconnect)
             view_task.cancel()
     except* BroadcastError as errors:
         error = errors.exceptions[0]  # raised in here it would become another group

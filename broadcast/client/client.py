@@ -7,7 +7,6 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Self
 
 from ..errors import ConnectError, ConnectionLostError, RefusedError
@@ -32,6 +31,8 @@ r"""Seconds after `\exit` for the server to send what is pending and to close th
 
 ABORT_TIME = 0.3
 """The same when the client is closed by an exception: enough for a responsive server."""
+
+EXIT = encode("\\exit")
 
 REASON_LIMIT = 256
 """Characters of a server's reason that an error repeats: several times what our server sends, but
@@ -88,13 +89,8 @@ class BroadcastClient:
         await self.connect()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close(LEAVE_TIME if exception is None else ABORT_TIME)
+    async def __aexit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        await self.close(LEAVE_TIME if kind is None else ABORT_TIME)
 
     async def connect(self) -> None:
         """Connect and join, or leave nothing open.
@@ -103,7 +99,6 @@ class BroadcastClient:
         """
         self._lines.clear()
         self._splitter = LineSplitter(self._line_limit)
-        self._name_may_follow = False
         self._connection = await connect(self._host, self._port, self._connect_timeout, self._tls)
         try:
             async with asyncio.timeout(self._connect_timeout):
@@ -112,9 +107,8 @@ class BroadcastClient:
             await _close(self._connection)
             self._connection = None
             if isinstance(problem, TimeoutError):
-                raise ConnectError(
-                    f"{self.address} does not answer: is it a broadcast server?"
-                ) from None
+                why = "does not answer: is it a broadcast server?"
+                raise ConnectError(f"{self.address} {why}") from None
             raise
         if self._heartbeat is not None:
             self._heartbeat_task = asyncio.create_task(self.keep_alive(self._heartbeat))
@@ -158,9 +152,14 @@ class BroadcastClient:
         if connection.is_closing:
             raise self._lost_error()
 
-    async def leave(self) -> None:
-        r"""Send `\exit`: the server sends what is pending, to be received, and then closes."""
-        await self.send("\\exit")
+    async def leave(self, lines: bytes = EXIT) -> None:
+        r"""Send `\exit`: the server sends what is pending, to be received, and then closes.
+
+        `lines`: whole encoded lines to send instead, of which the last is the command. Heartbeats
+        end: one to a server that has closed draws a reset, which destroys what is in transit.
+        """
+        self._stop_heartbeat()
+        await self.send_lines(lines)
 
     async def receive(self) -> list[Incoming]:
         """Wait for at least one line; return all that have arrived, none at the connection's end.
@@ -191,21 +190,23 @@ class BroadcastClient:
     async def close(self, seconds: float = LEAVE_TIME) -> None:
         r"""Send `\exit`, wait at most that long for the server to close, and close."""
         connection, self._connection = self._connection, None
-        heartbeat_task, self._heartbeat_task = self._heartbeat_task, None
-        if heartbeat_task:
-            heartbeat_task.cancel()
+        self._stop_heartbeat()
         if connection is None:
             return
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    connection.send(encode("\\exit"))
+                    connection.send(EXIT)
                     await connection.drain()
                     async with self._read_lock:  # another task may still be receiving
                         while await connection.read_chunk():
                             pass
         finally:
             await _close(connection)
+
+    def _stop_heartbeat(self) -> None:
+        if self._heartbeat_task:
+            self._heartbeat_task.cancel()
 
     async def _wait_received(self) -> None:
         """Wait until there are lines, or there will be none because the connection has ended."""
@@ -221,9 +222,8 @@ class BroadcastClient:
         self.bytes_received += len(data)
         for chunk in self._splitter.feed(data):
             if isinstance(chunk, TooLong):
-                raise ConnectionLostError(
-                    f"{self.address} sent a line that is longer than this protocol allows"
-                )
+                why = "sent a line that is longer than this protocol allows"
+                raise ConnectionLostError(f"{self.address} {why}")
             lines = chunk.replace(ENDING, b"\n").split(b"\n")
             self._lines.extend(filter(None, map(sanitize, lines)))
         return bool(data)

@@ -20,34 +20,30 @@ restarted server do not all return at once.
 
 
 async def run_with_reconnect(
-    connect: Callable[[], BroadcastClient], view: View, heartbeat: float, reconnect: bool
+    connect: Callable[[], BroadcastClient], view: View, reconnect: bool
 ) -> None:
     """Run conversations until the user leaves; with `reconnect`, a lost one is followed by another.
 
     Lines that were read but not sent are sent first. Lines in transit may be lost, and nothing is
     sent twice. Raises what `BroadcastClient.connect` and `Conversation.run` raise.
     """
-    delay = SHORTEST_DELAY
-    was_lost = False
+    delay = 0.0  # until the next attempt; 0 while there is a connection, and before the first one
     while True:
-        conversation: Conversation | None = None
+        client = connect()
+        conversation = Conversation(client, view)
         try:
-            async with connect() as client:
-                delay = SHORTEST_DELAY
-                if was_lost:
-                    was_lost = False
+            async with client:
+                if delay:
+                    delay = 0.0
                     await view.set_status(None)
-                conversation = Conversation(client, view, heartbeat)
                 await conversation.run()
                 return
         except (ConnectError, ConnectionLostError) as problem:
-            has_left = view.quit_requested.is_set() or (conversation and conversation.is_leaving)
-            if not reconnect or has_left:
+            if not reconnect or view.quit_requested.is_set() or conversation.is_leaving:
                 raise
-            if not was_lost:
-                was_lost = True
+            if not delay:
                 await view.set_status(str(problem))
+        delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))):
                 await view.quit_requested.wait()
-        delay = min(2 * delay, LONGEST_DELAY)

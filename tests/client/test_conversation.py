@@ -34,7 +34,7 @@ class Script:
 
 async def test_lines_read_after_the_connection_was_lost_are_given_back() -> None:
     view = Script(b"one\n", None)
-    await Conversation(BroadcastClient(), view, 30)._send()
+    await Conversation(BroadcastClient(), view)._send()
     assert view.chunks == [b"one\n", None]
 
 
@@ -42,9 +42,8 @@ async def test_every_line_is_sent_and_every_answer_displayed(server: BroadcastSe
     view = Script(b"one\ntwo\n", b"\\clients\n", None)
     async with BroadcastClient(port=server.port, user="other") as other:
         await run_with_reconnect(
-            lambda: BroadcastClient(port=server.port, user="a", heartbeat=None),
+            lambda: BroadcastClient(port=server.port, user="a"),
             view,
-            30,
             reconnect=False,
         )
         assert [await anext(other) for _ in range(2)] == [Message("a", "one"), Message("a", "two")]
@@ -56,9 +55,8 @@ async def test_nothing_after_exit_is_sent(server: BroadcastServer) -> None:
     view = Script(b"one\n\\exit\ntwo\n", b"three\n", None)
     async with BroadcastClient(port=server.port, user="other") as other:
         await run_with_reconnect(
-            lambda: BroadcastClient(port=server.port, user="a", heartbeat=None),
+            lambda: BroadcastClient(port=server.port, user="a"),
             view,
-            30,
             reconnect=True,
         )
         await other.leave()
