@@ -68,9 +68,3 @@ def open_terminal(fd: int | None) -> int | None:
         if fd is not None and os.isatty(fd):
             return os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     return None
-
-
-def terminal_size(fd: int | None) -> tuple[int, int]:
-    """Return the columns and rows of a terminal, or 80 and 24 where it does not know."""
-    columns, rows = os.get_terminal_size(fd if fd is not None else -1)
-    return columns or 80, rows or 24
