@@ -74,7 +74,7 @@ async def _run_client(
     try:
         with Console() as console:
             try:
-                view = _make_view(options, console, lambda: stop(INTERRUPTED))
+                view = _make_view(options, console)
                 await _run_view(options, view, make_client)
             except OutputClosedError:
                 pass
@@ -87,16 +87,12 @@ async def _run_client(
     return status
 
 
-def _make_view(
-    options: argparse.Namespace, console: Console, interrupt: Callable[[], None]
-) -> Pipeline | Terminal:
+def _make_view(options: argparse.Namespace, console: Console) -> Pipeline | Terminal:
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
     if is_dumb or options.json or options.listen or not console.supports_raw_mode:
         return Pipeline(console, as_json=options.json, as_text=options.text, listen=options.listen)
     coloured = not os.environ.get("NO_COLOR")
-    return Terminal(
-        console, options.user, coloured=coloured, bell=not options.quiet, interrupt=interrupt
-    )
+    return Terminal(console, options.user, coloured=coloured, bell=not options.quiet)
 
 
 async def _run_view(
@@ -104,13 +100,10 @@ async def _run_view(
     view: Pipeline | Terminal,
     make_client: Callable[[], BroadcastClient],
 ) -> None:
-    error: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
             view_task = group.create_task(view.run())
             await run_with_reconnect(make_client, view, options.reconnect)
             view_task.cancel()
-    except* BroadcastError as errors:
-        error = errors.exceptions[0]  # raised in here it would become another group
-    if error:
-        raise error
+    except ExceptionGroup as problems:
+        raise problems.exceptions[0] from None

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import enum
 import re
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..protocol.framing import LINE_LIMIT
+from .screen import cells
 
 HISTORY_LIMIT = 1_000
 """Lines that Up goes back through: more than a person types in a day."""
@@ -39,10 +39,10 @@ _PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 class Key(enum.Enum):
     """A key that the program handles, not the editor."""
 
-    INTERRUPT = enum.auto()  # Ctrl-C on an empty line
-    END = enum.auto()  # Ctrl-D on an empty line
-    SUSPEND = enum.auto()  # Ctrl-Z
-    REDRAW = enum.auto()  # Ctrl-L
+    INTERRUPT = "\x03"  # Ctrl-C on an empty line
+    END = "\x04"  # Ctrl-D on an empty line
+    SUSPEND = "\x1a"  # Ctrl-Z
+    REDRAW = "\x0c"  # Ctrl-L
 
 
 class Editor:
@@ -98,6 +98,8 @@ class Editor:
         return None
 
     def _press(self, key: str) -> Key | None:
+        if key in ("\x1a", "\x0c") or (key in ("\x03", "\x04") and not self.line):
+            return Key(key)
         match key.replace("\x1bO", "\x1b["):
             case "\x1b[D" | "\x02":  # Left, Ctrl-B
                 self.cursor = self._previous()
@@ -113,8 +115,6 @@ class Editor:
                 self._show_history(self._history_offset - 1)
             case "\x7f" | "\x08":  # Backspace
                 self._replace(self._previous(), self.cursor)
-            case "\x04" if not self.line:  # Ctrl-D
-                return Key.END
             case "\x1b[3~" | "\x04":  # Delete
                 self._replace(self.cursor, self._next())
             case "\x15":  # Ctrl-U
@@ -126,36 +126,29 @@ class Editor:
                 self._replace(self._find_word_start(word_end), self.cursor)
             case "\t":
                 self._complete_word()
-            case "\x03" if not self.line:  # Ctrl-C
-                return Key.INTERRUPT
-            case "\x03":
-                self._set_line("")
-            case "\x1a":  # Ctrl-Z
-                return Key.SUSPEND
-            case "\x0c":  # Ctrl-L
-                return Key.REDRAW
+            case "\x03":  # Ctrl-C
+                self._clear()
             case "\x1b[200~":
                 self._pasting = True
         return None
 
-    def _set_line(self, line: str, history_offset: int = 0, draft: str = "") -> None:
-        self.line, self.cursor = line, len(line)
-        self._history_offset, self._draft = history_offset, draft
+    def _clear(self) -> None:
+        self.line, self.cursor, self._history_offset = "", 0, 0
 
     def _enter(self) -> str:
         line = self.line
         if line and [line] != list(self._history)[-1:]:
             self._history.append(line)
-        self._set_line("")
+        self._clear()
         return line
 
     def _show_history(self, offset: int) -> None:
         if 0 <= offset <= len(self._history):
-            draft = self._draft if self._history_offset else self.line
-            if offset:
-                self._set_line(self._history[-offset], offset, draft)
-            else:
-                self._set_line(draft)
+            if not self._history_offset:
+                self._draft = self.line
+            self._history_offset = offset
+            self.line = self._history[-offset] if offset else self._draft
+            self.cursor = len(self.line)
 
     def _replace(self, start: int, end: int, text: str = "") -> None:
         """Put as much of the text there as LINE_LIMIT allows, and the cursor behind it."""
@@ -167,14 +160,14 @@ class Editor:
     def _previous(self) -> int:
         """Return the index of the character before the cursor, skipping the marks on it."""
         index = max(self.cursor - 1, 0)
-        while index and _is_mark(self.line[index]):
+        while index and not cells(self.line[index]):
             index -= 1
         return index
 
     def _next(self) -> int:
         """Return the index of the character after the one at the cursor and its marks."""
         index = min(self.cursor + 1, len(self.line))
-        while index < len(self.line) and _is_mark(self.line[index]):
+        while index < len(self.line) and not cells(self.line[index]):
             index += 1
         return index
 
@@ -210,11 +203,6 @@ class Editor:
                     following = several.index(word) + 1 if word in several else 0
                     completion = several[following % len(several)]
                 self._replace(self._word_start, self.cursor, completion)
-
-
-def _is_mark(character: str) -> bool:
-    """Return whether it is displayed on the character before: a mark, selector or joiner."""
-    return unicodedata.category(character) in ("Mn", "Me", "Cf")
 
 
 def _common_prefix(words: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import codecs
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from ..protocol.blocks import sanitize
 from ..protocol.commands import COMMANDS, is_help
@@ -36,23 +36,13 @@ _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 class Terminal:
     """A view on the terminal that is stdin and stdout; `run` reads its keys until it is cancelled.
 
-    `coloured`: whether colours may be used; `bell`: whether it rings when a message names the user;
-    `interrupt`: called for Ctrl-C on an empty line.
+    `coloured`: whether colours may be used; `bell`: whether it rings when a message names the user.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        name: str,
-        *,
-        coloured: bool,
-        bell: bool,
-        interrupt: Callable[[], None],
-    ) -> None:
+    def __init__(self, console: Console, name: str, *, coloured: bool, bell: bool) -> None:
         self.quit_requested = asyncio.Event()  # set by Ctrl-D and by a hang-up
         self._console = console
         self._name = name
-        self._interrupt = interrupt
         self._entered: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._unread: list[bytes] = []
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
@@ -60,23 +50,19 @@ class Terminal:
         columns, rows = console.size()
         self._screen = Screen(columns, rows, coloured, bell)
         self._status = ""  # shown before the prompt
-        self._write_lock = asyncio.Lock()  # keeps drawings in the order they were made
 
     async def run(self) -> None:
         """Read keys in raw mode until cancelled; the terminal is always restored."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async with self._terminal_session() as raw_mode:
             while chunk := await self._console.read():
-                lines: list[str] = []
+                shown: list[Incoming] = []
                 for event in self._editor.feed(decoder.decode(chunk)):
                     if isinstance(event, str):
-                        lines += self._enter(event)
+                        shown += self._enter(event)
                     else:
                         await self._on_key(event, raw_mode)
-                if lines:
-                    await self._write(self._screen.above(lines, *self._input()))
-                else:
-                    await self._write(self._screen.input(*self._input()))
+                await self._show(shown)
             self._quit()
             await asyncio.Event().wait()  # the conversation is still to end
 
@@ -96,9 +82,7 @@ class Terminal:
                 self._remember(incoming.sender)
             elif isinstance(incoming, Notice) and incoming.text.endswith(" joined"):
                 self._remember(incoming.text.removesuffix(" joined"))
-        clock = time.strftime("%H:%M")
-        lines = [self._screen.style(incoming, clock, name) for incoming in received]
-        await self._write(self._screen.above(lines, *self._input()))
+        await self._show(received)
 
     async def set_status(self, problem: str | None) -> None:
         """Show before the prompt why there is no connection; None when there is one again."""
@@ -115,23 +99,23 @@ class Terminal:
                 raw_mode.enter()
                 self._redraw(_PASTE_ON)
 
-            handlers = {"SIGWINCH": self._redraw, "SIGCONT": on_continue}
-            for name, handler in handlers.items():
-                with contextlib.suppress(NotImplementedError, AttributeError):
-                    loop.add_signal_handler(getattr(signal, name), handler)
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(signal.SIGWINCH, self._redraw)
+                loop.add_signal_handler(signal.SIGCONT, on_continue)
             try:
-                await self._write(_PASTE_ON + self._screen.input(*self._input()))
+                await self._draw(_PASTE_ON)
                 yield raw_mode
             finally:
-                for name in handlers:
-                    with contextlib.suppress(NotImplementedError, AttributeError):
-                        loop.remove_signal_handler(getattr(signal, name))
+                with contextlib.suppress(NotImplementedError):
+                    loop.remove_signal_handler(signal.SIGWINCH)
+                    loop.remove_signal_handler(signal.SIGCONT)
                 self._console.write_nowait((self._screen.leave() + _PASTE_OFF).encode())
 
     async def _on_key(self, key: Key, raw_mode: RawMode) -> None:
         match key:
             case Key.INTERRUPT:
-                self._interrupt()
+                signal.raise_signal(signal.SIGINT)
+                await asyncio.Event().wait()  # the program cancels this: what follows has no effect
             case Key.END:
                 self._quit()
             case Key.SUSPEND:
@@ -145,38 +129,43 @@ class Terminal:
         self.quit_requested.set()
         self._entered.put_nowait(None)
 
-    def _enter(self, line: str) -> list[str]:
-        """Queue an entered line for sending; return the lines that stay on the screen for it."""
+    def _enter(self, line: str) -> list[Incoming]:
+        """Queue an entered line for sending; return what stays on the screen for it."""
         text = sanitize(line.encode())
         if not text:
             return []
         self._entered.put_nowait(encode(text))
-        clock = time.strftime("%H:%M")
         keys = map(Notice, KEYS) if is_help(text) else ()
-        shown = (Message(self._name, text), *keys)
-        return [self._screen.style(incoming, clock, self._name) for incoming in shown]
+        return [Message(self._name, text), *keys]
 
     def _input(self) -> tuple[str, str, int]:
         return f"{self._status}{self._name}> ", self._editor.line, self._editor.cursor
 
-    def _redraw(self, prefix: str = "") -> None:
+    async def _show(self, shown: Sequence[Incoming]) -> None:
+        """Print above the input area, and draw that again."""
+        clock = time.strftime("%H:%M")
+        lines = [self._screen.style(incoming, clock, self._name) for incoming in shown]
+        await self._write(self._screen.above(lines, *self._input()))
+
+    async def _draw(self, prefix: str = "") -> None:
+        """Draw the input area for the terminal's present size."""
         self._screen.resize(*self._console.size())
-        drawing = asyncio.ensure_future(self._write(prefix + self._screen.input(*self._input())))
+        await self._write(prefix + self._screen.input(*self._input()))
+
+    def _redraw(self, prefix: str = "") -> None:
+        drawing = asyncio.ensure_future(self._draw(prefix))
         # An error here is ignored: reading the keys fails likewise.
         drawing.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _write(self, text: str) -> None:
-        async with self._write_lock:
-            await self._console.write(text.encode(errors="replace"))
+        await self._console.write(text.encode(errors="replace"))
 
     def _remember(self, name: str) -> None:
-        if name in self._names:
-            del self._names[name]
-        elif not _fits_a_name(name):
-            return
-        self._names[name] = None
-        if len(self._names) > REMEMBERED_NAMES_LIMIT:
-            del self._names[next(iter(self._names))]
+        if name in self._names or _fits_a_name(name):
+            self._names.pop(name, None)  # the name seen last is the last one
+            self._names[name] = None
+            if len(self._names) > REMEMBERED_NAMES_LIMIT:
+                del self._names[next(iter(self._names))]
 
     def _complete(self, word: str) -> list[str]:
         if word.startswith("\\"):

@@ -23,14 +23,7 @@ class Pipeline:
     text, even if it looks like a command. `listen`: do not read stdin.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        as_json: bool = False,
-        as_text: bool = False,
-        listen: bool = False,
-    ) -> None:
+    def __init__(self, console: Console, *, as_json: bool, as_text: bool, listen: bool) -> None:
         self.quit_requested = asyncio.Event()  # never set: a pipeline has no key for it
         self._console = console
         self._as_json = as_json
@@ -67,12 +60,8 @@ class Pipeline:
         """Put back what could not be sent, so that it is read next."""
         self._unread.insert(0, lines)
 
-    async def display(
-        self,
-        received: Sequence[Incoming],
-        name: str,  # noqa: ARG002 (a view that shows a prompt needs it)
-    ) -> None:
-        """Print what was received; `name` is the user's current name, which nothing here shows."""
+    async def display(self, received: Sequence[Incoming], _name: str) -> None:
+        """Print what was received; only a view with a prompt shows the user's name."""
         lines: list[str] = []
         errors: list[str] = []
         now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -36,12 +36,8 @@ consecutive combining marks. It ends before white space if possible, so that a w
 stays whole, or else before a letter or digit, where a cut hardly ever matters."""
 
 
-def width(text: str) -> int:
-    """Return how many columns a text without control characters needs, by `unicodedata`."""
-    return len(text) if text.isascii() else sum(map(_cells, text))
-
-
-def _cells(character: str) -> int:
+def cells(character: str) -> int:
+    """Return how many columns a character needs: none for a mark, a selector or a joiner."""
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -55,11 +51,11 @@ def _layout(text: str, columns: int) -> list[tuple[int, int]]:
     positions = []
     row = column = 0
     for character in text:
-        cells = _cells(character)
-        if column + cells > columns:
+        needed = cells(character)
+        if column + needed > columns:
             row, column = row + 1, 0
         positions.append((row, column))
-        column += cells
+        column += needed
     return positions
 
 

@@ -15,7 +15,7 @@ import pytest
 from terminal_model import Terminal, cells_of
 
 from broadcast.protocol.messages import Incoming, Message, Notice, ServerError
-from broadcast.terminal.screen import Screen, width
+from broadcast.terminal.screen import Screen, cells
 
 NARROW = "abcdefg hij"
 MIXED = "abc d\u00e9e\u0301\u6f22\u5b57\ud55c\uff21\U0001f600\u2764\ufe0f\u200d\t"
@@ -114,9 +114,9 @@ def cursor_for(chosen: random.Random, line: str) -> int:
     )
 
 
-def test_width_counts_terminal_columns() -> None:
+def test_cells_are_terminal_columns() -> None:
     assert [
-        width(text)
+        sum(map(cells, text))
         for text in (
             "",
             "abc",
@@ -129,7 +129,7 @@ def test_width_counts_terminal_columns() -> None:
             "\u200d",
         )
     ] == [*(0, 3, 2, 2, 2, 1, 1, 1, 0)]
-    assert width("a\u6f22e\u0301") == 4
+    assert sum(map(cells, "a\u6f22e\u0301")) == 4
 
 
 @pytest.mark.parametrize(
