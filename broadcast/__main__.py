@@ -3,7 +3,7 @@
 import sys
 
 
-def run(program: str) -> None:
+def run(program: str = "main") -> None:
     """Run one of the functions of `broadcast.cli` and exit; Ctrl-C never shows a traceback."""
     try:
         # Not `signal`, which imports other modules: Ctrl-C may arrive meanwhile.
@@ -21,4 +21,4 @@ def run(program: str) -> None:
 
 
 if __name__ == "__main__":
-    run("main")
+    run()
