@@ -53,7 +53,7 @@ def test_mutable_argument_is_formatted_immediately(
     log: Log, capfd: pytest.CaptureFixture[str], arguments: tuple[Any]
 ) -> None:
     message = "%s"
-    log._listener.stop()  # so that the record stays in the queue
+    log.stop()  # so that the record stays in the queue
     LOGGER.info(message, *arguments)
     (value,) = arguments
     expected = str(value)
@@ -63,7 +63,7 @@ def test_mutable_argument_is_formatted_immediately(
         value["a"] = 2
     else:
         value.args = (2,)
-    log._listener.start()
+    log.start()
     log.close()
     assert capfd.readouterr().err.endswith(f" INFO    {expected}\n")
 
@@ -78,15 +78,15 @@ def test_traceback_is_written_and_its_frames_are_not_kept(
         local = Local()
         raise ValueError(f"no good: {type(local).__name__}")
 
-    log._listener.stop()
+    log.stop()
     try:
         fail()
     except ValueError:
         LOGGER.exception("it failed")
-    record = log._queue.get()
+    record = log.queue.get()
     assert record.exc_info is None
-    log._queue.put(record)
-    log._listener.start()
+    log.queue.put(record)
+    log.start()
     log.close()
     written = capfd.readouterr().err
     assert " ERROR   it failed\nTraceback (most recent call last):\n" in written
@@ -107,20 +107,20 @@ def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(
         deadline = time.monotonic() + 10
         filled_for = 0
         while filled_for < 5 and time.monotonic() < deadline:  # until the thread is stuck, too
-            filled_for = filled_for + 1 if log._queue.qsize() == 100 else 0
+            filled_for = filled_for + 1 if log.queue.qsize() == 100 else 0
             LOGGER.info("%s", "x" * 1_000)
             time.sleep(0.01)
         lost = log.lost
         for _ in range(1_000):
             LOGGER.info("one too many")
         assert log.lost - lost == 1_000
-        assert log._queue.qsize() == 100
+        assert log.queue.qsize() == 100
         began = time.monotonic()
         log.close()
         assert time.monotonic() - began < 1
     finally:
         deadline = time.monotonic() + 10
-        while log._listener._thread and time.monotonic() < deadline:  # until everything is written
+        while log._thread and time.monotonic() < deadline:  # until everything is written
             os.set_blocking(reading, False)
             with contextlib.suppress(BlockingIOError):
                 os.read(reading, 65_536)
