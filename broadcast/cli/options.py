@@ -76,15 +76,15 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the server."""
     add: Callable[..., Any] = parser.add_argument
     add("--host", default=server.DEFAULT_HOST,
-        help="address or name to listen on; empty for every interface")
+        help="address or name to listen on; empty for every interface (default: %(default)s)")
     add("--port", type=port_number, default=server.DEFAULT_PORT,
-        help="port to listen on; 0 for any free one")
+        help="port to listen on; 0 for any free one (default: %(default)s)")
     add("--timeout", type=positive, default=server.DEFAULT_TIMEOUT, metavar="S",
-        help="seconds a client may be silent")
+        help="seconds a client may be silent (default: %(default)s)")
     add("--backlog", type=whole_number, default=server.DEFAULT_BACKLOG, metavar="BYTES",
-        help="bytes kept for slow readers")
+        help="bytes kept for slow readers (default: %(default)s)")
     add("--grace", type=positive, default=server.DEFAULT_GRACE, metavar="S",
-        help="seconds the slow readers of one address may hold up the room")
+        help="seconds the slow readers of one address may hold up the room (default: %(default)s)")
     add("--max-clients", type=whole_number, metavar="N",
         help=f"clients at once (default: {server.DEFAULT_MAX_CLIENTS})")
     add("--max-strangers", type=whole_number, metavar="N", help=STRANGERS_HELP)
@@ -96,17 +96,20 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-notices", dest="notices", action="store_false",
         help="do not announce who joins and leaves")
     add("--log-level", type=log_level, default=os.environ.get("LOG_LEVEL", "INFO"),
-        metavar="LEVEL", help=f"one of {', '.join(LEVELS)}")
+        metavar="LEVEL", help=f"one of {', '.join(LEVELS)} (default: %(default)s)")
 
 
 def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the client."""
     add: Callable[..., Any] = parser.add_argument
-    add("--host", default=server.DEFAULT_HOST, help="address or name of the server")
-    add("--port", type=port_number, default=server.DEFAULT_PORT, help="port of the server")
-    add("--user", type=username, default="anonymous", metavar="NAME", help="your name in the room")
+    add("--host", default=server.DEFAULT_HOST,
+        help="address or name of the server (default: %(default)s)")
+    add("--port", type=port_number, default=server.DEFAULT_PORT,
+        help="port of the server (default: %(default)s)")
+    add("--user", type=username, default="anonymous", metavar="NAME",
+        help="your name in the room (default: %(default)s)")
     add("--heartbeat", type=positive, default=client.DEFAULT_HEARTBEAT, metavar="S",
-        help="seconds between heartbeats")
+        help="seconds between heartbeats (default: %(default)s)")
     add("--listen", action="store_true",
         help="only print: do not read stdin, stay until the server closes the connection")
     add("--tls", action="store_true",
@@ -124,20 +127,9 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
 # fmt: on
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but neither None nor booleans."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or isinstance(action.default, bool):
-            return action.help
-        return super()._get_help_string(action)
-
-
 def make_parser(program: str | None, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that all programs share."""
-    parser = argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"broadcast {__version__}")
     return parser
 
