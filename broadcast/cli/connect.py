@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import functools
 import os
 import signal
 import ssl
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 
 from ..client.client import BroadcastClient
@@ -28,13 +29,19 @@ def main_client(arguments: Sequence[str] | None = None, program: str | None = No
     parser = make_parser(program, CLIENT)
     add_client_arguments(parser)
     options = parser.parse_args(arguments)
-    tls = _tls_context(parser, options)
-    return asyncio.run(_run_client(options, tls, read_token(parser, options)))
+    make_client = functools.partial(
+        BroadcastClient,
+        options.host,
+        options.port,
+        options.user,
+        heartbeat=options.heartbeat,
+        tls=_tls_context(parser, options),
+        token=read_token(parser, options),
+    )
+    return asyncio.run(_run_client(options, make_client))
 
 
-def _tls_context(
-    parser: argparse.ArgumentParser, options: argparse.Namespace
-) -> ssl.SSLContext | None:
+def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext | None:
     if not options.tls:
         if options.tls_ca:
             parser.error("argument --tls-ca: needs --tls")
@@ -48,9 +55,7 @@ def _tls_context(
     return context
 
 
-async def _run_client(
-    options: argparse.Namespace, tls: ssl.SSLContext | None, token: str | None
-) -> int:
+async def _run_client(options: Namespace, make_client: Callable[[], BroadcastClient]) -> int:
     task, status = asyncio.current_task(), OK
 
     def stop(code: int) -> None:
@@ -59,51 +64,32 @@ async def _run_client(
         if task:
             task.cancel()
 
-    def make_client() -> BroadcastClient:
-        return BroadcastClient(
-            options.host,
-            options.port,
-            options.user,
-            heartbeat=options.heartbeat,
-            tls=tls,
-            token=token,
-        )
-
     handle_signal(signal.SIGINT, stop, INTERRUPTED)
     handle_signal(signal.SIGTERM, stop, TERMINATED)
     try:
         with Console() as console:
+            view = _make_view(options, console)
             try:
-                view = _make_view(options, console)
-                await _run_view(options, view, make_client)
-            except OutputClosedError:
-                pass
-            except BroadcastError as error:
-                status = status or FAILED  # a signal may have arrived at the same time
-                await console.report(str(error))
+                async with asyncio.TaskGroup() as group:
+                    view_task = group.create_task(view.run())
+                    await run_with_reconnect(make_client, view, options.reconnect)
+                    view_task.cancel()
+            except ExceptionGroup as problems:
+                problem = problems.exceptions[0]
+                if not isinstance(problem, BroadcastError):
+                    raise
+                if not isinstance(problem, OutputClosedError):
+                    status = status or FAILED  # a signal may have arrived at the same time
+                    await console.report(str(problem))
     except asyncio.CancelledError:
         if status == OK:
             raise
     return status
 
 
-def _make_view(options: argparse.Namespace, console: Console) -> Pipeline | Terminal:
+def _make_view(options: Namespace, console: Console) -> Pipeline | Terminal:
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
     if is_dumb or options.json or options.listen or not console.supports_raw_mode:
         return Pipeline(console, as_json=options.json, as_text=options.text, listen=options.listen)
     coloured = not os.environ.get("NO_COLOR")
     return Terminal(console, options.user, coloured=coloured, bell=not options.quiet)
-
-
-async def _run_view(
-    options: argparse.Namespace,
-    view: Pipeline | Terminal,
-    make_client: Callable[[], BroadcastClient],
-) -> None:
-    try:
-        async with asyncio.TaskGroup() as group:
-            view_task = group.create_task(view.run())
-            await run_with_reconnect(make_client, view, options.reconnect)
-            view_task.cancel()
-    except ExceptionGroup as problems:
-        raise problems.exceptions[0] from None

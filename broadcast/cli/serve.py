@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
 import signal
 import ssl
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,22 +46,32 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     parser = make_parser(program, SERVER)
     add_server_arguments(parser)
     options = parser.parse_args(arguments)
-    tls = _tls_context(parser, options)
-    token = read_token(parser, options)
+    tls, token = _tls_context(parser, options), read_token(parser, options)
     warning = _limit_connections(parser, options)
     gc.set_threshold(*GC_THRESHOLDS)
     log = Log(options.log_level)
     if warning:
         LOGGER.warning(warning)
+    room = BroadcastServer(
+        options.host,
+        options.port,
+        timeout=options.timeout,
+        backlog=options.backlog,
+        grace=options.grace,
+        notices=options.notices,
+        max_clients=options.max_clients,
+        max_strangers=options.max_strangers,
+        max_rate=options.max_rate,
+        tls=tls,
+        token=token,
+    )
     try:
-        return asyncio.run(_serve(options, log, tls, token))
+        return asyncio.run(_serve(room, log))
     finally:
         log.close()
 
 
-def _tls_context(
-    parser: argparse.ArgumentParser, options: argparse.Namespace
-) -> ssl.SSLContext | None:
+def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext | None:
     if not options.tls_cert:
         if options.tls_key:
             parser.error("argument --tls-key: needs --tls-cert")
@@ -77,7 +87,7 @@ def _tls_context(
     return context
 
 
-def _limit_connections(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
+def _limit_connections(parser: ArgumentParser, options: Namespace) -> str | None:
     """Fit the options' limits into the one on open files; return a warning if that is low."""
     open_files = _raise_open_file_limit()
     if options.max_strangers is None:
@@ -112,9 +122,7 @@ def _raise_open_file_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-async def _serve(
-    options: argparse.Namespace, log: Log, tls: ssl.SSLContext | None, token: str | None
-) -> int:
+async def _serve(room: BroadcastServer, log: Log) -> int:
     stop = asyncio.Event()
     task, status = asyncio.current_task(), OK
     asyncio.get_running_loop().set_exception_handler(_log_loop_error)
@@ -129,21 +137,9 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         handle_signal(number, on_signal)
     try:
-        async with BroadcastServer(
-            options.host,
-            options.port,
-            timeout=options.timeout,
-            backlog=options.backlog,
-            grace=options.grace,
-            notices=options.notices,
-            max_clients=options.max_clients,
-            max_strangers=options.max_strangers,
-            max_rate=options.max_rate,
-            tls=tls,
-            token=token,
-        ) as running:
+        async with room:
             if hasattr(signal, "SIGUSR1"):
-                handle_signal(signal.SIGUSR1, _log_statistics, running, log)
+                handle_signal(signal.SIGUSR1, _log_statistics, room, log)
             await stop.wait()
     except BroadcastError as error:
         print_error(str(error))
@@ -154,8 +150,8 @@ async def _serve(
     return status
 
 
-def _log_statistics(running: BroadcastServer, log: Log) -> None:
-    numbers = running.statistics() | {"log lines lost": log.lost}
+def _log_statistics(room: BroadcastServer, log: Log) -> None:
+    numbers = room.statistics() | {"log lines lost": log.lost}
     LOGGER.info("%s", ", ".join(f"{name} {number}" for name, number in numbers.items()))
 
 
