@@ -23,11 +23,6 @@ SERVER = "Run a room: what one client sends reaches all others."
 
 CLIENT = "Join a room: lines typed or piped in go to all others, what they send is printed."
 
-STRANGERS_HELP = (
-    "connections at once that have not joined; one more takes the place of the oldest"
-    f" (default: {DEFAULT_MAX_STRANGERS})"
-)
-
 TOKEN_HELP = "file with the token that clients must know; or set BROADCAST_TOKEN"
 
 
@@ -87,7 +82,9 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds the slow readers of one address may hold up the room (default: %(default)s)")
     add("--max-clients", type=whole_number, metavar="N",
         help=f"clients at once (default: {server.DEFAULT_MAX_CLIENTS})")
-    add("--max-strangers", type=whole_number, metavar="N", help=STRANGERS_HELP)
+    add("--max-strangers", type=whole_number, metavar="N",
+        help="connections at once that have not joined; one more takes the place of the oldest"
+             f" (default: {DEFAULT_MAX_STRANGERS})")
     add("--max-rate", type=positive, metavar="N",
         help="lines a second from one client, which is slowed down to it")
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM; encrypts every connection")

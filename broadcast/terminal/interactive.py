@@ -47,8 +47,7 @@ class Terminal:
         self._unread: list[bytes] = []
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
         self._editor = Editor(self._complete)
-        columns, rows = console.size()
-        self._screen = Screen(columns, rows, coloured, bell)
+        self._screen = Screen(*console.size(), coloured, bell)
         self._status = ""  # shown before the prompt
 
     async def run(self) -> None:
@@ -106,9 +105,8 @@ class Terminal:
                 await self._draw(_PASTE_ON)
                 yield raw_mode
             finally:
-                with contextlib.suppress(NotImplementedError):
-                    loop.remove_signal_handler(signal.SIGWINCH)
-                    loop.remove_signal_handler(signal.SIGCONT)
+                loop.remove_signal_handler(signal.SIGWINCH)
+                loop.remove_signal_handler(signal.SIGCONT)
                 self._console.write_nowait((self._screen.leave() + _PASTE_OFF).encode())
 
     async def _on_key(self, key: Key, raw_mode: RawMode) -> None:

@@ -87,14 +87,13 @@ class Console:
         # While fd 0, 1 or 2 is closed, the next file to be opened gets that number, so only sys
         # knows which streams existed at the start.
         streams = (sys.stdin, sys.stdout, sys.stderr)
-        self._stdin, stdout, stderr = (stream.fileno() if stream else None for stream in streams)
+        self._stdin, stdout, self._stderr = (file.fileno() if file else None for file in streams)
         self._stdin_is_terminal = self._stdin is not None and os.isatty(self._stdin)
         self.stdout_is_terminal = stdout is not None and os.isatty(stdout)
-        # A write to a nearly full terminal blocks although it polls as writable, so terminals are
-        # opened again as non-blocking.
-        self._terminal, self._error_terminal = open_terminal(stdout), open_terminal(stderr)
+        # A write to a nearly full terminal blocks although it polls as writable, so this one is
+        # opened again as non-blocking. If stderr is one, a write to it may block its own thread.
+        self._terminal = open_terminal(stdout)
         self._stdout = stdout if self._terminal is None else self._terminal
-        self._stderr = stderr if self._error_terminal is None else self._error_terminal
         # Kept when its caller is cancelled: the next call gets the result.
         self._pending_read: asyncio.Future[bytes] | None = None
         self._wake_reader, self._wake_writer = os.pipe()
@@ -110,9 +109,9 @@ class Console:
         workers = (self._reader, self._writer, self._error_writer)
         ended = [worker.join(deadline) for worker in workers]
         if all(ended):  # otherwise a thread still uses them, and they are closed at exit
-            for fd in (self._wake_reader, self._terminal, self._error_terminal):
-                if fd is not None:
-                    os.close(fd)
+            os.close(self._wake_reader)
+            if self._terminal is not None:
+                os.close(self._terminal)
 
     async def read(self) -> bytes:
         """Return the next chunk of stdin, empty at its end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import Any, Self
+from typing import Self
 
 try:
     import termios
@@ -26,11 +26,10 @@ class RawMode:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._original = termios.tcgetattr(fd)
-        raw: list[Any] = [part[:] if isinstance(part, list) else part for part in self._original]
-        raw[0] &= ~(termios.ICRNL | termios.IXON)
-        raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
-        raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
-        self._raw = raw
+        self._raw = termios.tcgetattr(fd)
+        self._raw[0] &= ~(termios.ICRNL | termios.IXON)
+        self._raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
+        self._raw[6][termios.VMIN], self._raw[6][termios.VTIME] = 1, 0
 
     def __enter__(self) -> Self:
         self.enter()
