@@ -111,13 +111,11 @@ class Screen:
         ring the bell.
         """
         if isinstance(incoming, Message):
-            is_mention = incoming.sender != own_name and _mentions(incoming.text, own_name)
             colour = _NAME_COLOURS[zlib.crc32(incoming.sender.encode()) % len(_NAME_COLOURS)]
-            sender = self._in_style(str(colour), incoming.sender)
             text = _expand_tabs(incoming.text)
-            if is_mention:
+            if incoming.sender != own_name and _mentions(incoming.text, own_name):
                 text = self._in_style(_HIGHLIGHT, text) + ("\a" if self._bell else "")
-            return f"{clock} {sender}: {text}"
+            return f"{clock} {self._in_style(str(colour), incoming.sender)}: {text}"
         style = _RED if isinstance(incoming, ServerError) else _DIM
         return f"{clock} {self._in_style(style, _expand_tabs(str(incoming)))}"
 
