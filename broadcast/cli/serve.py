@@ -47,25 +47,23 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     add_server_arguments(parser)
     options = parser.parse_args(arguments)
     tls, token = _tls_context(parser, options), read_token(parser, options)
-    warning = _limit_connections(parser, options)
     gc.set_threshold(*GC_THRESHOLDS)
     log = Log(options.log_level)
-    if warning:
-        LOGGER.warning(warning)
-    room = BroadcastServer(
-        options.host,
-        options.port,
-        timeout=options.timeout,
-        backlog=options.backlog,
-        grace=options.grace,
-        notices=options.notices,
-        max_clients=options.max_clients,
-        max_strangers=options.max_strangers,
-        max_rate=options.max_rate,
-        tls=tls,
-        token=token,
-    )
     try:
+        _limit_connections(parser, options)
+        room = BroadcastServer(
+            options.host,
+            options.port,
+            timeout=options.timeout,
+            backlog=options.backlog,
+            grace=options.grace,
+            notices=options.notices,
+            max_clients=options.max_clients,
+            max_strangers=options.max_strangers,
+            max_rate=options.max_rate,
+            tls=tls,
+            token=token,
+        )
         return asyncio.run(_serve(room, log))
     finally:
         log.close()
@@ -87,25 +85,24 @@ def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext |
     return context
 
 
-def _limit_connections(parser: ArgumentParser, options: Namespace) -> str | None:
-    """Fit the options' limits into the one on open files; return a warning if that is low."""
+def _limit_connections(parser: ArgumentParser, options: Namespace) -> None:
+    """Fit the options' limits into the one on open files; log a warning if that is low."""
     open_files = _raise_open_file_limit()
     if options.max_strangers is None:
         share = max(1, open_files // STRANGERS_SHARE)
         options.max_strangers = min(DEFAULT_MAX_STRANGERS, share)
     allowed = max(1, open_files - RESERVED_FDS - 2 * options.max_strangers)
-    if options.max_clients is not None:
-        if options.max_clients > allowed:
-            parser.error(
-                "argument --max-clients: the system's limit on open files allows"
-                f" {allowed}, not {options.max_clients}"
-            )
-        return None
-    options.max_clients = min(server.DEFAULT_MAX_CLIENTS, allowed)
-    if allowed >= FEW_CLIENTS:
-        return None
-    clients = "1 client" if allowed == 1 else f"{allowed} clients"
-    return f"this system allows {open_files} open files: at most {clients}; raise `ulimit -n`"
+    if options.max_clients is None:
+        options.max_clients = min(server.DEFAULT_MAX_CLIENTS, allowed)
+        if allowed < FEW_CLIENTS:
+            clients = "1 client" if allowed == 1 else f"{allowed} clients"
+            warning = "this system allows %d open files: at most %s; raise `ulimit -n`"
+            LOGGER.warning(warning, open_files, clients)
+    elif options.max_clients > allowed:
+        parser.error(
+            "argument --max-clients: the system's limit on open files allows"
+            f" {allowed}, not {options.max_clients}"
+        )
 
 
 def _raise_open_file_limit() -> int:
