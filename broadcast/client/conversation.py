@@ -32,9 +32,6 @@ class View(Protocol):
     async def read(self) -> bytes | None:
         """Return the next whole lines to send, None once the user has left."""
 
-    def unread(self, lines: bytes) -> None:
-        """Put back what could not be sent, so that it is read next."""
-
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Show what was received; `name` is the user's current name."""
 
@@ -46,11 +43,13 @@ class Conversation:
     r"""Exchanges lines between a connected client and a view until the connection ends.
 
     `run` it once. It is leaving from `\exit` or the end of the input on, which the server answers
-    by sending what is pending and closing.
+    by sending what is pending and closing. `unsent`: lines to send before those of the view;
+    afterwards, those that were read when the connection no longer accepted any.
     """
 
-    def __init__(self, client: BroadcastClient, view: View) -> None:
+    def __init__(self, client: BroadcastClient, view: View, unsent: bytes = b"") -> None:
         self.is_leaving = False
+        self.unsent = unsent
         self._client = client
         self._view = view
         self._leave_timeout = asyncio.timeout(None)  # LEAVE_TIME from when leaving begins
@@ -89,10 +88,11 @@ class Conversation:
         """Send what the view has, in whole lines so that no heartbeat splits one, and leave."""
         # Receiving reports a lost connection, after everything that had arrived before.
         with contextlib.suppress(ConnectionLostError):
-            while (lines := await self._view.read()) is not None:
+            while (lines := self.unsent or await self._view.read()) is not None:
+                self.unsent = lines
                 if not self._client.is_connected:
-                    self._view.unread(lines)
                     return
+                self.unsent = b""
                 if end := _end_of_exit(lines):
                     await self._leave(lines[:end])
                     return

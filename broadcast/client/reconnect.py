@@ -28,9 +28,10 @@ async def run_with_reconnect(
     sent twice. Raises what `BroadcastClient.connect` and `Conversation.run` raise.
     """
     delay = 0.0  # until the next attempt; 0 while there is a connection, and before the first one
+    unsent = b""
     while True:
         client = connect()
-        conversation = Conversation(client, view)
+        conversation = Conversation(client, view, unsent)
         try:
             async with client:
                 if delay:
@@ -43,6 +44,7 @@ async def run_with_reconnect(
                 raise
             if not delay:
                 await view.set_status(str(problem))
+        unsent = conversation.unsent
         delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))):

@@ -44,7 +44,6 @@ class Terminal:
         self._console = console
         self._name = name
         self._entered: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._unread: list[bytes] = []
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
         self._editor = Editor(self._complete)
         self._screen = Screen(*console.size(), coloured, bell)
@@ -67,11 +66,7 @@ class Terminal:
 
     async def read(self) -> bytes | None:
         """Return the next line to send, None when the user has left."""
-        return self._unread.pop(0) if self._unread else await self._entered.get()
-
-    def unread(self, lines: bytes) -> None:
-        """Put back what could not be sent, so that it is read next."""
-        self._unread.insert(0, lines)
+        return await self._entered.get()
 
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Draw what was received above the input area; `name` is the user's current name."""

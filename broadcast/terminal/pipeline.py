@@ -31,7 +31,7 @@ class Pipeline:
         self._listen = listen
         self._line_limit = LINE_LIMIT - as_text  # which may put a space in front
         self._splitter = LineSplitter(self._line_limit)
-        self._unread: list[bytes | TooLong] = []  # chunks of whole lines
+        self._chunks: list[bytes | TooLong] = []  # whole lines that have not been returned yet
         self._input_ended = False
 
     async def run(self) -> None:
@@ -45,20 +45,16 @@ class Pipeline:
         if self._listen:
             await self._console.wait_output_closed()
         while True:
-            while not self._unread:
+            while not self._chunks:
                 if self._input_ended:
                     return None
                 chunk = await self._console.read()
                 self._input_ended = not chunk
-                self._unread += self._splitter.feed(chunk) if chunk else self._splitter.finish()
-            lines = self._unread.pop(0)
+                self._chunks += self._splitter.feed(chunk) if chunk else self._splitter.finish()
+            lines = self._chunks.pop(0)
             if not isinstance(lines, TooLong):
                 return _as_text(lines) if self._as_text and _BACKSLASH in lines else lines
             await self._console.report(f"a line of more than {self._line_limit} bytes was not sent")
-
-    def unread(self, lines: bytes) -> None:
-        """Put back what could not be sent, so that it is read next."""
-        self._unread.insert(0, lines)
 
     async def display(self, received: Sequence[Incoming], _name: str) -> None:
         """Print what was received; only a view with a prompt shows the user's name."""

@@ -22,9 +22,6 @@ class Script:
     async def read(self) -> bytes | None:
         return self.chunks.pop(0)
 
-    def unread(self, chunk: bytes) -> None:
-        self.chunks.insert(0, chunk)
-
     async def display(self, arrived: Sequence[Incoming], name: str) -> None:
         self.shown += arrived
 
@@ -32,10 +29,21 @@ class Script:
         self.told.append(trouble)
 
 
-async def test_lines_read_after_the_connection_was_lost_are_given_back() -> None:
-    view = Script(b"one\n", None)
-    await Conversation(BroadcastClient(), view)._send()
-    assert view.chunks == [b"one\n", None]
+async def test_lines_read_after_the_connection_was_lost_are_sent_by_the_next_conversation(
+    server: BroadcastServer,
+) -> None:
+    view = Script(b"one\n", b"two\n", None)
+    lost = Conversation(BroadcastClient(), view)
+    await lost._send()
+    assert (lost.unsent, view.chunks) == (b"one\n", [b"two\n", None])
+    async with (
+        BroadcastClient(port=server.port, user="other") as other,
+        BroadcastClient(port=server.port, user="a") as client,
+    ):
+        again = Conversation(client, view, lost.unsent)
+        await again.run()
+        assert [await anext(other) for _ in range(2)] == [Message("a", "one"), Message("a", "two")]
+        assert again.unsent == b""
 
 
 async def test_every_line_is_sent_and_every_answer_displayed(server: BroadcastServer) -> None:
