@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..net.connection import Connection
 from ..protocol.blocks import BLOCK_LIMIT
@@ -33,30 +34,18 @@ class SubscriptionState(enum.Enum):
     """It is sent nothing more."""
 
 
+@dataclass(slots=True, eq=False)
 class Subscription:
     """A client's place in the fan-out, created by `Fanout.join` and changed only by the fan-out."""
 
-    __slots__ = (
-        "connection",
-        "cursor",
-        "delivered",
-        "end_batch",
-        "joined_at",
-        "on_evicted",
-        "state",
-    )
-
-    def __init__(
-        self, connection: Connection, on_evicted: Callable[[], None], joined_at: float
-    ) -> None:
-        self.connection = connection
-        self.joined_at = joined_at  # in running time
-        self.on_evicted = on_evicted
-        self.state = SubscriptionState.READY
-        self.cursor = 0  # while LAGGING or LEAVING: the number of the next batch to send
-        self.end_batch = 0  # while LEAVING: the number after the last batch to send
-        # Once it leaves: done when everything published before has been sent.
-        self.delivered: asyncio.Future[None] | None = None
+    connection: Connection
+    on_evicted: Callable[[], None]
+    joined_at: float  # in running time
+    state: SubscriptionState = SubscriptionState.READY
+    cursor: int = 0  # while LAGGING or LEAVING: the number of the next batch to send
+    end_batch: int = 0  # while LEAVING: the number after the last batch to send
+    # Once it leaves: done when everything published before has been sent.
+    delivered: asyncio.Future[None] | None = None
 
 
 class Batch:

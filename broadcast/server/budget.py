@@ -16,7 +16,8 @@ Everything here is pure computation: it uses no event loop, no socket and no clo
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 STALL_TIME = 1.0
@@ -51,29 +52,21 @@ def budget_key(peer: str) -> str:
     return f"[{int(address) >> (address.max_prefixlen - IPV6_PREFIX_LENGTH):x}]"
 
 
+@dataclass(slots=True, eq=False)
 class Straggler:
     """Tracks a client that keeps input paused, until it has caught up."""
 
-    __slots__ = (
-        "charged",
-        "key",
-        "lateness",
-        "leeway",
-        "overdue",
-        "position",
-        "previous",
-        "stalled_for",
-    )
+    key: str
+    leeway: float  # seconds of lateness that are not charged
+    position: int  # bytes of the backlog's stream that it has read so far
+    previous: int = field(init=False)  # the same at the end of the previous time slice
+    lateness: float = 0.0  # seconds, 0 to `leeway`
+    overdue: float = 0.0  # seconds of the last time slice that exceeded the leeway
+    charged: float = 0.0  # seconds of all time slices that exceeded the leeway
+    stalled_for: float = 0.0  # seconds since it last read anything
 
-    def __init__(self, key: str, leeway: float, position: int) -> None:
-        self.key = key
-        self.leeway = leeway  # seconds of lateness that are not charged
-        self.position = position  # bytes of the backlog's stream that it has read so far
-        self.previous = position  # the same at the end of the previous time slice
-        self.lateness = 0.0  # seconds, 0 to `leeway`
-        self.overdue = 0.0  # seconds of the last time slice that exceeded the leeway
-        self.charged = 0.0  # seconds of all time slices that exceeded the leeway
-        self.stalled_for = 0.0  # seconds since it last read anything
+    def __post_init__(self) -> None:
+        self.previous = self.position
 
     def advance(self, seconds: float, pace: float) -> None:
         """Account for a time slice and the progress made in it; `pace` is in bytes per second."""
@@ -87,15 +80,13 @@ class Straggler:
         self.charged += self.overdue
 
 
+@dataclass(slots=True, eq=False)
 class _Account:
     """The budget of one address, remembered while it is not full."""
 
-    __slots__ = ("balance", "spent_at", "updated_at")
-
-    def __init__(self, balance: float, now: float) -> None:
-        self.balance = balance  # seconds left; negative in debt
-        self.updated_at = now
-        self.spent_at: float | None = None  # when it ran out; None once it covers a leeway again
+    balance: float  # seconds left; negative in debt
+    updated_at: float
+    spent_at: float | None = None  # when it ran out; None once it covers a leeway again
 
 
 class PauseBudget:
@@ -149,23 +140,14 @@ class PauseBudget:
         self, stragglers: Mapping[Client, Straggler], seconds: float, now: float
     ) -> list[Client]:
         """Charge for the time slice that has just passed; return the clients that are too slow."""
-        charges: dict[str, float] = {}
         for straggler in stragglers.values():
             straggler.advance(seconds, self.pace)
-            charges[straggler.key] = max(charges.get(straggler.key, 0.0), straggler.overdue)
-        for key, charge in charges.items():
-            self._charge(key, charge, now)
-        too_slow = [
-            client for client, straggler in stragglers.items() if self._is_too_slow(straggler, now)
-        ]
-        fines: dict[str, float] = {}
-        for straggler in map(stragglers.__getitem__, too_slow):
-            # All its lateness counts twice: the leeway is free only for those that catch up, and a
-            # client that stalls and rejoins repeatedly spends the budget twice as fast.
-            fine = straggler.charged + 2 * straggler.lateness
-            fines[straggler.key] = max(fines.get(straggler.key, 0.0), fine)
-        for key, charge in fines.items():
-            self._charge(key, charge, now)
+        self._charge(((late.key, late.overdue) for late in stragglers.values()), now)
+        too_slow = [client for client, late in stragglers.items() if self._is_too_slow(late, now)]
+        # All its lateness counts twice: the leeway is free only for those that catch up, and a
+        # client that stalls and rejoins repeatedly spends the budget twice as fast.
+        fined = [stragglers[client] for client in too_slow]
+        self._charge(((late.key, late.charged + 2 * late.lateness) for late in fined), now)
         return too_slow
 
     def _is_too_slow(self, straggler: Straggler, now: float) -> bool:
@@ -173,17 +155,21 @@ class PauseBudget:
             return True
         return straggler.overdue > 0 and self.remaining(straggler.key, now) <= 0
 
-    def _charge(self, key: str, seconds: float, now: float) -> None:
-        """Take seconds off a budget: once for all clients of an address that were late together."""
-        if seconds <= 0:
-            return
-        balance = max(-self._grace, self.remaining(key, now) - seconds)  # debt is bounded, too
-        account = self._accounts.pop(key, None) or _Account(balance, now)
-        account.balance = balance
-        if balance <= 0 and account.spent_at is None:
-            account.spent_at = now
-        self._accounts[key] = account
-        self._forget_accounts(now)
+    def _charge(self, charges: Iterable[tuple[str, float]], now: float) -> None:
+        """Take seconds off budgets: once for all clients of an address that were late together."""
+        most: dict[str, float] = {}
+        for key, seconds in charges:
+            most[key] = max(most.get(key, 0.0), seconds)
+        for key, seconds in most.items():
+            if seconds > 0:
+                # Debt is bounded, too.
+                balance = max(-self._grace, self.remaining(key, now) - seconds)
+                account = self._accounts.pop(key, None) or _Account(balance, now)
+                account.balance = balance
+                if balance <= 0 and account.spent_at is None:
+                    account.spent_at = now
+                self._accounts[key] = account
+                self._forget_accounts(now)
 
     def _forget_accounts(self, now: float) -> None:
         """Forget leading accounts that are full again or exceed ACCOUNT_LIMIT."""
