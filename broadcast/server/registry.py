@@ -15,7 +15,6 @@ FIRST_SUFFIX = 2
 PAGE_LINES = 500
 """Names in a page of the roster: 64 KB at most, with the longest names."""
 
-
 CACHED_PAGES = 64
 """Pages kept until the roster changes: 4 MB at most, and a room of 10,240 names has 21."""
 
@@ -76,7 +75,9 @@ class Registry:
     """The names in use, unique by their keys."""
 
     def __init__(self) -> None:
-        self._suffixes: dict[str, _Suffixes] = {}  # key without the number -> its numbers in use
+        # By key, its free numbers, ascending; the numbers above the last one are free, too. Kept
+        # while a number is in use, so that the lowest free one is found without a search.
+        self._suffixes: dict[str, list[int]] = {}
         self.roster = Roster()
         """A live view, which only the registry changes."""
 
@@ -85,12 +86,15 @@ class Registry:
 
     def claim(self, name: str) -> str:
         """Reserve and return `name`, or if it is taken, `name` with the lowest free number."""
-        key = name_key(name)
-        if key in self.roster:
-            suffixes = self._suffixes.setdefault(key, _Suffixes())
-            while (numbered := f"{key}-{suffixes.allocate()}") in self.roster:
-                pass  # another client asked for exactly that name
-            name, key = f"{name}-{numbered.rpartition('-')[2]}", numbered
+        base = key = name_key(name)
+        if base in self.roster:
+            free = self._suffixes.setdefault(base, [FIRST_SUFFIX])
+            while key in self.roster:  # another client may have asked for exactly that name
+                number = free.pop(0)
+                key = f"{base}-{number}"
+                if not free:
+                    free.append(number + 1)
+            name = f"{name}-{number}"
         self.roster.add(key, name)
         return name
 
@@ -100,35 +104,11 @@ class Registry:
         if key not in self.roster:
             return
         self.roster.remove(key)
-        base, _, number = key.rpartition("-")
-        suffixes = self._suffixes.get(base)
-        if suffixes and number.isascii() and number.isdigit() and str(int(number)) == number:
-            suffixes.free(int(number))
-            if suffixes.all_free:
+        base, _, suffix = key.rpartition("-")
+        free = self._suffixes.get(base)
+        if free and suffix.isascii() and suffix.isdigit() and str(int(suffix)) == suffix:
+            number = int(suffix)
+            if FIRST_SUFFIX <= number < free[-1] and free[bisect_left(free, number)] != number:
+                insort(free, number)
+            if len(free) > free[-1] - FIRST_SUFFIX:  # all are free
                 del self._suffixes[base]
-
-
-class _Suffixes:
-    """The numbers in use for one name, kept so that the lowest free one is found quickly."""
-
-    def __init__(self) -> None:
-        self._next = FIRST_SUFFIX  # the lowest number never used
-        self._free: list[int] = []  # the lower numbers that are free again, ascending
-
-    @property
-    def all_free(self) -> bool:
-        """Whether no number is in use."""
-        return len(self._free) == self._next - FIRST_SUFFIX
-
-    def allocate(self) -> int:
-        """Return the lowest number that is not in use."""
-        if self._free:
-            return self._free.pop(0)
-        self._next += 1
-        return self._next - 1
-
-    def free(self, number: int) -> None:
-        """Free a number; no effect if it was never allocated or is free already."""
-        index = bisect_left(self._free, number)
-        if FIRST_SUFFIX <= number < self._next and self._free[index : index + 1] != [number]:
-            self._free.insert(index, number)
