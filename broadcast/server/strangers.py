@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Protocol
 
 DEFAULT_MAX_STRANGERS = 512
@@ -27,8 +28,9 @@ class Strangers:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: dict[Displaceable, None] = {}
-        self._lingering: dict[Displaceable, None] = {}  # displaced, and closing slowly
+        self._waiting: OrderedDict[Displaceable, None] = OrderedDict()
+        # Displaced, and closing slowly.
+        self._lingering: OrderedDict[Displaceable, None] = OrderedDict()
         self.displaced = 0  # since the start
 
     def __len__(self) -> int:
@@ -38,14 +40,12 @@ class Strangers:
         """Add a connection, and displace the oldest if there are too many."""
         self._waiting[newcomer] = None
         if len(self._waiting) > self._limit:
-            oldest = next(iter(self._waiting))
-            del self._waiting[oldest]
+            oldest, _ = self._waiting.popitem(last=False)
             self._lingering[oldest] = None
             self.displaced += 1
             oldest.displace()
         if len(self._lingering) > self._limit:
-            oldest = next(iter(self._lingering))
-            del self._lingering[oldest]
+            oldest, _ = self._lingering.popitem(last=False)
             oldest.displace()
 
     def discard(self, session: Displaceable) -> None:
