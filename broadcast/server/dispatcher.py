@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 from ..protocol.commands import COMMANDS, command_word, first_word
 from ..protocol.framing import ENDING, encode
@@ -11,35 +10,21 @@ from ..protocol.messages import error, notice
 from .registry import Roster
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to a command: encoded lines for the client, and whether the client leaves.
+def answer(line: str, name: str, roster: Roster) -> Iterable[bytes]:
+    """Execute a command line of the client called `name`, unless it is `\\exit`.
 
-    The lines come in pieces; each is made when the one before has been sent.
-    """
-
-    pieces: Iterable[bytes] = ()
-    leave: bool = False
-
-
-def answer(line: str, name: str, roster: Roster) -> Answer:
-    """Execute a command line of the client called `name`, and return the answer.
-
+    Returns the answer: encoded lines in pieces, each to be made when the one before has been sent.
     Only the first word matters, and its case does not; a doubled backslash is the same as one.
     """
-    if execute := _ANSWERS.get(command_word(line)):
-        return execute(name, roster)
-    typed = first_word(line)
+    match command_word(line):
+        case "clients":
+            return _list_clients(name, roster)
+        case "ping":
+            return ()
+        case "help":
+            return (encode(*(notice(f"\\{word}: {text}") for word, text in COMMANDS.items())),)
     hint = "try \\help, or begin the line with a space to send it as text"
-    return Answer((encode(error(f"unknown command {typed}: {hint}")),))
-
-
-def _exit(_name: str, _roster: Roster) -> Answer:
-    return Answer(leave=True)
-
-
-def _clients(name: str, roster: Roster) -> Answer:
-    return Answer(_list_clients(name, roster))
+    return (encode(error(f"unknown command {first_word(line)}: {hint}")),)
 
 
 def _list_clients(name: str, roster: Roster) -> Iterator[bytes]:
@@ -51,20 +36,3 @@ def _list_clients(name: str, roster: Roster) -> Iterator[bytes]:
         # Prepend a line ending, so that a match always begins a line.
         yield before + (ENDING + page).replace(line, marked, 1)[len(ENDING) :]
         before = b""
-
-
-def _ping(_name: str, _roster: Roster) -> Answer:
-    return Answer()
-
-
-def _help(_name: str, _roster: Roster) -> Answer:
-    lines = (notice(f"\\{word}: {text}") for word, text in COMMANDS.items())
-    return Answer((encode(*lines),))
-
-
-_ANSWERS: dict[str, Callable[[str, Roster], Answer]] = {
-    "exit": _exit,
-    "clients": _clients,
-    "ping": _ping,
-    "help": _help,
-}

@@ -291,8 +291,11 @@ class Session:
             for item in items:
                 if isinstance(item, Block):
                     self._context.room.publish(member, item)
-                elif await self._execute(member, item):
+                elif protocol.is_exit(item):
                     return LeaveReason.LEFT
+                else:
+                    roster = await self._context.room.roster()
+                    await self._answer(dispatcher.answer(item, member.name, roster))
                 if loop.time() > slice_ends:
                     await self._yield()
                     slice_ends = loop.time() + TIME_SLICE
@@ -379,13 +382,6 @@ class Session:
             self._last_activity = clock.reading_time()  # it is not idle: we are not reading
             await asyncio.sleep(min(left, self._context.limits.timeout / 2))
         return b"\n".join([*lines, b""])
-
-    async def _execute(self, member: Member, line: str) -> bool:
-        """Execute a command; return whether the client leaves."""
-        answer = dispatcher.answer(line, member.name, await self._context.room.roster())
-        if not answer.leave:
-            await self._answer(answer.pieces)
-        return answer.leave
 
     async def _answer(self, pieces: Iterable[bytes]) -> None:
         """Send an answer, and wait so that a client that never reads only blocks itself."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from broadcast.protocol.commands import COMMANDS, is_exit
-from broadcast.server.dispatcher import Answer, answer
+from broadcast.server.dispatcher import answer
 from broadcast.server.registry import Roster
 
 
@@ -16,9 +18,9 @@ def roster(*names: str) -> Roster:
     return made
 
 
-def lines(result: Answer) -> list[str]:
+def lines(pieces: Iterable[bytes]) -> list[str]:
     """Return the lines of an answer, each of which must end in CR LF."""
-    *whole, rest = b"".join(result.pieces).decode().split("\r\n")
+    *whole, rest = b"".join(pieces).decode().split("\r\n")
     assert not rest
     return whole
 
@@ -28,7 +30,6 @@ ROSTER = roster("bob", "Anna", "Attila")
 
 @pytest.mark.parametrize("line", ["\\exit", "\\\\exit", "\\EXIT", "\\Exit now please", "\\exit\tx"])
 def test_exit_leaves_in_every_spelling(line: str) -> None:
-    assert answer(line, "bob", ROSTER) == Answer(leave=True)
     assert is_exit(line)
 
 
@@ -43,7 +44,7 @@ def test_long_word_is_not_lower_cased() -> None:
 
 
 def test_ping_has_no_answer() -> None:
-    assert answer("\\ping", "bob", ROSTER) == answer("\\\\PING x", "bob", ROSTER) == Answer()
+    assert answer("\\ping", "bob", ROSTER) == answer("\\\\PING x", "bob", ROSTER) == ()
 
 
 def test_clients_are_listed_in_the_order_of_their_name_keys() -> None:

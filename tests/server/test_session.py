@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Iterable
 
 import pytest
 from helpers import Connect, MakeServer, Peer, connections, fanout_of, until
@@ -245,7 +246,7 @@ class TestCommands:
         answered = 0
         answer = dispatcher.answer
 
-        def count(line: str, name: str, roster: Roster) -> dispatcher.Answer:
+        def count(line: str, name: str, roster: Roster) -> Iterable[bytes]:
             nonlocal answered
             answered += 1
             return answer(line, name, roster)
