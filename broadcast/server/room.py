@@ -51,6 +51,11 @@ class Room:
         self._max_clients = max_clients
         self._members = 0
         self._closed = False
+        self.lines_in = 0  # from all members, since the start
+        self.bytes_in = 0
+
+    def __len__(self) -> int:
+        return len(self._registry)
 
     # --- members ---
 
@@ -86,23 +91,22 @@ class Room:
         The client still receives what was published before; the future is done when it has been
         sent all of it, or its connection is closed.
         """
-        self._registry.release(member.name)
         delivered = self._fanout.leave(member.subscription)
-        self._announce_leave(member, why)
+        self._release_name(member, why)
         return delivered
 
     def evict(self, member: Member, why: str) -> None:
         """Remove a client like `leave`, but send it nothing more."""
-        self._registry.release(member.name)
         self._fanout.drop(member.subscription)
-        self._announce_leave(member, why)
+        self._release_name(member, why)
 
     def forget(self, member: Member) -> None:
         """Forget a client whose connection has ended."""
         self._fanout.drop(member.subscription)
         self._members -= 1
 
-    def _announce_leave(self, member: Member, why: str | None) -> None:
+    def _release_name(self, member: Member, why: str | None) -> None:
+        self._registry.release(member.name)
         if why is not None:
             self._announce(member, f"{member.name} left ({why})" if why else f"{member.name} left")
 
@@ -140,8 +144,9 @@ class Room:
     def statistics(self) -> dict[str, int]:
         """Return counts since the start or as of now, and the bytes of the backlog."""
         return {
-            "clients": len(self._registry),
             "lagging": self._fanout.lagging,
+            "lines in": self.lines_in,
+            "bytes in": self.bytes_in,
             "deliveries": self._fanout.deliveries,
             "backlog bytes": self._fanout.backlog,
             "dropped": self._fanout.dropped,

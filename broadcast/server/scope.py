@@ -1,20 +1,20 @@
-"""Run a block of code until it ends or is interrupted, and keep the reason."""
+"""Run something until it ends or is interrupted, and keep the reason."""
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from collections.abc import Awaitable
+from typing import Generic, TypeVar
 
 Reason = TypeVar("Reason")
 
 
 class Scope(Generic[Reason]):
-    """Runs the body of `async with scope:` until it ends, or `interrupt` cancels it.
+    """Runs a body until it ends, or `interrupt` cancels it; use it once.
 
     `reason` is that of the first interruption, or None. It may be set even though the body ended by
-    itself, if both happened in one iteration of the event loop. A scope is used once. If it was
-    interrupted before it is entered, its body is cancelled at its first wait.
+    itself, if both happened in one iteration of the event loop. If the scope was interrupted before
+    it runs, its body is cancelled at its first wait.
     """
 
     __slots__ = ("_timeout", "reason")
@@ -30,21 +30,15 @@ class Scope(Generic[Reason]):
             if self._timeout:
                 self._timeout.reschedule(asyncio.get_running_loop().time())
 
-    async def __aenter__(self) -> Self:
-        self._timeout = asyncio.timeout(None if self.reason is None else 0)
-        await self._timeout.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        assert self._timeout
-        timeout, self._timeout = self._timeout, None
+    async def run(self, body: Awaitable[Reason | None]) -> Reason | None:
+        """Run the body; return the reason of the interruption or, without one, its result."""
+        result = None
         try:
-            await timeout.__aexit__(kind, exception, traceback)
+            async with asyncio.timeout(None if self.reason is None else 0) as self._timeout:
+                result = await body
         except TimeoutError:
-            return True
-        return False
+            if self.reason is None:
+                raise  # the body's own: an unreachable peer raises the same type
+        finally:
+            self._timeout = None
+        return self.reason or result

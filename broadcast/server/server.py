@@ -10,7 +10,6 @@ import logging
 import math
 import socket
 import ssl
-from types import TracebackType
 from typing import Self
 
 from ..errors import ListenError
@@ -24,7 +23,7 @@ from .handshake import WRONG_TOKEN_DELAY, Admission
 from .listen import bind
 from .rate import RateLimiter
 from .room import Room
-from .session import LeaveReason, Limits, ServerContext, Session, Traffic
+from .session import LeaveReason, Limits, ServerContext, Session
 from .strangers import DEFAULT_MAX_STRANGERS, Strangers
 
 LOGGER = logging.getLogger("broadcast")
@@ -147,12 +146,7 @@ class BroadcastServer:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
     async def start(self) -> None:
@@ -164,7 +158,6 @@ class BroadcastServer:
             admission=self._admission,
             limits=self._limits,
             clock=clock,
-            traffic=Traffic(),
         )
         self._started_at = asyncio.get_running_loop().time()
         try:
@@ -209,16 +202,10 @@ class BroadcastServer:
         """Return counts, bytes and seconds since the start or as of now; empty if not listening."""
         if self._context is None:
             return {}
-        room, traffic = self._context.room.statistics(), self._context.traffic
         return {
-            "clients": room["clients"],
+            "clients": len(self._context.room),
             "connections": len(self._sessions),
-            "lagging": room["lagging"],
-            "lines in": traffic.lines,
-            "bytes in": traffic.bytes_in,
-            "deliveries": room["deliveries"],
-            "backlog bytes": room["backlog bytes"],
-            "dropped": room["dropped"],
+            **self._context.room.statistics(),
             "displaced": self._context.strangers.displaced,
             "uptime": round(asyncio.get_running_loop().time() - self._started_at, 1),
         }
@@ -310,8 +297,8 @@ class BroadcastServer:
         """
         if self._context is None:
             return
-        context, self._context = self._context, None  # no more sessions begin
-        clients = context.room.statistics()["clients"]
+        context, self._context = self._context, None  # `_on_accepted` begins no more sessions
+        clients = len(context.room)
         LOGGER.info("stopping with %d client%s", clients, "" if clients == 1 else "s")
         await self._stop_accepting()
         # Clients that have joined are sent the last line; those in their handshake are refused.

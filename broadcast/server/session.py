@@ -7,15 +7,16 @@ import enum
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import HandshakeError
 from ..net.connection import TIME_SLICE, Connection
 from ..protocol import messages
 from ..protocol.blocks import Block, parse
-from ..protocol.commands import HEARTBEATS
+from ..protocol.commands import HEARTBEATS, is_exit
 from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
+from ..protocol.messages import error
 from . import dispatcher, handshake
 from .budget import budget_key
 from .clock import ServingClock
@@ -55,25 +56,15 @@ class LeaveReason(enum.Enum):
     CUT_OFF = "did not read in time at the shutdown"
 
 
-INTERRUPTIONS: dict[State, frozenset[LeaveReason]] = {
-    State.HANDSHAKE: frozenset(
-        {LeaveReason.TIMED_OUT, LeaveReason.DISPLACED, LeaveReason.SHUTDOWN, LeaveReason.CUT_OFF}
-    ),
-    State.REFUSED: frozenset({LeaveReason.DISPLACED, LeaveReason.CUT_OFF}),
-    State.JOINED: frozenset({LeaveReason.TIMED_OUT, LeaveReason.TOO_SLOW, LeaveReason.SHUTDOWN}),
+INTERRUPTS = {
+    LeaveReason.TIMED_OUT: {State.HANDSHAKE, State.JOINED, State.LEAVING},
+    LeaveReason.TOO_SLOW: {State.JOINED, State.LEAVING},
+    LeaveReason.DISPLACED: {State.HANDSHAKE, State.REFUSED},
     # A shutdown does not interrupt a client that is already being sent its last data.
-    State.LEAVING: frozenset({LeaveReason.TIMED_OUT, LeaveReason.TOO_SLOW, LeaveReason.CUT_OFF}),
-    State.CLOSED: frozenset(),
+    LeaveReason.SHUTDOWN: {State.HANDSHAKE, State.JOINED},
+    LeaveReason.CUT_OFF: {State.HANDSHAKE, State.REFUSED, State.LEAVING},
 }
-"""The reasons that interrupt a session in each state; others have no effect."""
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What all clients have sent since the start."""
-
-    lines: int = 0
-    bytes_in: int = 0
+"""The states that each reason interrupts; in others it has no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +87,9 @@ class ServerContext:
     admission: Admission
     limits: Limits
     clock: ServingClock
-    traffic: Traffic
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)  # there may be thousands
 class Session:
     """Serves one client from its connection to its disconnection; call `run` once.
 
@@ -106,41 +97,26 @@ class Session:
     state has a scope of its own, which `interrupt` cancels, and most have a watchdog.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_chunks",
-        "_connection",
-        "_context",
-        "_input_ended",
-        "_joined_at",
-        "_last_activity",
-        "_last_progress",
-        "_lines",
-        "_member",
-        "_prefix",
-        "_rate_used_until",
-        "_scope",
-        "_splitter",
-        "_state",
-    )  # it saves memory: there may be thousands of sessions
+    _connection: Connection
+    _context: ServerContext
+    _state: State = State.HANDSHAKE
+    _scope: Scope[LeaveReason] = field(default_factory=Scope)  # of the current state
+    _last_activity: float = field(init=False)  # of the client
+    _splitter: LineSplitter = field(init=False)
+    _chunks: list[bytes | TooLong] = field(default_factory=list)  # whole lines, not handled yet
+    _input_ended: bool = False  # once the client's last line is in `_chunks`
+    # After it has joined.
+    _member: Member | None = None
+    _prefix: bytes = b""  # precedes each of its messages
+    _joined_at: float = 0.0  # in running time
+    _lines: int = 0  # received
+    _rate_used_until: float = 0.0  # its state in the rate limiter, if there is one
+    _last_progress: tuple[int, int] = (0, 0)  # while LEAVING: its position and unsent bytes
 
-    def __init__(self, connection: Connection, context: ServerContext) -> None:
-        self._connection = connection
-        self._context = context
-        self._state = State.HANDSHAKE
-        self._scope: Scope[LeaveReason] = Scope()  # of the current state
-        self._last_activity = context.clock.reading_time()  # of the client
-        self._splitter = LineSplitter(context.limits.line_limit)
-        self._chunks: list[bytes | TooLong] = []  # whole lines, not handled yet
-        self._input_ended = False  # once the client's last line is in `_chunks`
-        # After it has joined.
-        self._member: Member | None = None
-        self._prefix = b""  # precedes each of its messages
-        self._joined_at = 0.0  # in running time
-        self._lines = 0  # received
-        self._rate_used_until = 0.0  # its state in the rate limiter, if there is one
-        self._last_progress = (0, 0)  # while LEAVING: its position and unsent bytes when last seen
-        context.strangers.add(self)
+    def __post_init__(self) -> None:
+        self._last_activity = self._context.clock.reading_time()
+        self._splitter = LineSplitter(self._context.limits.line_limit)
+        self._context.strangers.add(self)
 
     async def run(self) -> None:
         """Serve the client; when this returns, everything that it used has been released."""
@@ -164,7 +140,7 @@ class Session:
 
     def interrupt(self, reason: LeaveReason) -> None:
         """End the current state early if this reason interrupts it; the first reason counts."""
-        if reason in INTERRUPTIONS[self._state]:
+        if self._state in INTERRUPTS[reason]:
             self._scope.interrupt(reason)
 
     def displace(self) -> None:
@@ -179,16 +155,13 @@ class Session:
         self, body: Awaitable[LeaveReason | None], timeout: float, deadline: Callable[[], float]
     ) -> LeaveReason | None:
         """Run a coroutine until it ends, is interrupted or misses its deadline; return why."""
-        scope, reason = self._scope, None
-        on_expired = functools.partial(scope.interrupt, LeaveReason.TIMED_OUT)
+        on_expired = functools.partial(self._scope.interrupt, LeaveReason.TIMED_OUT)
         clock = self._context.clock.reading_time
         watchdog = asyncio.create_task(watch(deadline, clock, timeout, on_expired), name="watchdog")
         try:
-            async with scope:
-                reason = await body
+            return await self._scope.run(body)
         finally:
             watchdog.cancel()
-        return scope.reason or reason
 
     # --- HANDSHAKE and REFUSED ---
 
@@ -214,13 +187,14 @@ class Session:
         if context.admission.tls is None:
             context.room.check_space()
         connect, rest, size = await handshake.shake_hands(connection, context.admission)
-        self._member = await context.room.join(connect.username, connection, self._on_evicted)
+        on_evicted = functools.partial(self.interrupt, LeaveReason.TOO_SLOW)
+        self._member = await context.room.join(connect.username, connection, on_evicted)
         self._enter(State.JOINED)
         context.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
         self._joined_at = context.clock.running_time()
         self._last_activity = context.clock.reading_time()
-        context.traffic.bytes_in += size
+        context.room.bytes_in += size
         if rest:
             self._split(rest)
         connection.limit_read_ahead(self._splitter.held)
@@ -235,10 +209,8 @@ class Session:
     async def _refuse(self, why: str) -> None:
         LOGGER.info("%s refused: %s", self._connection.peer, why)
         self._enter(State.REFUSED)
-        if self._can_send_text:
-            self._send_error(why)
-        async with self._scope:
-            await self._connection.close_gracefully(self._context.limits.close_timeout)
+        self._send_error(why)
+        await self._scope.run(self._connection.close_gracefully(self._context.limits.close_timeout))
 
     async def _close_slowly(self) -> None:
         """Close a displaced connection after a delay, unless it is displaced again.
@@ -246,27 +218,20 @@ class Session:
         Otherwise a peer that replaces each closed connection could do so at full speed.
         """
         self._enter(State.REFUSED)
-        async with self._scope:
-            await asyncio.sleep(self._context.limits.close_timeout)
-        if self._can_send_text:
-            self._send_error(FULL)
+        await self._scope.run(asyncio.sleep(self._context.limits.close_timeout))
+        self._send_error(FULL)
         self._connection.close()
 
-    @property
-    def _can_send_text(self) -> bool:
-        """Whether the client understands lines of text: not before TLS is set up."""
-        return self._context.admission.tls is None or self._connection.is_encrypted
-
     def _send_error(self, text: str) -> None:
-        self._connection.send(encode(messages.error(text)))
+        # Before TLS is set up, the client would not understand it.
+        plain = self._context.admission.tls is None
+        if plain or self._member or self._connection.is_encrypted:
+            self._connection.send(encode(error(text)))
 
     # --- JOINED ---
 
     def _idle_deadline(self) -> float:
         return self._last_activity + self._context.limits.timeout
-
-    def _on_evicted(self) -> None:
-        self.interrupt(LeaveReason.TOO_SLOW)
 
     async def _message_loop(self, member: Member) -> LeaveReason:
         """Handle what the client sends, in order, until it leaves.
@@ -281,17 +246,16 @@ class Session:
                 await self._answer((encode(too_long),))
                 continue
             if self._context.limits.rate:
-                allowed = await self._limit_rate(chunk, self._context.limits.rate)
-                if allowed is None:
+                chunk = await self._limit_rate(chunk, self._context.limits.rate)
+                if chunk is None:
                     return LeaveReason.LOST
-                chunk = allowed
             await self._wait_to_publish()
             count, items = parse(chunk, self._prefix)
             self._count(count)
             for item in items:
                 if isinstance(item, Block):
                     self._context.room.publish(member, item)
-                elif protocol.is_exit(item):
+                elif is_exit(item):
                     return LeaveReason.LEFT
                 else:
                     roster = await self._context.room.roster()
@@ -318,7 +282,7 @@ class Session:
             if self._input_ended:
                 return None
             data = await self._connection.read_chunk()
-            self._context.traffic.bytes_in += len(data)
+            self._context.room.bytes_in += len(data)
             self._split(data)
         return self._chunks.pop(0)
 
@@ -351,7 +315,7 @@ class Session:
             if b"\\" in data or not data.endswith(b"\n") or room.must_wait_to_publish:
                 return False
             count, blocks = parse(data, self._prefix)
-        self._context.traffic.bytes_in += len(data)
+        self._context.room.bytes_in += len(data)
         self._count(count)
         self._last_activity = self._context.clock.reading_time()
         for block in blocks:
@@ -361,7 +325,7 @@ class Session:
 
     def _count(self, lines: int) -> None:
         self._lines += lines
-        self._context.traffic.lines += lines
+        self._context.room.lines_in += lines
 
     async def _limit_rate(self, chunk: bytes, rate: RateLimiter) -> bytes | None:
         """Wait until the first lines of a chunk may be handled, and return these lines.
