@@ -49,8 +49,6 @@ LATE_LIMIT = 0.1
 suspended machine) or starved, and that it does not know yet what clients have read meanwhile: that
 time is charged to nobody."""
 
-_FED = (SubscriptionState.LAGGING, SubscriptionState.LEAVING)
-
 
 class Fanout:
     """Delivers each published block to all clients but its author, in the same order for all.
@@ -71,15 +69,16 @@ class Fanout:
         self._bound = bound
         self._budget = PauseBudget(bound, grace, stall_time)
         self._open = Batch(0)  # what is published and not flushed yet
-        self._flush_due = False  # while a flush is scheduled for the end of the iteration
-        self._notices_due: asyncio.TimerHandle | None = None  # a flush scheduled for notices only
+        # The flushes that are scheduled: for the end of the iteration, and for notices only.
+        self._flush_due: asyncio.Handle | None = None
+        self._notices_due: asyncio.TimerHandle | None = None
         self.deliveries = 0  # lines times the clients that receive them, since the start
         self.dropped = 0  # clients evicted because they were too slow, since the start
         self._closed = False  # after `close`
         self._ready: dict[Connection, Subscription] = {}  # READY
         self._lagging: dict[Subscription, None] = {}  # LAGGING or LEAVING
-        self._backlog: deque[Batch] = deque()  # from the slowest cursor to the open batch
-        self._backlog_size = 0
+        self._batches: deque[Batch] = deque()  # from the slowest cursor to the open batch
+        self.backlog = 0  # bytes of memory that they take up
         self._stream_position = 0  # the memory cost of all batches that were ever in the backlog
         self._input_allowed = asyncio.Event()  # set while input is not paused
         self._input_allowed.set()
@@ -134,18 +133,20 @@ class Fanout:
 
         READY and LAGGING alternate until LEAVING; GONE may follow any of these, and is final.
         """
-        connection, was_fed = subscription.connection, subscription.state in _FED
+        connection = subscription.connection
+        was_fed = subscription in self._lagging
+        is_fed = state in (SubscriptionState.LAGGING, SubscriptionState.LEAVING)
         subscription.state = state
         if state is SubscriptionState.READY:
             self._ready[connection] = subscription
         else:
             self._ready.pop(connection, None)
-        if state in _FED and not was_fed:
+        if is_fed and not was_fed:
             self._lagging[subscription] = None
             subscription.cursor = self._open.number
             self._open.waiting += 1
             connection.on_drained = lambda: self._feed(subscription)
-        elif was_fed and state not in _FED:
+        elif was_fed and not is_fed:
             del self._lagging[subscription]
             connection.on_drained = None
             self._batch(subscription.cursor).waiting -= 1
@@ -157,11 +158,6 @@ class Fanout:
     def lagging(self) -> int:
         """The number of clients that have not been sent everything."""
         return len(self._lagging)
-
-    @property
-    def backlog(self) -> int:
-        """Bytes of memory that the backlog takes up."""
-        return self._backlog_size
 
     @property
     def input_paused(self) -> bool:
@@ -206,22 +202,17 @@ class Fanout:
             receivers -= 1
         self.deliveries += lines * receivers
         batch.size += len(block)
-        if defer:
-            if not self._notices_due:
-                self._notices_due = asyncio.get_running_loop().call_later(NOTICE_DELAY, self._flush)
-        elif not self._flush_due:
-            self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush_at_end_of_iteration)
-
-    def _flush_at_end_of_iteration(self) -> None:
-        self._flush_due = False
-        self._flush()
+        if not defer and not self._flush_due:
+            self._flush_due = asyncio.get_running_loop().call_soon(self._flush)
+        elif defer and not self._notices_due:
+            self._notices_due = asyncio.get_running_loop().call_later(NOTICE_DELAY, self._flush)
 
     def _flush(self) -> None:
         """Send the open batch to all ready clients, and keep it for those that lag."""
-        if self._notices_due:
-            self._notices_due.cancel()
-            self._notices_due = None
+        for due in (self._flush_due, self._notices_due):
+            if due:
+                due.cancel()
+        self._flush_due = self._notices_due = None
         batch = self._open
         if not batch.size:
             return
@@ -241,10 +232,10 @@ class Fanout:
             if connection.write_pending:
                 behind.append(subscription)
         if self._lagging:
-            self._backlog.append(batch)
+            self._batches.append(batch)
             batch.start = self._stream_position
             self._stream_position += batch.memory_cost
-            self._backlog_size += batch.memory_cost
+            self.backlog += batch.memory_cost
         for subscription in behind:
             self._set_state(subscription, SubscriptionState.LAGGING)
         self._pause_or_resume_input()
@@ -287,7 +278,7 @@ class Fanout:
     def _batch(self, number: int) -> Batch:
         if number == self._open.number:
             return self._open
-        return self._backlog[number - self._backlog[0].number]
+        return self._batches[number - self._batches[0].number]
 
     def _advance_cursor(self, subscription: Subscription) -> None:
         self._batch(subscription.cursor).waiting -= 1
@@ -297,19 +288,19 @@ class Fanout:
 
     def _trim(self) -> None:
         """Remove the batches before the slowest cursor."""
-        while self._backlog and not self._backlog[0].waiting:
-            self._backlog_size -= self._backlog.popleft().memory_cost
+        while self._batches and not self._batches[0].waiting:
+            self.backlog -= self._batches.popleft().memory_cost
         self._pause_or_resume_input()
 
     # --- flow control ---
 
     def _pause_or_resume_input(self) -> None:
-        if not self.input_paused and self._backlog_size > self._bound:
+        if not self.input_paused and self.backlog > self._bound:
             self._input_allowed.clear()
             self._clock.pause()
             self._find_stragglers()
             self._schedule_check()
-        elif self.input_paused and self._backlog_size <= self._bound // 2:
+        elif self.input_paused and self.backlog <= self._bound // 2:
             self._input_allowed.set()
             self._clock.resume()
             self._stragglers.clear()
@@ -341,7 +332,7 @@ class Fanout:
     def _find_stragglers(self) -> None:
         """Update `_stragglers`: the clients more than half the bound behind, and their progress."""
         behind, first_near = 0, 0  # the first batch within half the bound from the end
-        for batch in reversed(self._backlog):
+        for batch in reversed(self._batches):
             behind += batch.memory_cost
             if behind > self._bound // 2:
                 first_near = batch.number + 1
