@@ -20,7 +20,7 @@ from ..protocol.handshake import SHUTTING_DOWN
 from ..protocol.messages import error
 from .clock import ServingClock
 from .handshake import WRONG_TOKEN_DELAY, Admission
-from .listen import bind
+from .listen import listen
 from .rate import RateLimiter
 from .room import Room
 from .session import LeaveReason, Limits, ServerContext, Session
@@ -152,19 +152,10 @@ class BroadcastServer:
     async def start(self) -> None:
         """Listen; when this returns, clients can connect. If it raises, nothing is left open."""
         clock = ServingClock()
-        self._context = ServerContext(
-            room=Room(clock, *self._room_options),
-            strangers=Strangers(self._max_strangers),
-            admission=self._admission,
-            limits=self._limits,
-            clock=clock,
-        )
+        room, strangers = Room(clock, *self._room_options), Strangers(self._max_strangers)
+        self._context = ServerContext(room, strangers, self._admission, self._limits, clock)
         self._started_at = asyncio.get_running_loop().time()
-        try:
-            addresses = await self._listen()
-        except BaseException:
-            self._context = None
-            raise
+        addresses = await self._listen()
         self.port = addresses[0][1]
         for address in addresses:
             LOGGER.info("listening on %s", format_address(address))
@@ -173,8 +164,9 @@ class BroadcastServer:
 
     async def _listen(self) -> list[Address]:
         """Accept connections on every address of the host, and return these addresses."""
-        sockets = await bind(self.host, self.port)
+        sockets: list[socket.socket] = []
         try:
+            sockets = await listen(self.host, self.port)
             for listening in sockets:
                 on_accepted = functools.partial(self._on_accepted, listening)
                 # asyncio accepts `backlog` connections in a row and, without free descriptors, logs
@@ -183,14 +175,15 @@ class BroadcastServer:
                 self._listeners.append(listener)
                 listening.listen(LISTEN_BACKLOG)
         except BaseException as problem:
+            self._context = None
             self._close_listeners()
             for listening in sockets:
                 listening.close()
-            if not isinstance(problem, OSError):
-                raise
-            # Another program may have begun to listen on the port after `bind`.
-            where = format_address((self.host or "*", self.port))
-            raise ListenError(f"can't listen on {where}: {describe_os_error(problem)}") from None
+            if isinstance(problem, OSError):
+                where = format_address((self.host or "*", self.port))
+                why = describe_os_error(problem)
+                raise ListenError(f"can't listen on {where}: {why}") from None
+            raise
         return [listening.getsockname() for listening in sockets]
 
     def _close_listeners(self) -> None:
@@ -306,7 +299,9 @@ class BroadcastServer:
         self._interrupt_all(LeaveReason.SHUTDOWN)
         # Sessions end by themselves, are interrupted with a reason to log, or are cancelled.
         try:
-            await self._wait_for_sessions(context.clock)
+            deadline = context.clock.running_time() + self._shutdown_timeout
+            while self._sessions and (left := deadline - context.clock.running_time()) > 0:
+                await asyncio.wait(self._sessions, timeout=left)
             self._interrupt_all(LeaveReason.CUT_OFF)
             if self._sessions:
                 await asyncio.wait(self._sessions, timeout=CUT_OFF_TIMEOUT)
@@ -333,12 +328,6 @@ class BroadcastServer:
     def _interrupt_all(self, reason: LeaveReason) -> None:
         for session in self._sessions.values():
             session.interrupt(reason)
-
-    async def _wait_for_sessions(self, clock: ServingClock) -> None:
-        """Wait until all sessions have ended, or for the shutdown timeout in running time."""
-        deadline = clock.running_time() + self._shutdown_timeout
-        while self._sessions and (left := deadline - clock.running_time()) > 0:
-            await asyncio.wait(self._sessions, timeout=left)
 
 
 def _check_limits(**limits: float) -> None:
