@@ -6,7 +6,7 @@ import asyncio
 import enum
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 
 from ..errors import HandshakeError
@@ -122,9 +122,8 @@ class Session:
         """Serve the client; when this returns, everything that it used has been released."""
         try:
             if member := await self._run_handshake():
-                timeout = self._context.limits.timeout
                 body = self._message_loop(member)
-                reason = await self._run_phase(body, timeout, self._idle_deadline)
+                reason = await self._run_phase(body, self._context.limits.timeout)
                 await self._run_leaving(member, reason or LeaveReason.LEFT)
         finally:
             self._enter(State.CLOSED)
@@ -152,25 +151,36 @@ class Session:
         self._scope = Scope()
 
     async def _run_phase(
-        self, body: Awaitable[LeaveReason | None], timeout: float, deadline: Callable[[], float]
+        self, body: Awaitable[LeaveReason | None], timeout: float
     ) -> LeaveReason | None:
         """Run a coroutine until it ends, is interrupted or misses its deadline; return why."""
-        on_expired = functools.partial(self._scope.interrupt, LeaveReason.TIMED_OUT)
+        deadline = functools.partial(self._deadline, timeout)
         clock = self._context.clock.reading_time
+        on_expired = functools.partial(self._scope.interrupt, LeaveReason.TIMED_OUT)
         watchdog = asyncio.create_task(watch(deadline, clock, timeout, on_expired), name="watchdog")
         try:
             return await self._scope.run(body)
         finally:
             watchdog.cancel()
 
+    def _deadline(self, timeout: float) -> float:
+        """Return when the client will have been inactive for too long.
+
+        A client that is leaving is active as long as it reads.
+        """
+        if self._member and self._state is State.LEAVING:
+            progress = (self._member.position, self._connection.unsent)
+            if progress != self._last_progress:
+                self._last_progress = progress
+                self._last_activity = self._context.clock.reading_time()
+        return self._last_activity + timeout
+
     # --- HANDSHAKE and REFUSED ---
 
     async def _run_handshake(self) -> Member | None:
         """Admit the client to the room, or refuse it with a reason."""
-        timeout = self._context.limits.handshake_timeout
-        deadline = self._last_activity + timeout
         try:
-            reason = await self._run_phase(self._join(), timeout, lambda: deadline)
+            reason = await self._run_phase(self._join(), self._context.limits.handshake_timeout)
         except HandshakeError as error:
             await self._refuse(str(error))
         else:
@@ -229,9 +239,6 @@ class Session:
             self._connection.send(encode(error(text)))
 
     # --- JOINED ---
-
-    def _idle_deadline(self) -> float:
-        return self._last_activity + self._context.limits.timeout
 
     async def _message_loop(self, member: Member) -> LeaveReason:
         """Handle what the client sends, in order, until it leaves.
@@ -365,9 +372,8 @@ class Session:
         if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
             announced = None if reason is LeaveReason.SHUTDOWN else reason.value
             delivered = self._context.room.leave(member, announced)
-            timeout = self._context.limits.timeout
-            body = self._deliver_rest(delivered)
-            outcome = await self._run_phase(body, timeout, self._progress_deadline) or reason
+            rest = self._deliver_rest(delivered)
+            outcome = await self._run_phase(rest, self._context.limits.timeout) or reason
         else:
             self._context.room.evict(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
@@ -385,15 +391,6 @@ class Session:
         await delivered
         await self._connection.drain()
         return LeaveReason.LOST if self._connection.lost else None
-
-    def _progress_deadline(self) -> float:
-        """Return when a leaving client will have read nothing for too long."""
-        assert self._member
-        progress = (self._member.position, self._connection.unsent)
-        if progress != self._last_progress:
-            self._last_progress = progress
-            self._last_activity = self._context.clock.reading_time()
-        return self._last_activity + self._context.limits.timeout
 
     def _log_leave(self, member: Member, reason: LeaveReason) -> None:
         why = reason.value or "left"
