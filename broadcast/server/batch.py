@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..net.connection import Connection
 from ..protocol.blocks import BLOCK_LIMIT
@@ -48,21 +48,19 @@ class Subscription:
     delivered: asyncio.Future[None] | None = None
 
 
+@dataclass(slots=True, eq=False)
 class Batch:
     """Blocks that are sent together, and the parts of them that some clients do not receive."""
 
-    __slots__ = ("blocks", "data", "excluded", "number", "size", "start", "waiting")
-
-    def __init__(self, number: int) -> None:
-        self.number = number  # consecutive, from 0
-        self.start = 0  # while in the backlog: the memory cost of all that was kept before it
-        self.blocks: list[bytes] = []  # until it is sealed
-        self.size = 0
-        self.data = b""  # once it is sealed
-        self.waiting = 0  # how many cursors point here
-        # By client, the ranges of the data that it does not receive: its own messages, and what was
-        # published before it joined or after it left (there the end is None).
-        self.excluded: dict[Subscription, list[tuple[int, int | None]]] = {}
+    number: int  # consecutive, from 0
+    start: int = 0  # while in the backlog: the memory cost of all that was kept before it
+    blocks: list[bytes] = field(default_factory=list)  # until it is sealed
+    size: int = 0
+    data: bytes = b""  # once it is sealed
+    waiting: int = 0  # how many cursors point here
+    # By client, the ranges of the data that it does not receive: its own messages, and what was
+    # published before it joined or after it left (there the end is None).
+    excluded: dict[Subscription, list[tuple[int, int | None]]] = field(default_factory=dict)
 
     @property
     def memory_cost(self) -> int:

@@ -331,18 +331,14 @@ class Fanout:
 
     def _find_stragglers(self) -> None:
         """Update `_stragglers`: the clients more than half the bound behind, and their progress."""
-        behind, first_near = 0, 0  # the first batch within half the bound from the end
-        for batch in reversed(self._batches):
-            behind += batch.memory_cost
-            if behind > self._bound // 2:
-                first_near = batch.number + 1
-                break
         now = self._clock.running_time()
         known, self._stragglers = self._stragglers, {}
         for subscription in self._lagging:
-            if subscription.cursor < first_near:
+            batch = self._batch(subscription.cursor)
+            behind = 0 if batch is self._open else self._stream_position - batch.start
+            if behind > self._bound // 2:
                 connection = subscription.connection
-                position = self._batch(subscription.cursor).start - connection.unsent
+                position = batch.start - connection.unsent
                 straggler = known.get(subscription)
                 if straggler is None:
                     key = budget_key(connection.peer)

@@ -26,7 +26,7 @@ class Admission:
     """What a client needs to be admitted."""
 
     tls: ssl.SSLContext | None  # None for plain TCP
-    token: bytes | None  # None if none is required
+    token: str | None  # None if none is required
     wrong_token_delay: float  # seconds
 
 
@@ -43,8 +43,8 @@ async def shake_hands(connection: Connection, admission: Admission) -> tuple[Con
     line, rest, size = await _first_line(connection, expects_tls=admission.tls is not None)
     connect = parse_connect(line)
     if admission.token is not None:
-        offered = (connect.token or "").encode()
-        if not hmac.compare_digest(admission.token, offered):
+        offered = connect.token or ""
+        if not hmac.compare_digest(admission.token.encode(), offered.encode()):
             await asyncio.sleep(admission.wrong_token_delay)
             raise HandshakeError(handshake.NOT_AUTHORISED)
     return connect, rest, size

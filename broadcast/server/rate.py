@@ -46,5 +46,4 @@ class RateLimiter:
     def _remember(self, address: str, used_until: float, now: float) -> None:
         self._used_until[address] = max(used_until, self._used_until.get(address, -math.inf))
         if len(self._used_until) > SWEEP_SIZE:
-            recent = {a: t for a, t in self._used_until.items() if t > now - BURST}
-            self._used_until = recent
+            self._used_until = {a: t for a, t in self._used_until.items() if t > now - BURST}

@@ -208,10 +208,8 @@ class Session:
         if rest:
             self._split(rest)
         connection.limit_read_ahead(self._splitter.held)
-        if context.limits.rate:
-            self._rate_used_until = context.limits.rate.enter(
-                budget_key(connection.peer), self._joined_at
-            )
+        if rate := context.limits.rate:
+            self._rate_used_until = rate.enter(budget_key(connection.peer), self._joined_at)
         else:
             connection.on_chunk = self._try_fast_path
         LOGGER.info("%s in from %s", self._member.name, connection.peer)
