@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from ..protocol.commands import COMMANDS, command_word, first_word
 from ..protocol.framing import ENDING, encode
 from ..protocol.messages import error, notice
-from .registry import Roster
+from .registry import Registry
 
 
-def answer(line: str, name: str, roster: Roster) -> Iterable[bytes]:
+def answer(line: str, name: str, roster: Registry) -> Iterable[bytes]:
     """Execute a command line of the client called `name`, unless it is `\\exit`.
 
     Returns the answer: encoded lines in pieces, each to be made when the one before has been sent.
@@ -27,7 +27,7 @@ def answer(line: str, name: str, roster: Roster) -> Iterable[bytes]:
     return (encode(error(f"unknown command {first_word(line)}: {hint}")),)
 
 
-def _list_clients(name: str, roster: Roster) -> Iterator[bytes]:
+def _list_clients(name: str, roster: Registry) -> Iterator[bytes]:
     count = len(roster)
     before = encode(notice(f"{count} client" if count == 1 else f"{count} clients"))
     # A name is unique and contains no line ending, so its line occurs once.

@@ -19,33 +19,55 @@ CACHED_PAGES = 64
 """Pages kept until the roster changes: 4 MB at most, and a room of 10,240 names has 21."""
 
 
-class Roster:
-    """The names in use, in the order of their keys (`name_key`)."""
+class Registry:
+    """The names in use, unique by their keys (`name_key`), and listed in the order of these."""
 
     def __init__(self) -> None:
         # Kept encoded and sorted, because doing that for each answer takes too long.
         self._lines: dict[str, bytes] = {}  # key -> the name as a notice
         self._sorted: list[str] = []  # the keys
-        # Pages and their last names, by the name before them; emptied when the roster changes.
+        # Pages and their last names, by the name before them; emptied when a name is added or
+        # removed.
         self._pages: dict[str, tuple[bytes, str]] = {}
+        # By key, its free numbers, ascending; the numbers above the last one are free, too. Kept
+        # while a number is in use, so that the lowest free one is found without a search.
+        self._suffixes: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._lines
-
-    def add(self, key: str, name: str) -> None:
-        """Add a name with its key, which must not be in use."""
+    def claim(self, name: str) -> str:
+        """Reserve and return `name`, or if it is taken, `name` with the lowest free number."""
+        base = key = name_key(name)
+        if base in self._lines:
+            free = self._suffixes.setdefault(base, [FIRST_SUFFIX])
+            while key in self._lines:  # another client may have asked for exactly that name
+                number = free.pop(0)
+                key = f"{base}-{number}"
+                if not free:
+                    free.append(number + 1)
+            name = f"{name}-{number}"
         self._lines[key] = encode(notice(name))
         insort(self._sorted, key)
         self._pages.clear()
+        return name
 
-    def remove(self, key: str) -> None:
-        """Remove the name with a key, which must be in use."""
+    def release(self, name: str) -> None:
+        """Free a name that `claim` returned; no effect if it is free already."""
+        key = name_key(name)
+        if key not in self._lines:
+            return
         del self._lines[key]
         del self._sorted[bisect_left(self._sorted, key)]
         self._pages.clear()
+        base, _, suffix = key.rpartition("-")
+        free = self._suffixes.get(base)
+        if free and suffix.isascii() and suffix.isdigit() and str(int(suffix)) == suffix:
+            number = int(suffix)
+            if FIRST_SUFFIX <= number < free[-1] and free[bisect_left(free, number)] != number:
+                insort(free, number)
+            if len(free) > free[-1] - FIRST_SUFFIX:  # all are free
+                del self._suffixes[base]
 
     def pages(self) -> Iterator[bytes]:
         """Yield all names as they are sent, each as a notice on a line of its own.
@@ -69,46 +91,3 @@ class Roster:
         start = bisect_right(self._sorted, last)
         keys = self._sorted[start : start + PAGE_LINES]
         return b"".join(map(self._lines.__getitem__, keys)), keys[-1] if keys else last
-
-
-class Registry:
-    """The names in use, unique by their keys."""
-
-    def __init__(self) -> None:
-        # By key, its free numbers, ascending; the numbers above the last one are free, too. Kept
-        # while a number is in use, so that the lowest free one is found without a search.
-        self._suffixes: dict[str, list[int]] = {}
-        self.roster = Roster()
-        """A live view, which only the registry changes."""
-
-    def __len__(self) -> int:
-        return len(self.roster)
-
-    def claim(self, name: str) -> str:
-        """Reserve and return `name`, or if it is taken, `name` with the lowest free number."""
-        base = key = name_key(name)
-        if base in self.roster:
-            free = self._suffixes.setdefault(base, [FIRST_SUFFIX])
-            while key in self.roster:  # another client may have asked for exactly that name
-                number = free.pop(0)
-                key = f"{base}-{number}"
-                if not free:
-                    free.append(number + 1)
-            name = f"{name}-{number}"
-        self.roster.add(key, name)
-        return name
-
-    def release(self, name: str) -> None:
-        """Free a name that `claim` returned; no effect if it is free already."""
-        key = name_key(name)
-        if key not in self.roster:
-            return
-        self.roster.remove(key)
-        base, _, suffix = key.rpartition("-")
-        free = self._suffixes.get(base)
-        if free and suffix.isascii() and suffix.isdigit() and str(int(suffix)) == suffix:
-            number = int(suffix)
-            if FIRST_SUFFIX <= number < free[-1] and free[bisect_left(free, number)] != number:
-                insort(free, number)
-            if len(free) > free[-1] - FIRST_SUFFIX:  # all are free
-                del self._suffixes[base]

@@ -15,7 +15,7 @@ from ..protocol.handshake import FULL, SHUTTING_DOWN, SUCCESS
 from .batch import Subscription
 from .clock import ServingClock
 from .fanout import Fanout
-from .registry import Registry, Roster
+from .registry import Registry
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,9 +130,9 @@ class Room:
         """Send messages to everyone but their author, in the same order for all."""
         self._fanout.publish(member.subscription, block.data, block.lines)
 
-    async def roster(self) -> Roster:
+    async def roster(self) -> Registry:
         """Return the names of the members, as a live view."""
-        return self._registry.roster
+        return self._registry
 
     # --- the whole room ---
 

@@ -8,13 +8,13 @@ import pytest
 
 from broadcast.protocol.commands import COMMANDS, is_exit
 from broadcast.server.dispatcher import answer
-from broadcast.server.registry import Roster
+from broadcast.server.registry import Registry
 
 
-def roster(*names: str) -> Roster:
-    made = Roster()
+def roster(*names: str) -> Registry:
+    made = Registry()
     for name in names:
-        made.add(name.lower(), name)
+        made.claim(name)
     return made
 
 

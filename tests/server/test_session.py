@@ -18,7 +18,7 @@ from broadcast.protocol.framing import LINE_LIMIT
 from broadcast.protocol.names import NAME_BYTES
 from broadcast.server import dispatcher
 from broadcast.server.batch import BATCH_SIZE
-from broadcast.server.registry import Roster
+from broadcast.server.registry import Registry
 from broadcast.server.session import FAST_PATH_LIMIT
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
@@ -246,7 +246,7 @@ class TestCommands:
         answered = 0
         answer = dispatcher.answer
 
-        def count(line: str, name: str, roster: Roster) -> Iterable[bytes]:
+        def count(line: str, name: str, roster: Registry) -> Iterable[bytes]:
             nonlocal answered
             answered += 1
             return answer(line, name, roster)
