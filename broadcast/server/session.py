@@ -154,26 +154,25 @@ class Session:
         self, body: Awaitable[LeaveReason | None], timeout: float
     ) -> LeaveReason | None:
         """Run a coroutine until it ends, is interrupted or misses its deadline; return why."""
-        deadline = functools.partial(self._deadline, timeout)
-        clock = self._context.clock.reading_time
+        time_left = functools.partial(self._time_left, timeout)
         on_expired = functools.partial(self._scope.interrupt, LeaveReason.TIMED_OUT)
-        watchdog = asyncio.create_task(watch(deadline, clock, timeout, on_expired), name="watchdog")
+        watchdog = asyncio.create_task(watch(time_left, timeout, on_expired), name="watchdog")
         try:
             return await self._scope.run(body)
         finally:
             watchdog.cancel()
 
-    def _deadline(self, timeout: float) -> float:
-        """Return when the client will have been inactive for too long.
+    def _time_left(self, timeout: float) -> float:
+        """Return the seconds until the client will have been inactive for too long.
 
         A client that is leaving is active as long as it reads.
         """
+        now = self._context.clock.reading_time()
         if self._member and self._state is State.LEAVING:
             progress = (self._member.position, self._connection.unsent)
             if progress != self._last_progress:
-                self._last_progress = progress
-                self._last_activity = self._context.clock.reading_time()
-        return self._last_activity + timeout
+                self._last_progress, self._last_activity = progress, now
+        return self._last_activity + timeout - now
 
     # --- HANDSHAKE and REFUSED ---
 

@@ -15,20 +15,17 @@ that what clients sent meanwhile is taken into account."""
 
 
 async def watch(
-    deadline: Callable[[], float],
-    clock: Callable[[], float],
-    longest: float,
-    on_expired: Callable[[], None],
+    time_left: Callable[[], float], longest: float, on_expired: Callable[[], None]
 ) -> None:
-    """Call `on_expired` when `deadline`, which may move, has passed on `clock`; both are seconds.
+    """Call `on_expired` when no time is left; what is left, in seconds, may grow again.
 
-    `longest` is the most seconds between two checks. No deadline may move to less than that from
-    now, or it is detected late.
+    `longest` is the most seconds between two checks. What is left may not become less than that at
+    once, or it is detected late.
     """
     while True:
-        await asyncio.sleep(min(max(deadline() - clock(), SHORTEST_SLEEP), longest))
-        if deadline() <= clock():
+        await asyncio.sleep(min(max(time_left(), SHORTEST_SLEEP), longest))
+        if time_left() <= 0:
             await asyncio.sleep(RECHECK_DELAY)
-            if deadline() <= clock():
+            if time_left() <= 0:
                 on_expired()
                 return
