@@ -113,9 +113,8 @@ class PauseBudget:
         account = self._accounts.get(key)
         if account is None:
             return self._grace
-        account.balance = min(
-            self._grace, account.balance + (now - account.updated_at) * REFILL_RATE
-        )
+        refilled = account.balance + (now - account.updated_at) * REFILL_RATE
+        account.balance = min(self._grace, refilled)
         account.updated_at = now
         if account.balance >= self.leeway:
             account.spent_at = None

@@ -26,8 +26,7 @@ class Registry:
         # Kept encoded and sorted, because doing that for each answer takes too long.
         self._lines: dict[str, bytes] = {}  # key -> the name as a notice
         self._sorted: list[str] = []  # the keys
-        # Pages and their last names, by the name before them; emptied when a name is added or
-        # removed.
+        # Pages and their last names, by the name before them; cleared when the names change.
         self._pages: dict[str, tuple[bytes, str]] = {}
         # By key, its free numbers, ascending; the numbers above the last one are free, too. Kept
         # while a number is in use, so that the lowest free one is found without a search.
@@ -77,17 +76,15 @@ class Registry:
         may or may not be included.
         """
         last = ""
-        while True:
+        while self._sorted and last < self._sorted[-1]:
             page = self._pages.get(last) or self._make_page(last)
             if len(self._pages) < CACHED_PAGES:
                 self._pages[last] = page
             data, last = page
-            if not data:
-                return
             yield data
 
     def _make_page(self, last: str) -> tuple[bytes, str]:
         """Return the page of names after `last`, and the last name in it."""
         start = bisect_right(self._sorted, last)
         keys = self._sorted[start : start + PAGE_LINES]
-        return b"".join(map(self._lines.__getitem__, keys)), keys[-1] if keys else last
+        return b"".join(map(self._lines.__getitem__, keys)), keys[-1]

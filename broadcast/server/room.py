@@ -85,8 +85,8 @@ class Room:
         self._announce(member, f"{name} joined")
         return member
 
-    def leave(self, member: Member, why: str | None) -> asyncio.Future[None]:
-        """Remove a client, free its name, and announce `why` to the others, unless that is None.
+    def leave(self, member: Member, why: str) -> asyncio.Future[None]:
+        """Remove a client, free its name, and announce `why` to the others.
 
         The client still receives what was published before; the future is done when it has been
         sent all of it, or its connection is closed.
@@ -105,10 +105,9 @@ class Room:
         self._fanout.drop(member.subscription)
         self._members -= 1
 
-    def _release_name(self, member: Member, why: str | None) -> None:
+    def _release_name(self, member: Member, why: str) -> None:
         self._registry.release(member.name)
-        if why is not None:
-            self._announce(member, f"{member.name} left ({why})" if why else f"{member.name} left")
+        self._announce(member, f"{member.name} left ({why})" if why else f"{member.name} left")
 
     def _announce(self, member: Member, text: str) -> None:
         if self._notices:

@@ -367,9 +367,8 @@ class Session:
         self._enter(State.LEAVING)
         outcome = reason
         if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
-            announced = None if reason is LeaveReason.SHUTDOWN else reason.value
-            delivered = self._context.room.leave(member, announced)
-            rest = self._deliver_rest(delivered)
+            # After a shutdown this is not announced: the room is closed.
+            rest = self._deliver_rest(self._context.room.leave(member, reason.value))
             outcome = await self._run_phase(rest, self._context.limits.timeout) or reason
         else:
             self._context.room.evict(member, reason.value)
