@@ -256,7 +256,10 @@ class Fanout:
             if batch is self._open:
                 subscription.end_batch = batch.number  # it has received its part of the last batch
             else:
-                self._advance_cursor(subscription)
+                batch.waiting -= 1
+                subscription.cursor += 1
+                self._batch(subscription.cursor).waiting += 1
+                self._trim()
             if not is_sent:
                 return
         asyncio.get_running_loop().call_soon(self._continue_feeding, subscription)
@@ -279,12 +282,6 @@ class Fanout:
         if number == self._open.number:
             return self._open
         return self._batches[number - self._batches[0].number]
-
-    def _advance_cursor(self, subscription: Subscription) -> None:
-        self._batch(subscription.cursor).waiting -= 1
-        subscription.cursor += 1
-        self._batch(subscription.cursor).waiting += 1
-        self._trim()
 
     def _trim(self) -> None:
         """Remove the batches before the slowest cursor."""
