@@ -11,7 +11,7 @@ from ..errors import HandshakeError
 from ..net.connection import Connection
 from ..protocol import handshake
 from ..protocol.blocks import sanitize
-from ..protocol.handshake import Connect, parse_connect
+from ..protocol.handshake import EXPECTED_CONNECT, HANDSHAKE_LIMIT, Connect, parse_connect
 
 WRONG_TOKEN_DELAY = 1.0
 """Seconds until a wrong token is refused: each guess occupies a connection for that long, and the
@@ -26,7 +26,7 @@ class Admission:
     """What a client needs to be admitted."""
 
     tls: ssl.SSLContext | None  # None for plain TCP
-    token: str | None  # None if none is required
+    token: bytes | None  # None if none is required
     wrong_token_delay: float  # seconds
 
 
@@ -43,8 +43,8 @@ async def shake_hands(connection: Connection, admission: Admission) -> tuple[Con
     line, rest, size = await _first_line(connection, expects_tls=admission.tls is not None)
     connect = parse_connect(line)
     if admission.token is not None:
-        offered = connect.token or ""
-        if not hmac.compare_digest(admission.token.encode(), offered.encode()):
+        offered = (connect.token or "").encode()
+        if not hmac.compare_digest(admission.token, offered):
             await asyncio.sleep(admission.wrong_token_delay)
             raise HandshakeError(handshake.NOT_AUTHORISED)
     return connect, rest, size
@@ -66,14 +66,12 @@ async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, b
             if line := sanitize(data[start:end].removesuffix(b"\r")):
                 return line, data[end + 1 :], len(data)
             start = end + 1
-        if len(data) >= handshake.HANDSHAKE_LIMIT:
-            raise HandshakeError(handshake.EXPECTED_CONNECT)
-        if not chunk:
-            if connection.lost:
-                raise HandshakeError("connection lost")
-            if line := sanitize(data[start:]):
-                return line, b"", len(data)
-            raise HandshakeError(handshake.EXPECTED_CONNECT)
+        if not chunk and connection.lost:
+            raise HandshakeError("connection lost")
+        if not chunk and (line := sanitize(data[start:])):
+            return line, b"", len(data)
+        if not chunk or len(data) >= HANDSHAKE_LIMIT:
+            raise HandshakeError(EXPECTED_CONNECT)
 
 
 def _describe_tls_error(error: OSError) -> str:

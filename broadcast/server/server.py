@@ -129,7 +129,8 @@ class BroadcastServer:
         self.port = port  # after `start`, the port that it listens on
         rate = None if max_rate is None else RateLimiter(max_rate)
         self._limits = Limits(timeout, handshake_timeout, close_timeout, line_limit, rate)
-        self._admission = Admission(tls, token, wrong_token_delay)
+        secret = None if token is None else token.encode()
+        self._admission = Admission(tls, secret, wrong_token_delay)
         self._room_options = (backlog, grace, notices, max_clients)
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
