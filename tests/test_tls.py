@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import logging
@@ -309,6 +310,24 @@ async def test_close_notify_ends_only_one_direction(
                 received += data
             raise EOFError
         assert received == b"a: hello\r\n"
+
+
+async def test_lines_that_arrive_together_with_the_close_notify_are_handled(
+    tls_server: BroadcastServer, connect: Connect
+) -> None:
+    async with tls_client(tls_server, "a") as a:
+        raw = RawTLS(await connect(tls_server))
+        raw.peer.send(raw.begin())
+        while True:
+            raw.arriving.write(await raw.peer.reader.read(100_000))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                raw.tls.do_handshake()
+                break
+        raw.tls.write(b"CONNECT b\nlast words\n")
+        with pytest.raises(ssl.SSLWantReadError):
+            raw.tls.unwrap()
+        raw.peer.send(raw.leaving.read())
+        assert await anext(a) == Message("b", "last words")
 
 
 @pytest.mark.parametrize(

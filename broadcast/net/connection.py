@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import enum
 import os
+import select
 import socket
 import ssl
 import struct
@@ -239,7 +240,7 @@ class Connection(asyncio.Protocol):
         self._continue_decrypting()
         while tls.phase is Phase.HANDSHAKE and self._reading is not _Reading.ENDED:
             await self._wait_for_input()
-        if tls.phase is not Phase.OPEN:
+        if tls.phase is not Phase.OPEN and (self.lost or not self._received):
             # A copy: the raised error refers to frames that refer to this connection, a cycle.
             raise copy(self.lost) or ConnectionResetError(CUT_OFF)
 
@@ -308,6 +309,15 @@ class Connection(asyncio.Protocol):
         A reader calls this before it waits for anything else, so that its memory is bounded.
         """
         self._set_reading(_Reading.PAUSED)
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the peer has reset the connection; known even while nothing is read from it."""
+        if self.is_closing or not hasattr(select, "poll"):  # on Windows, only reading tells
+            return self.is_closing
+        poll = select.poll()
+        poll.register(self._socket, 0)  # asks for nothing, but an error is always reported
+        return bool(poll.poll(0))
 
     async def read_chunk(self) -> bytes:
         """Return data that has arrived, or nothing at the end; `lost` is set if that was a reset.

@@ -126,10 +126,13 @@ class Session:
                 reason = await self._run_phase(body, self._context.limits.timeout)
                 await self._run_leaving(member, reason or LeaveReason.LEFT)
         finally:
+            has_left = self._state is State.LEAVING
             self._enter(State.CLOSED)
             self._context.strangers.discard(self)
             self._connection.on_chunk = None
             if self._member:
+                if not has_left:  # because of a bug
+                    self._context.room.evict(self._member, LeaveReason.LOST.value)
                 self._context.room.forget(self._member)
                 self._member = None  # its subscription refers to this session: a cycle
                 if rate := self._context.limits.rate:
@@ -345,10 +348,10 @@ class Session:
             self._chunks.insert(0, rest)
         self._rate_used_until = rate.use(self._rate_used_until, len(lines), clock.running_time())
         while (left := self._rate_used_until - clock.running_time()) > 0:
-            if self._connection.is_closing:
-                return None
             self._last_activity = clock.reading_time()  # it is not idle: we are not reading
             await asyncio.sleep(min(left, self._context.limits.timeout / 2))
+            if self._connection.was_reset:
+                return None
         return b"\n".join([*lines, b""])
 
     async def _answer(self, pieces: Iterable[bytes]) -> None:

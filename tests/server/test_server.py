@@ -269,6 +269,9 @@ async def test_bug_in_a_session_is_logged_and_affects_only_that_client(
     monkeypatch.undo()
     assert await a.synchronise() == []
     assert "please report this" in caplog.text
+    await connect(server, "b")
+    a.send("\\clients\n")
+    assert await a.synchronise() == ["* 2 clients", "* a (you)", "* b"]
 
 
 async def test_server_that_is_used_and_dropped_causes_no_warning() -> None:
