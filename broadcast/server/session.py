@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import functools
 import logging
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
@@ -123,7 +122,7 @@ class Session:
         try:
             if member := await self._run_handshake():
                 body = self._message_loop(member)
-                reason = await self._run_phase(body, self._context.limits.timeout)
+                reason = await self._run_phase(body)
                 await self._run_leaving(member, reason or LeaveReason.LEFT)
         finally:
             has_left = self._state is State.LEAVING
@@ -153,19 +152,28 @@ class Session:
         self._state = state
         self._scope = Scope()
 
-    async def _run_phase(
-        self, body: Awaitable[LeaveReason | None], timeout: float
-    ) -> LeaveReason | None:
+    async def _run_phase(self, body: Awaitable[LeaveReason | None]) -> LeaveReason | None:
         """Run a coroutine until it ends, is interrupted or misses its deadline; return why."""
-        time_left = functools.partial(self._time_left, timeout)
-        on_expired = functools.partial(self._scope.interrupt, LeaveReason.TIMED_OUT)
-        watchdog = asyncio.create_task(watch(time_left, timeout, on_expired), name="watchdog")
+        watching = watch(self._time_left, self._timeout, self._on_expired)
+        watchdog = asyncio.create_task(watching, name="watchdog")
         try:
             return await self._scope.run(body)
         finally:
             watchdog.cancel()
 
-    def _time_left(self, timeout: float) -> float:
+    @property
+    def _timeout(self) -> float:
+        """Seconds for which the client may be inactive in this state."""
+        limits = self._context.limits
+        return limits.handshake_timeout if self._state is State.HANDSHAKE else limits.timeout
+
+    def _on_expired(self) -> None:
+        self.interrupt(LeaveReason.TIMED_OUT)
+
+    def _on_evicted(self) -> None:
+        self.interrupt(LeaveReason.TOO_SLOW)
+
+    def _time_left(self) -> float:
         """Return the seconds until the client will have been inactive for too long.
 
         A client that is leaving is active as long as it reads.
@@ -175,14 +183,14 @@ class Session:
             progress = (self._member.position, self._connection.unsent)
             if progress != self._last_progress:
                 self._last_progress, self._last_activity = progress, now
-        return self._last_activity + timeout - now
+        return self._last_activity + self._timeout - now
 
     # --- HANDSHAKE and REFUSED ---
 
     async def _run_handshake(self) -> Member | None:
         """Admit the client to the room, or refuse it with a reason."""
         try:
-            reason = await self._run_phase(self._join(), self._context.limits.handshake_timeout)
+            reason = await self._run_phase(self._join())
         except HandshakeError as error:
             await self._refuse(str(error))
         else:
@@ -199,8 +207,7 @@ class Session:
         if context.admission.tls is None:
             context.room.check_space()
         connect, rest, size = await handshake.shake_hands(connection, context.admission)
-        on_evicted = functools.partial(self.interrupt, LeaveReason.TOO_SLOW)
-        self._member = await context.room.join(connect.username, connection, on_evicted)
+        self._member = await context.room.join(connect.username, connection, self._on_evicted)
         self._enter(State.JOINED)
         context.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
@@ -372,7 +379,7 @@ class Session:
         if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
             # After a shutdown this is not announced: the room is closed.
             rest = self._deliver_rest(self._context.room.leave(member, reason.value))
-            outcome = await self._run_phase(rest, self._context.limits.timeout) or reason
+            outcome = await self._run_phase(rest) or reason
         else:
             self._context.room.evict(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
