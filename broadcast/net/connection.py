@@ -328,6 +328,8 @@ class Connection(asyncio.Protocol):
         while not self._received:
             if self._reading is not _Reading.ENDED:
                 await self._wait_for_input()
+            elif self._ciphertext:
+                await asyncio.sleep(0)  # its time slice has run out before a record was complete
             elif not self._read_post_reset():
                 return b""
             self._continue_decrypting()
@@ -452,6 +454,7 @@ class Connection(asyncio.Protocol):
         self._send_close_notify()
         self._set_writing(_Writing.CLOSED)
         self._set_reading(_Reading.ENDED)
+        self._ciphertext = NO_CIPHERTEXT
         self.transport.close()
         break_cycle(self.transport)
         if self._post_reset_socket:

@@ -227,6 +227,36 @@ class TestTLSReplies:
             reading.cancel()
 
 
+class SlowPeer(TLSLayer):
+    """A TLS session whose data is complete only with the last piece of ciphertext."""
+
+    def __init__(self, context: ssl.SSLContext, hostname: str | None) -> None:
+        super().__init__(context, hostname)
+        self.phase = Phase.OPEN
+        self.received = b""
+
+    def decrypt(self, ciphertext: bytes | memoryview) -> list[bytes]:
+        self.received += ciphertext
+        return [self.received] if self.received.endswith(b"end") else []
+
+    def take_output(self) -> bytes:
+        return b""
+
+
+async def test_reset_hides_no_ciphertext_whose_time_slice_ran_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("broadcast.net.connection.TLSLayer", SlowPeer)
+    monkeypatch.setattr("broadcast.net.connection.TIME_SLICE", 0)
+    async with pair() as (connection, theirs):
+        await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        data = bytes(10 * PIECE_SIZE) + b"end"
+        connection.data_received(data)
+        connection.connection_lost(ConnectionResetError())
+        assert await connection.read_chunk() == data
+        assert await connection.read_chunk() == b""
+
+
 class TestSending:
     async def test_send_returns_whether_everything_was_written(self) -> None:
         async with pair(buffer=4096) as (connection, theirs):
@@ -401,6 +431,20 @@ class TestConnecting:
             ]
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
             connection = await connect("both", port, 5)
+            connection.close()
+
+    @linux_only("finds the addresses in /proc")
+    async def test_connect_reaches_a_link_local_address(self) -> None:
+        with open("/proc/net/if_inet6") as lines:
+            local = [line.split() for line in lines if line.startswith("fe80")]
+        if not local:
+            pytest.skip("no interface has a link-local address")
+        digits, interface = local[0][0], local[0][-1]
+        host = ":".join(digits[start : start + 4] for start in range(0, 32, 4)) + f"%{interface}"
+        with socket.socket(socket.AF_INET6) as listening:
+            listening.bind(socket.getaddrinfo(host, 0)[0][4])
+            listening.listen()
+            connection = await connect(host, listening.getsockname()[1], 5)
             connection.close()
 
     @linux_only("has TCP_USER_TIMEOUT")
