@@ -26,10 +26,10 @@ async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
             answer.set_result(list(dict.fromkeys(address for *_, address in found)))
-        except OSError as problem:
-            answer.set_exception(problem)
         except ValueError:  # such as a label of more than 63 characters
             answer.set_exception(OSError("not a host name"))
+        except BaseException as problem:  # with any other, too, the coroutine must not wait forever
+            answer.set_exception(problem)
 
     threading.Thread(target=look_up, daemon=True).start()
     return await asyncio.wrap_future(answer)

@@ -67,9 +67,10 @@ def _describe_tls_error(error: OSError, seconds: float) -> str:
 
 async def _connect_to_any(addresses: list[Address]) -> Connection:
     loop, problem = asyncio.get_running_loop(), OSError("it has no address")
-    for host, port, *_ in addresses:
+    for host, port, *ipv6 in addresses:
+        scope = f"%{ipv6[1]}" if ipv6 and ipv6[1] else ""  # of a link-local address: its interface
         try:
-            _, connection = await loop.create_connection(Connection, host, port)
+            _, connection = await loop.create_connection(Connection, host + scope, port)
             return connection
         except OSError as current:
             problem = current

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+
+import pytest
 
 from broadcast.net.address import describe_os_error, format_address, resolve
 
@@ -10,6 +13,13 @@ from broadcast.net.address import describe_os_error, format_address, resolve
 async def test_resolve_returns_each_address_once() -> None:
     addresses = await resolve("localhost", 80)
     assert len(addresses) == len(set(addresses)) > 0
+
+
+@pytest.mark.parametrize("port", [10**30, []])
+async def test_resolve_raises_whatever_the_lookup_raises(port: int) -> None:
+    async with asyncio.timeout(5):
+        with pytest.raises((OverflowError, TypeError, OSError)):
+            await resolve("localhost", port)
 
 
 def test_ipv6_address_is_formatted_in_brackets() -> None:
