@@ -25,13 +25,25 @@ class SubscriptionState(enum.Enum):
     """Where a client is in the fan-out; changed only in `Fanout._set_state`."""
 
     READY = enum.auto()
-    """It has been sent every batch, and nothing is pending."""
+    """It has been sent every batch; what is pending, if anything, is an answer to a command."""
     LAGGING = enum.auto()
     """It is being fed from the backlog."""
     LEAVING = enum.auto()
     """It is being fed up to its last batch."""
     GONE = enum.auto()
     """It is sent nothing more."""
+
+
+RECEIVING = {SubscriptionState.READY, SubscriptionState.LAGGING}
+"""The states in which a client receives what is published."""
+
+NEXT_STATES = {
+    SubscriptionState.READY: {*SubscriptionState} - {SubscriptionState.READY},
+    SubscriptionState.LAGGING: {*SubscriptionState} - {SubscriptionState.LAGGING},
+    SubscriptionState.LEAVING: {SubscriptionState.GONE},
+    SubscriptionState.GONE: set(),
+}
+"""The states that may follow each state."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,8 +56,8 @@ class Subscription:
     state: SubscriptionState = SubscriptionState.READY
     cursor: int = 0  # while LAGGING or LEAVING: the number of the next batch to send
     end_batch: int = 0  # while LEAVING: the number after the last batch to send
-    # Once it leaves: done when everything published before has been sent.
-    delivered: asyncio.Future[None] | None = None
+    # Once it leaves: whether it has been sent everything published before; see `Fanout.leave`.
+    delivered: asyncio.Future[bool] | None = None
 
 
 @dataclass(slots=True, eq=False)

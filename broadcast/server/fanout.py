@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..net.connection import Connection, send_to_all
-from .batch import BATCH_SIZE, Batch, Subscription, SubscriptionState
+from .batch import BATCH_SIZE, NEXT_STATES, RECEIVING, Batch, Subscription, SubscriptionState
 from .budget import STALL_TIME, PauseBudget, Straggler, budget_key
 from .clock import ServingClock
 
@@ -73,10 +73,11 @@ class Fanout:
         self._flush_due: asyncio.Handle | None = None
         self._notices_due: asyncio.TimerHandle | None = None
         self.deliveries = 0  # lines times the clients that receive them, since the start
-        self.dropped = 0  # clients evicted because they were too slow, since the start
+        self.evicted = 0  # clients that were too slow, since the start
         self._closed = False  # after `close`
         self._ready: dict[Connection, Subscription] = {}  # READY
         self._lagging: dict[Subscription, None] = {}  # LAGGING or LEAVING
+        self._receivers = 0  # READY or LAGGING
         self._batches: deque[Batch] = deque()  # from the slowest cursor to the open batch
         self.backlog = 0  # bytes of memory that they take up
         self._stream_position = 0  # the memory cost of all batches that were ever in the backlog
@@ -95,30 +96,33 @@ class Fanout:
         if self._open.size:
             self._open.exclude(subscription, 0, self._open.size)
         self._ready[connection] = subscription
+        self._receivers += 1
         return subscription
 
-    def leave(self, subscription: Subscription) -> asyncio.Future[None]:
+    def leave(self, subscription: Subscription) -> asyncio.Future[bool]:
         """Unsubscribe a client, which still receives everything published so far.
 
-        The future is done when the client has been sent all of it, or its connection is closed. It
-        is never done for a client that is dropped.
+        The future is done when the client has been sent all of it, or its connection is closed. Its
+        result is False if the client has been removed before that.
         """
         if subscription.delivered is None:
-            subscription.delivered = asyncio.get_running_loop().create_future()
+            delivered = subscription.delivered = asyncio.get_running_loop().create_future()
+            if subscription.state is SubscriptionState.GONE:
+                delivered.set_result(False)
+                return delivered
             subscription.end_batch = self._open.number
             if self._open.size:
                 self._open.exclude(subscription, self._open.size, None)
                 subscription.end_batch += 1
-            if subscription.state is not SubscriptionState.GONE:
-                was_ready = subscription.state is SubscriptionState.READY
-                self._set_state(subscription, SubscriptionState.LEAVING)
-                if was_ready and not subscription.connection.write_pending:
-                    self._feed(subscription)
+            was_ready = subscription.state is SubscriptionState.READY
+            self._set_state(subscription, SubscriptionState.LEAVING)
+            if was_ready and not subscription.connection.write_pending:
+                self._feed(subscription)
         return subscription.delivered
 
-    def drop(self, subscription: Subscription) -> None:
-        """Forget a client: it receives nothing more, even of what was published before."""
-        self._set_state(subscription, SubscriptionState.GONE)
+    def remove(self, subscription: Subscription) -> None:
+        """Send a client nothing more, even of what was published before."""
+        self._end(subscription, delivered=False)
 
     def close(self, last: bytes) -> None:
         """Publish a last block and unsubscribe everyone; after this, `publish` has no effect."""
@@ -133,6 +137,9 @@ class Fanout:
 
         READY and LAGGING alternate until LEAVING; GONE may follow any of these, and is final.
         """
+        assert state in NEXT_STATES[subscription.state], (subscription.state, state)
+        if subscription.state in RECEIVING and state not in RECEIVING:
+            self._receivers -= 1
         connection = subscription.connection
         was_fed = subscription in self._lagging
         is_fed = state in (SubscriptionState.LAGGING, SubscriptionState.LEAVING)
@@ -149,7 +156,7 @@ class Fanout:
         elif was_fed and not is_fed:
             del self._lagging[subscription]
             connection.on_drained = None
-            self._batch(subscription.cursor).waiting -= 1
+            self._batch_at(subscription.cursor).waiting -= 1
             self._trim()
 
     # --- publishing ---
@@ -196,8 +203,8 @@ class Fanout:
             self._flush()
         batch = self._open
         batch.blocks.append(block)
-        receivers = len(self._ready) + len(self._lagging)
-        if author and author.state is not SubscriptionState.GONE:
+        receivers = self._receivers
+        if author and author.state in RECEIVING:
             batch.exclude(author, batch.size, batch.size + len(block))
             receivers -= 1
         self.deliveries += lines * receivers
@@ -251,34 +258,38 @@ class Fanout:
             if connection.is_closing or subscription.cursor == end:
                 self._stop_feeding(subscription)
                 return
-            batch = self._batch(subscription.cursor)
+            batch = self._batch_at(subscription.cursor)
             is_sent = connection.send(batch.data_for(subscription))
             if batch is self._open:
                 subscription.end_batch = batch.number  # it has received its part of the last batch
             else:
                 batch.waiting -= 1
                 subscription.cursor += 1
-                self._batch(subscription.cursor).waiting += 1
+                self._batch_at(subscription.cursor).waiting += 1
                 self._trim()
             if not is_sent:
                 return
         asyncio.get_running_loop().call_soon(self._continue_feeding, subscription)
 
     def _continue_feeding(self, subscription: Subscription) -> None:
-        # Meanwhile it may have been dropped, or sent an answer, which calls `_feed` when drained.
+        # Meanwhile it may have been removed, or sent an answer, which calls `_feed` when drained.
         if subscription in self._lagging and not subscription.connection.write_pending:
             self._feed(subscription)
 
     def _stop_feeding(self, subscription: Subscription) -> None:
         if subscription.state is SubscriptionState.LAGGING:
             self._set_state(subscription, SubscriptionState.READY)
-            return
-        self._set_state(subscription, SubscriptionState.GONE)
+        else:
+            self._end(subscription, delivered=True)
+
+    def _end(self, subscription: Subscription, delivered: bool) -> None:
+        if subscription.state is not SubscriptionState.GONE:
+            self._set_state(subscription, SubscriptionState.GONE)
         # It is cancelled if the session was cancelled while waiting for it.
         if subscription.delivered and not subscription.delivered.done():
-            subscription.delivered.set_result(None)
+            subscription.delivered.set_result(delivered)
 
-    def _batch(self, number: int) -> Batch:
+    def _batch_at(self, number: int) -> Batch:
         if number == self._open.number:
             return self._open
         return self._batches[number - self._batches[0].number]
@@ -320,8 +331,8 @@ class Fanout:
         self._find_stragglers()
         now = self._clock.running_time()
         for subscription in self._budget.judge(self._stragglers, charged, now):
-            self.dropped += 1
-            self.drop(subscription)
+            self.evicted += 1
+            self.remove(subscription)
             subscription.on_evicted()
         if self.input_paused and self._next_check is None:
             self._schedule_check()
@@ -331,7 +342,7 @@ class Fanout:
         now = self._clock.running_time()
         known, self._stragglers = self._stragglers, {}
         for subscription in self._lagging:
-            batch = self._batch(subscription.cursor)
+            batch = self._batch_at(subscription.cursor)
             behind = 0 if batch is self._open else self._stream_position - batch.start
             if behind > self._bound // 2:
                 connection = subscription.connection

@@ -27,7 +27,7 @@ class Member:
 
     @property
     def position(self) -> int:
-        """A number that increases while the client is sent what it lacks."""
+        """Increases as the client is sent its missing batches."""
         return self.subscription.cursor
 
 
@@ -85,24 +85,25 @@ class Room:
         self._announce(member, f"{name} joined")
         return member
 
-    def leave(self, member: Member, why: str) -> asyncio.Future[None]:
-        """Remove a client, free its name, and announce `why` to the others.
+    def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
+        """Free the name of a client that leaves, and announce `why` to the others.
 
         The client still receives what was published before; the future is done when it has been
-        sent all of it, or its connection is closed.
+        sent all of it, or its connection is closed. Its result is False if the client was evicted
+        before that.
         """
         delivered = self._fanout.leave(member.subscription)
         self._release_name(member, why)
         return delivered
 
-    def evict(self, member: Member, why: str) -> None:
-        """Remove a client like `leave`, but send it nothing more."""
-        self._fanout.drop(member.subscription)
+    def remove(self, member: Member, why: str) -> None:
+        """Do the same as `leave`, but send the client nothing more."""
+        self._fanout.remove(member.subscription)
         self._release_name(member, why)
 
-    def forget(self, member: Member) -> None:
-        """Forget a client whose connection has ended."""
-        self._fanout.drop(member.subscription)
+    def release_place(self, member: Member) -> None:
+        """Let another client join in place of one that has left and whose connection ends."""
+        self._fanout.remove(member.subscription)
         self._members -= 1
 
     def _release_name(self, member: Member, why: str) -> None:
@@ -148,5 +149,5 @@ class Room:
             "bytes in": self.bytes_in,
             "deliveries": self._fanout.deliveries,
             "backlog bytes": self._fanout.backlog,
-            "dropped": self._fanout.dropped,
+            "dropped": self._fanout.evicted,
         }

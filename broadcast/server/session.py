@@ -37,9 +37,11 @@ class State(enum.Enum):
     """The state of a session; changed only in `Session._enter`, and always to a later one."""
 
     HANDSHAKE = enum.auto()
-    REFUSED = enum.auto()
     JOINED = enum.auto()
     LEAVING = enum.auto()
+    """It is sent what was published before it left."""
+    CLOSING = enum.auto()
+    """It has been refused or has left, and has a short time to read the rest."""
     CLOSED = enum.auto()
 
 
@@ -58,10 +60,10 @@ class LeaveReason(enum.Enum):
 INTERRUPTS = {
     LeaveReason.TIMED_OUT: {State.HANDSHAKE, State.JOINED, State.LEAVING},
     LeaveReason.TOO_SLOW: {State.JOINED, State.LEAVING},
-    LeaveReason.DISPLACED: {State.HANDSHAKE, State.REFUSED},
+    LeaveReason.DISPLACED: {State.HANDSHAKE, State.CLOSING},
     # A shutdown does not interrupt a client that is already being sent its last data.
     LeaveReason.SHUTDOWN: {State.HANDSHAKE, State.JOINED},
-    LeaveReason.CUT_OFF: {State.HANDSHAKE, State.REFUSED, State.LEAVING},
+    LeaveReason.CUT_OFF: {State.HANDSHAKE, State.LEAVING, State.CLOSING},
 }
 """The states that each reason interrupts; in others it has no effect."""
 
@@ -92,8 +94,8 @@ class ServerContext:
 class Session:
     """Serves one client from its connection to its disconnection; call `run` once.
 
-    Its states are HANDSHAKE -> JOINED -> LEAVING -> CLOSED, or HANDSHAKE -> REFUSED -> CLOSED. Each
-    state has a scope of its own, which `interrupt` cancels, and most have a watchdog.
+    Its states are HANDSHAKE -> JOINED -> LEAVING -> CLOSING -> CLOSED, of which some are skipped.
+    Each state has a scope of its own, which `interrupt` cancels, and most have a watchdog.
     """
 
     _connection: Connection
@@ -125,14 +127,14 @@ class Session:
                 reason = await self._run_phase(body)
                 await self._run_leaving(member, reason or LeaveReason.LEFT)
         finally:
-            has_left = self._state is State.LEAVING
+            has_failed = self._state is State.JOINED  # because of a bug, or it was cancelled
             self._enter(State.CLOSED)
             self._context.strangers.discard(self)
             self._connection.on_chunk = None
             if self._member:
-                if not has_left:  # because of a bug
-                    self._context.room.evict(self._member, LeaveReason.LOST.value)
-                self._context.room.forget(self._member)
+                if has_failed:
+                    self._context.room.remove(self._member, LeaveReason.LOST.value)
+                self._context.room.release_place(self._member)
                 self._member = None  # its subscription refers to this session: a cycle
                 if rate := self._context.limits.rate:
                     now = self._context.clock.running_time()
@@ -149,6 +151,7 @@ class Session:
         self.interrupt(LeaveReason.DISPLACED)
 
     def _enter(self, state: State) -> None:
+        assert state.value > self._state.value, (self._state, state)
         self._state = state
         self._scope = Scope()
 
@@ -185,7 +188,7 @@ class Session:
                 self._last_progress, self._last_activity = progress, now
         return self._last_activity + self._timeout - now
 
-    # --- HANDSHAKE and REFUSED ---
+    # --- HANDSHAKE ---
 
     async def _run_handshake(self) -> Member | None:
         """Admit the client to the room, or refuse it with a reason."""
@@ -225,16 +228,15 @@ class Session:
 
     async def _refuse(self, why: str) -> None:
         LOGGER.info("%s refused: %s", self._connection.peer, why)
-        self._enter(State.REFUSED)
         self._send_error(why)
-        await self._scope.run(self._connection.close_gracefully(self._context.limits.close_timeout))
+        await self._close_gracefully()
 
     async def _close_slowly(self) -> None:
         """Close a displaced connection after a delay, unless it is displaced again.
 
         Otherwise a peer that replaces each closed connection could do so at full speed.
         """
-        self._enter(State.REFUSED)
+        self._enter(State.CLOSING)
         await self._scope.run(asyncio.sleep(self._context.limits.close_timeout))
         self._send_error(FULL)
         self._connection.close()
@@ -364,13 +366,14 @@ class Session:
     async def _answer(self, pieces: Iterable[bytes]) -> None:
         """Send an answer, and wait so that a client that never reads only blocks itself."""
         for piece in pieces:
-            if self._scope.reason is None:
-                self._connection.send(piece)
-                self._connection.pause_reading()
-                await self._connection.drain()
-                await self._yield()  # a client that reads quickly must not delay others
+            if self._scope.reason is not None:
+                return
+            self._connection.send(piece)
+            self._connection.pause_reading()
+            await self._connection.drain()
+            await self._yield()  # a client that reads quickly must not delay others
 
-    # --- LEAVING ---
+    # --- LEAVING and CLOSING ---
 
     async def _run_leaving(self, member: Member, reason: LeaveReason) -> None:
         """Leave the room and close, gracefully only if the client gets everything sent to it."""
@@ -381,20 +384,25 @@ class Session:
             rest = self._deliver_rest(self._context.room.leave(member, reason.value))
             outcome = await self._run_phase(rest) or reason
         else:
-            self._context.room.evict(member, reason.value)
+            self._context.room.remove(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
                 self._send_error(f"{messages.TIMED_OUT} {self._context.limits.timeout:g} s")
             elif reason is LeaveReason.TOO_SLOW:
                 self._send_error(messages.TOO_SLOW)
         self._log_leave(member, outcome)
         if outcome is reason and reason is not LeaveReason.LOST:
-            await self._connection.close_gracefully(self._context.limits.close_timeout)
+            await self._close_gracefully()
         else:
             self._connection.reset()
 
-    async def _deliver_rest(self, delivered: asyncio.Future[None]) -> LeaveReason | None:
-        """Wait until the client has been sent everything; return LOST if it never will be."""
-        await delivered
+    async def _close_gracefully(self) -> None:
+        self._enter(State.CLOSING)
+        await self._scope.run(self._connection.close_gracefully(self._context.limits.close_timeout))
+
+    async def _deliver_rest(self, delivered: asyncio.Future[bool]) -> LeaveReason | None:
+        """Wait until the client has been sent everything; return the reason if it never will be."""
+        if not await delivered:
+            return LeaveReason.TOO_SLOW  # the interruption came together with another one
         await self._connection.drain()
         return LeaveReason.LOST if self._connection.lost else None
 

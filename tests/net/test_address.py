@@ -15,11 +15,10 @@ async def test_resolve_returns_each_address_once() -> None:
     assert len(addresses) == len(set(addresses)) > 0
 
 
-@pytest.mark.parametrize("port", [10**30, []])
-async def test_resolve_raises_whatever_the_lookup_raises(port: int) -> None:
+async def test_resolve_raises_whatever_the_lookup_raises() -> None:
     async with asyncio.timeout(5):
-        with pytest.raises((OverflowError, TypeError, OSError)):
-            await resolve("localhost", port)
+        with pytest.raises(OverflowError):
+            await resolve("localhost", 10**30)
 
 
 def test_ipv6_address_is_formatted_in_brackets() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from broadcast.net.connection import Connection
-from broadcast.server.batch import BATCH_SIZE, Subscription
+from broadcast.server.batch import BATCH_SIZE, Subscription, SubscriptionState
 from broadcast.server.clock import ServingClock
 from broadcast.server.fanout import MAX_BATCHES_PER_FEED, Fanout
 
@@ -52,9 +54,9 @@ class TestFeeding:
             await asyncio.sleep(0)
         assert (connection.sent, fanout.lagging) == (4 * MAX_BATCHES_PER_FEED, 1)
 
-    async def test_subscription_dropped_between_two_feeds_receives_nothing_more(self) -> None:
+    async def test_subscription_removed_between_two_feeds_receives_nothing_more(self) -> None:
         fanout, connection, subscription = await self.lag()
-        fanout.drop(subscription)
+        fanout.remove(subscription)
         await asyncio.sleep(0)
         assert (connection.sent, fanout.lagging) == (1 + MAX_BATCHES_PER_FEED, 1)
 
@@ -176,6 +178,41 @@ class TestStragglers:
         async with asyncio.timeout(5):
             await fanout.wait_to_publish()
         assert dropped == [first]
+
+
+class TestLeaving:
+    def fanout(self) -> tuple[Fanout, Subscription]:
+        fanout = Fanout(ServingClock(), 1_000_000, 1.0)
+        subscription = fanout.join(DrainedLater(), lambda: None)
+        return fanout, subscription
+
+    async def test_leaver_that_is_removed_is_not_waited_for(self) -> None:
+        fanout, subscription = self.fanout()
+        delivered = fanout.leave(subscription)
+        assert not delivered.done()
+        fanout.remove(subscription)
+        assert delivered.done() and not delivered.result()
+
+    async def test_client_that_leaves_after_it_was_removed_is_not_waited_for(self) -> None:
+        fanout, subscription = self.fanout()
+        fanout.remove(subscription)
+        assert await fanout.leave(subscription) is False
+
+    async def test_deliveries_are_counted_for_receivers_only(self) -> None:
+        fanout, leaver = self.fanout()
+        fanout.join(DrainedLater(), lambda: None)
+        fanout.publish(None, b"both\r\n")
+        assert fanout.deliveries == 2
+        fanout.leave(leaver)
+        fanout.publish(leaver, b"* left\r\n")
+        fanout.publish(None, b"one\r\n")
+        assert fanout.deliveries == 4
+
+    async def test_state_never_goes_back(self) -> None:
+        fanout, subscription = self.fanout()
+        fanout.leave(subscription)
+        with pytest.raises(AssertionError):
+            fanout._set_state(subscription, SubscriptionState.LAGGING)
 
 
 class TestPublishing:
