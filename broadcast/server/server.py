@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import functools
 import ipaddress
 import logging
@@ -69,6 +70,15 @@ DEFAULT_MAX_CLIENTS = 10_240
 """Clients that have joined, at once: as many as one core serves well."""
 
 
+class ServerState(enum.Enum):
+    """The state of a server, which may be started again once it is closed."""
+
+    CLOSED = enum.auto()
+    RUNNING = enum.auto()
+    """It has been started; only now are connections served."""
+    CLOSING = enum.auto()
+
+
 class BroadcastServer:
     """A broadcast server: `async with BroadcastServer(port=0) as server:` listens on `server.port`.
 
@@ -82,7 +92,7 @@ class BroadcastServer:
     `line_limit`: bytes in a line.
     `max_clients`: clients that have joined, at once.
     `max_strangers`: connections that have not joined, at once; one more displaces the oldest.
-    `max_rate`: lines per second from one client, which is slowed down to it; None for no limit.
+    `max_rate`: lines per second; a client that sends faster is slowed down; None for no limit.
     `tls`: a context with a certificate; None for plain TCP.
     `token`: a secret that clients must present; None for none.
     `wrong_token_delay`: seconds until a wrong token is refused.
@@ -112,6 +122,8 @@ class BroadcastServer:
         shutdown_timeout: float = SHUTDOWN_TIMEOUT,
         close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:
+        if max_rate is None:
+            max_rate = math.inf
         _check_limits(
             timeout=timeout,
             backlog=backlog,
@@ -120,14 +132,14 @@ class BroadcastServer:
             line_limit=line_limit,
             max_clients=max_clients,
             max_strangers=max_strangers,
-            max_rate=1 if max_rate is None else max_rate,
+            max_rate=max_rate,
             wrong_token_delay=wrong_token_delay,
             shutdown_timeout=shutdown_timeout,
             close_timeout=close_timeout,
         )
         self.host = host
         self.port = port  # after `start`, the port that it listens on
-        rate = None if max_rate is None else RateLimiter(max_rate)
+        rate = RateLimiter(max_rate) if math.isfinite(max_rate) else None
         self._limits = Limits(timeout, handshake_timeout, close_timeout, line_limit, rate)
         secret = None if token is None else token.encode()
         self._admission = Admission(tls, secret, wrong_token_delay)
@@ -135,7 +147,8 @@ class BroadcastServer:
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
         self._started_at = 0.0  # in the loop's time
-        self._context: ServerContext | None = None  # while it listens
+        self._state = ServerState.CLOSED
+        self._context: ServerContext  # since `start`
         self._listeners: list[asyncio.Server] = []  # while it listens: one for each address
         self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
         self._accepting: set[asyncio.Task[None]] = set()  # accepted, without a session yet
@@ -150,7 +163,13 @@ class BroadcastServer:
         await self.close()
 
     async def start(self) -> None:
-        """Listen; when this returns, clients can connect. If it raises, nothing is left open."""
+        """Listen; when this returns, clients can connect. If it raises, nothing is left open.
+
+        Raises RuntimeError if the server is running or closing.
+        """
+        if self._state is not ServerState.CLOSED:
+            raise RuntimeError("the server has been started already")
+        self._state = ServerState.RUNNING
         clock = ServingClock()
         room, strangers = Room(clock, *self._room_options), Strangers(self._max_strangers)
         self._context = ServerContext(room, strangers, self._admission, self._limits, clock)
@@ -175,7 +194,7 @@ class BroadcastServer:
                 self._listeners.append(listener)
                 listening.listen(LISTEN_BACKLOG)
         except BaseException as problem:
-            self._context = None
+            self._state = ServerState.CLOSED
             self._close_listeners()
             for listening in sockets:
                 listening.close()
@@ -193,7 +212,7 @@ class BroadcastServer:
 
     def statistics(self) -> dict[str, int | float]:
         """Return counts, bytes and seconds since the start or as of now; empty if not listening."""
-        if self._context is None:
+        if self._state is not ServerState.RUNNING:
             return {}
         return {
             "clients": len(self._context.room),
@@ -213,10 +232,7 @@ class BroadcastServer:
                 "no token is asked for, and nothing is encrypted"
             )
         else:
-            LOGGER.warning(
-                "the token and all that is said can be read on the way: "
-                "nothing is encrypted, there is no TLS"
-            )
+            LOGGER.warning("traffic, including the token, can be intercepted: there is no TLS")
 
     # --- accepting ---
 
@@ -256,8 +272,9 @@ class BroadcastServer:
             accepted.close()
             return
         context = self._context
-        if context is None:
-            connection.send(encode(error(SHUTTING_DOWN)))
+        if self._state is not ServerState.RUNNING:
+            if context.admission.tls is None:  # otherwise the peer would not understand it
+                connection.send(encode(error(SHUTTING_DOWN)))
             connection.close()
             return
         connection.limit_send_buffer(SEND_BUFFER)
@@ -288,9 +305,10 @@ class BroadcastServer:
         A client that does not read it within the shutdown timeout is cut off. If this method is
         cancelled, all clients are cut off at once.
         """
-        if self._context is None:
+        if self._state is not ServerState.RUNNING:
             return
-        context, self._context = self._context, None  # `_on_accepted` begins no more sessions
+        self._state = ServerState.CLOSING  # no more sessions begin
+        context = self._context
         clients = len(context.room)
         LOGGER.info("stopping with %d client%s", clients, "" if clients == 1 else "s")
         await self._stop_accepting()
@@ -299,6 +317,8 @@ class BroadcastServer:
         self._interrupt_all(LeaveReason.SHUTDOWN)
         # Sessions end by themselves, are interrupted with a reason to log, or are cancelled.
         try:
+            if self._accepting:  # these are refused
+                await asyncio.wait(self._accepting, timeout=CUT_OFF_TIMEOUT)
             deadline = context.clock.running_time() + self._shutdown_timeout
             while self._sessions and (left := deadline - context.clock.running_time()) > 0:
                 await asyncio.wait(self._sessions, timeout=left)
@@ -310,6 +330,7 @@ class BroadcastServer:
             for task in tasks:
                 task.cancel()
             context.clock.stop()
+            self._state = ServerState.CLOSED
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stop_accepting(self) -> None:

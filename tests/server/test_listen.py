@@ -81,7 +81,10 @@ class TestListening:
 
 @pytest.mark.parametrize(
     ("options", "warning"),
-    [({}, "anyone who reaches this port"), ({"token": "x"}, "the token and all that is said")],
+    [
+        ({}, "anyone who reaches this port"),
+        ({"token": "x"}, "traffic, including the token, can be intercepted"),
+    ],
 )
 async def test_exposure_beyond_loopback_is_logged_once(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture, options: dict[str, str], warning: str

@@ -9,15 +9,16 @@ import logging
 import os
 import resource
 import socket
+import ssl
 import time
 import warnings
 import weakref
 from typing import Any
 
 import pytest
-from helpers import Connect, MakeServer, alive, connections, linux_only, until
+from helpers import CERTIFICATE, Connect, MakeServer, alive, connections, linux_only, until
 
-from broadcast import BroadcastServer
+from broadcast import BroadcastServer, ListenError
 from broadcast.net.connection import Connection
 from broadcast.server.batch import Subscription
 from broadcast.server.server import ACCEPTS_PER_ITERATION, SHUTDOWN_TIMEOUT
@@ -152,6 +153,33 @@ class TestShuttingDown:
         assert (len(lines), lines[-1]) == (5001, LAST)
         await closing
 
+    async def test_client_that_does_not_close_its_side_is_cut_off_at_shutdown(
+        self, make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("broadcast.server.server.CUT_OFF_TIMEOUT", 60)
+        server = await make_server(shutdown_timeout=0.2, close_timeout=60)
+        leaver = await connect(server, "leaver")
+        leaver.send("\\exit\n")
+        assert await leaver.reader.read() == b""
+        async with asyncio.timeout(5):
+            await server.close()
+
+    @pytest.mark.parametrize("iterations", range(6))
+    async def test_tls_connection_accepted_during_the_shutdown_is_sent_no_plain_text(
+        self, make_server: MakeServer, iterations: int
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        server = await make_server(tls=context)
+        with socket.create_connection(("127.0.0.1", server.port)) as connected:
+            for _ in range(iterations):
+                await asyncio.sleep(0)
+            await server.close()
+            connected.setblocking(False)
+            with contextlib.suppress(ConnectionResetError):
+                async with asyncio.timeout(5):
+                    assert await asyncio.get_running_loop().sock_recv(connected, 100) == b""
+
     async def test_client_disconnected_at_shutdown_is_logged_with_the_reason(
         self, make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -166,6 +194,27 @@ class TestShuttingDown:
         sender.writer.close()
         await closing
         assert "stalled out: did not read in time at the shutdown" in caplog.text
+
+
+async def test_server_that_is_running_cannot_be_started_again(
+    server: BroadcastServer, connect: Connect
+) -> None:
+    a, b = await connect(server, "a"), await connect(server, "b")
+    with pytest.raises(RuntimeError, match="started already"):
+        await server.start()
+    a.send("hello\n")
+    assert await b.line() == "a: hello"
+    await asyncio.gather(server.close(), a.read_to_end(), b.read_to_end())
+    assert server.statistics() == {}
+
+
+async def test_server_can_be_started_after_it_failed_to_listen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = BroadcastServer(port=taken.getsockname()[1])
+        with pytest.raises(ListenError):
+            await server.start()
+    async with server:
+        assert server.statistics()["clients"] == 0
 
 
 async def test_nothing_is_kept_of_clients_that_left(

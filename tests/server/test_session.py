@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Iterable
 
 import pytest
-from helpers import Connect, MakeServer, Peer, connections, fanout_of, until
+from helpers import Connect, MakeServer, Peer, alive, connections, fanout_of, until
 
 from broadcast import BroadcastServer
 from broadcast.net.connection import READ_AHEAD_LIMIT
@@ -19,7 +20,7 @@ from broadcast.protocol.names import NAME_BYTES
 from broadcast.server import dispatcher
 from broadcast.server.batch import BATCH_SIZE
 from broadcast.server.registry import Registry
-from broadcast.server.session import FAST_PATH_LIMIT
+from broadcast.server.session import FAST_PATH_LIMIT, LeaveReason, Session
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
 
@@ -238,6 +239,26 @@ class TestCommands:
             assert await b.line() == "a: ping"
         asker.reset()
 
+    async def test_answer_ends_when_its_client_is_interrupted(
+        self, server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = 0
+
+        def answer(*_arguments: object) -> Iterable[bytes]:
+            nonlocal made
+            for _ in range(10):
+                made += 1
+                if made == 2:
+                    (session,) = alive(Session)
+                    session.interrupt(LeaveReason.TOO_SLOW)
+                yield b"page\r\n"
+
+        monkeypatch.setattr(dispatcher, "answer", answer)
+        asker = await connect(server, "asker")
+        asker.send("\\clients\n")
+        await asker.read_to_end()
+        assert made <= 3
+
     async def test_many_long_answers_do_not_delay_the_messages_of_others(
         self, server: BroadcastServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -435,6 +456,14 @@ class TestLog:
 
 
 class TestMaximumRate:
+    async def test_infinite_maximum_rate_is_no_limit(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(max_rate=math.inf, notices=False)
+        a, b = await connect(server, "a"), await connect(server, "b")
+        a.send("hello\n")
+        assert await b.line() == "a: hello"
+
     async def test_client_above_the_maximum_rate_is_slowed_and_loses_nothing(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
