@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import socket
 import threading
@@ -11,6 +12,10 @@ from typing import Any
 
 Address = tuple[Any, ...]
 """A socket address as the socket module defines it: host, port and, for IPv6, two more items."""
+
+
+IPV6_PREFIX_LENGTH = 64
+"""Leading bits of an IPv6 address that name a network: one subscriber usually has a whole /64."""
 
 
 async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
@@ -48,3 +53,12 @@ def format_address(address: Address | None) -> str:
         return "an unknown address"
     host, port, *_ = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def network_of(peer: str) -> str:
+    """Return a peer's IPv4 address or IPv6 network, to which limits for one subscriber apply."""
+    host = peer.rpartition(":")[0]
+    if not host.startswith("["):
+        return host
+    address = ipaddress.IPv6Address(host[1:-1].partition("%")[0])
+    return f"[{int(address) >> (address.max_prefixlen - IPV6_PREFIX_LENGTH):x}]"

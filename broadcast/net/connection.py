@@ -19,16 +19,21 @@ from .tls import PIECE_SIZE, RECORD_SIZE, Phase, TLSLayer
 
 READ_AHEAD_LIMIT = 114_688
 """Bytes of input held for one connection: the unfinished line, and what was read after it. With
-the objects around them, two blocks of messages (a batch) stay below 128 KB."""
+some 8 KB for the connection, its session and their tasks, a client takes up less than 128 KB."""
 
 TLS_READ_AHEAD_LIMIT = 73_728
-"""The same under TLS, whose own buffers for one connection make up the difference."""
+"""The limit under TLS, lower by the size of OpenSSL's buffers."""
 
 SMALLEST_READ = 4_096
-"""The least number of bytes read at once, however long the unfinished line is."""
+"""Minimum number of bytes read at once, however long the unfinished line is."""
 
 NO_DIRECT_FD = -1
-"""In place of a file descriptor: writing to it fails like writing to a closed one."""
+"""Stored when there is no descriptor to write to directly; writing to it raises OSError."""
+
+SEND_BUFFER = 393_216
+"""Bytes that the system may buffer for one client (Linux doubles it, for its own overhead): three
+batches. Without this bound, stalled readers use several times the memory, and with two batches,
+clients that read slowly cost more per delivery."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds that the peer has to read the rest of its data, and to end its side, when a connection is
@@ -53,8 +58,10 @@ class _Writing(enum.Enum):
     """To the file descriptor, or through asyncio's transport under TLS: nothing is pending."""
     BLOCKED = enum.auto()
     """To the end of a queue: earlier data is pending."""
+    ENDED = enum.auto()
+    """Nowhere: the output has ended, and a write has no effect. Input may still arrive."""
     CLOSED = enum.auto()
-    """Nowhere: a write has no effect."""
+    """Nowhere: the connection is closed."""
 
 
 class _Reading(enum.Enum):
@@ -75,8 +82,8 @@ class Connection(asyncio.Protocol):
     exception before it returns the data that arrived before the reset.
 
     `lost` is the exception that broke the connection; None while it is intact, or after it has
-    ended gracefully. `write_pending` is whether written data has not all been sent; once it has
-    been, or never will be, `on_drained` is called. While `read_chunk` is waiting, data that arrives
+    ended gracefully. `write_pending` is True while written data is unsent; `on_drained` is called
+    once all is sent or the connection is lost. While `read_chunk` is waiting, data that arrives
     is passed to `on_chunk` first: if that returns True, the data is handled and the wait continues.
 
     Memory is bounded: nothing is read from the socket before the last chunk is consumed, and a
@@ -159,7 +166,8 @@ class Connection(asyncio.Protocol):
         if waiting and self.on_chunk and self.on_chunk(data):
             return
         self._received = self._received + data if self._received else data
-        if waiting:  # no need to pause: the reader runs before asyncio polls the sockets again
+        # No need to pause for a reader: its wake-up is queued before the next read callback.
+        if waiting:
             self._wake_reader()
         else:
             self._set_reading(_Reading.PAUSED)
@@ -204,12 +212,12 @@ class Connection(asyncio.Protocol):
         self._continue_decrypting()
 
     def _set_writing(self, state: _Writing) -> None:
-        """Change the writing state: READY and BLOCKED alternate until CLOSED, which is final.
+        """Change the writing state: READY and BLOCKED alternate until ENDED or CLOSED.
 
-        The file descriptor is written to directly only while nothing is pending, and is forgotten
-        before the socket can be closed.
+        Only CLOSED follows ENDED, and nothing follows CLOSED. The file descriptor is written to
+        directly only while nothing is pending, and is forgotten before the socket can be closed.
         """
-        if self._writing is _Writing.CLOSED:
+        if self._writing in (_Writing.ENDED, _Writing.CLOSED) and state is not _Writing.CLOSED:
             return
         self._writing = state
         # TLS has to encrypt first; outside POSIX, a socket is not a file descriptor.
@@ -233,7 +241,7 @@ class Connection(asyncio.Protocol):
         Raises OSError, of which ssl.SSLError is one, when that fails. It has no timeout.
         """
         tls = self._tls = TLSLayer(context, hostname)
-        self._set_writing(_Writing.READY)
+        self._set_writing(self._writing)  # no longer to the file descriptor
         self.transport.write(tls.take_output())
         arrived, self._received = self._received, b""
         self._ciphertext = memoryview(arrived)
@@ -272,9 +280,9 @@ class Connection(asyncio.Protocol):
             self._deliver(b"".join(plaintext))
         if tls.phase is not phase:
             self._wake_reader()  # for `start_tls`
-        self._follow_tls(tls)
+        self._update_reading(tls)
 
-    def _follow_tls(self, tls: TLSLayer) -> None:
+    def _update_reading(self, tls: TLSLayer) -> None:
         """Read on, or not, after a change in the TLS session's phase or buffers."""
         if tls.phase is Phase.ENDED:
             self.lost = self.lost or tls.error
@@ -296,10 +304,10 @@ class Connection(asyncio.Protocol):
     def limit_read_ahead(self, held: int) -> None:
         """Bound the size of the next reads; `held` is the bytes that the reader still holds."""
         limit = TLS_READ_AHEAD_LIMIT if self._tls else READ_AHEAD_LIMIT
-        self.limit_next_read(max(limit - held, SMALLEST_READ))
+        self.set_read_size(max(limit - held, SMALLEST_READ))
 
-    def limit_next_read(self, size: int) -> None:
-        """Bound each of the next reads to `size` bytes."""
+    def set_read_size(self, size: int) -> None:
+        """Bound each read from now on to `size` bytes."""
         # asyncio's selector transports pass this to `recv`; others have no such bound.
         setattr(self.transport, "max_size", size)  # noqa: B010 (unknown to mypy)
 
@@ -361,7 +369,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_closing(self) -> bool:
-        """Whether nothing more can be sent."""
+        """Whether the connection is closed, or will be as soon as asyncio has closed the socket."""
         return self.transport.is_closing()
 
     @property
@@ -381,10 +389,14 @@ class Connection(asyncio.Protocol):
         """
         return not send_to_all((self,), data)
 
-    def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
-        """Write what a direct write in `send_to_all` did not send; return the same as `send`."""
+    def _send_indirectly(self, data: bytes | memoryview, sent: int) -> bool:
+        """Write what was not sent directly, because only a part of it or nothing could be.
+
+        Nothing can be while earlier data is pending, under TLS and on Windows. Returns the same as
+        `send`.
+        """
         rest = memoryview(data)[sent:]
-        while rest and not self.is_closing:
+        while rest and not self.is_closing and self._writing is not _Writing.ENDED:
             if self.write_pending:
                 self._unsent.append(rest)
                 break
@@ -417,11 +429,12 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout(timeout):
                 await self.drain()
+                self._send_close_notify()
+                await self.drain()
                 if not self.is_closing:
-                    self._send_close_notify()
                     self.transport.write_eof()
-                    await self.drain()
-                    complete = not self.is_closing
+                    self._set_writing(_Writing.ENDED)
+                    complete = True
                 while await self.read_chunk():
                     pass
         except (TimeoutError, OSError):
@@ -484,6 +497,6 @@ def send_to_all(connections: Iterable[Connection], data: bytes | memoryview) -> 
             sent = write(connection._direct_fd, data)
         except OSError:
             sent = 0
-        if sent != size and not connection._send_remainder(data, sent):
+        if sent != size and not connection._send_indirectly(data, sent):
             behind.append(connection)
     return behind

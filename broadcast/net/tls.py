@@ -13,7 +13,7 @@ import ssl
 from dataclasses import dataclass, field
 
 RECORD_SIZE = 16_384
-"""The most bytes of plaintext in a TLS record (RFC 8446, 5.1). One record is encrypted at a time,
+"""Maximum bytes of plaintext in a TLS record (RFC 8446, 5.1). One record is encrypted at a time,
 so that no more than that waits as ciphertext, and the memory buffers stay small."""
 
 PIECE_SIZE = 4_096

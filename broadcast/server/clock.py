@@ -8,7 +8,7 @@ TICK = 0.25
 """Seconds between two ticks: cheap, and short enough to notice that the process was stopped."""
 
 TICK_LIMIT = 0.5
-"""The most seconds that count between two ticks. More have passed only if the process did not run:
+"""Maximum seconds that count between two ticks. More have passed only if the process did not run:
 it was stopped (SIGSTOP, a suspended machine) or starved."""
 
 

@@ -12,10 +12,10 @@ the number of clients that lag. Dropping messages for a slow client loses data s
   from its *cursor*, until it is ready again. There is one backlog for all clients, so its memory
   does not depend on how many lag; when none does, it is empty.
 * When the backlog exceeds its bound, *input is paused*: sessions stop handling input, which senders
-  experience as ordinary TCP backpressure. At half the bound, input resumes. Meanwhile `budget`
+  experience as ordinary TCP backpressure. At half the bound, input resumes. Meanwhile `eviction`
   judges the *stragglers*, the clients that are more than half the bound behind. A client that
-  stalls is evicted after the stall time; one that is slow, or stalls repeatedly, when the budget of
-  its address is spent; one that reads half the bound within the grace time, never.
+  stalls is evicted after the stall time. A slow one is evicted when its address's budget is spent.
+  One that reads half the bound within the grace time is never evicted.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from ..net.address import network_of
 from ..net.connection import Connection, send_to_all
 from .batch import BATCH_SIZE, NEXT_STATES, RECEIVING, Batch, Subscription, SubscriptionState
-from .budget import STALL_TIME, PauseBudget, Straggler, budget_key
 from .clock import ServingClock
+from .eviction import STALL_TIME, PauseBudget, Straggler
 
 NOTICE_DELAY = 0.01
 """Seconds that a notice may wait to be sent with other notices or a message: too short to be
@@ -41,7 +42,7 @@ CHECKS_PER_LEEWAY = 4
 check at most. While input is not paused, there are none."""
 
 SHORTEST_CHECK = 0.002
-"""The least seconds between two checks: with thousands of stragglers, one check takes as long. It
+"""Minimum seconds between two checks: with thousands of stragglers, one check takes as long. It
 is short compared with the time in which a flood fills the backlog again."""
 
 LATE_LIMIT = 0.1
@@ -349,7 +350,7 @@ class Fanout:
                 position = batch.start - connection.unsent
                 straggler = known.get(subscription)
                 if straggler is None:
-                    key = budget_key(connection.peer)
+                    key = network_of(connection.peer)
                     leeway = self._budget.leeway_for(key, subscription.joined_at, now)
                     straggler = Straggler(key, leeway, position)
                 straggler.position = position

@@ -13,6 +13,9 @@ from ..protocol import handshake
 from ..protocol.blocks import sanitize
 from ..protocol.handshake import EXPECTED_CONNECT, HANDSHAKE_LIMIT, Connect, parse_connect
 
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds: enough to type CONNECT by hand."""
+
 WRONG_TOKEN_DELAY = 1.0
 """Seconds until a wrong token is refused: each guess occupies a connection for that long, and the
 number of connections that have not joined is bounded."""

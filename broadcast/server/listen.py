@@ -12,6 +12,9 @@ from ..net.address import Address, resolve
 PORT_TRIES = 20
 """Attempts to find a port that is free on all addresses of a host."""
 
+LISTEN_BACKLOG = 4096
+"""Connections that the system queues until they are accepted: what Linux allows by default."""
+
 
 async def listen(host: str, port: int) -> list[socket.socket]:
     """Return a listening socket for each address of `host`, all on the same port.

@@ -26,7 +26,7 @@ class RateLimiter:
 
     @property
     def most_lines(self) -> int:
-        """The most lines that may be handled at once."""
+        """Maximum number of lines that may be handled at once."""
         return math.ceil(self.rate * BURST)
 
     def enter(self, address: str, now: float) -> float:

@@ -12,9 +12,9 @@ Reason = TypeVar("Reason")
 class Scope(Generic[Reason]):
     """Runs a body until it ends, or `interrupt` cancels it; use it once.
 
-    `reason` is that of the first interruption, or None. It may be set even though the body ended by
-    itself, if both happened in one iteration of the event loop. If the scope was interrupted before
-    it runs, its body is cancelled at its first wait.
+    `reason`: the reason of the first interruption, or None. It may be set even though the body
+    ended by itself, if both happened in one iteration of the event loop. If the scope was
+    interrupted before it runs, its body is cancelled at its first wait.
     """
 
     __slots__ = ("_timeout", "reason")

@@ -15,13 +15,13 @@ from typing import Self
 
 from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address
-from ..net.connection import CLOSE_TIMEOUT, Connection, break_cycle
+from ..net.connection import CLOSE_TIMEOUT, SEND_BUFFER, Connection, break_cycle
 from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.handshake import SHUTTING_DOWN
 from ..protocol.messages import error
 from .clock import ServingClock
-from .handshake import WRONG_TOKEN_DELAY, Admission
-from .listen import listen
+from .handshake import HANDSHAKE_TIMEOUT, WRONG_TOKEN_DELAY, Admission
+from .listen import LISTEN_BACKLOG, listen
 from .rate import RateLimiter
 from .room import Room
 from .session import LeaveReason, Limits, ServerContext, Session
@@ -35,9 +35,6 @@ DEFAULT_PORT = 8888
 
 DEFAULT_TIMEOUT = 300.0
 """Seconds: ten times the client's heartbeat, so that a short network failure disconnects nobody."""
-
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds: enough to type CONNECT by hand."""
 
 DEFAULT_BACKLOG = 8 * 1024 * 1024
 """Bytes: a second or two of heavy traffic."""
@@ -56,15 +53,7 @@ ACCEPTS_PER_ITERATION = 16
 new connections, and few enough that many of these do not delay messages."""
 
 DISPLACED_LOG_INTERVAL = 1.0
-"""The least seconds between two log lines about displaced connections."""
-
-LISTEN_BACKLOG = 4096
-"""Connections that the system queues until they are accepted: what Linux allows by default."""
-
-SEND_BUFFER = 393_216
-"""Bytes that the system may buffer for one client (Linux doubles it, for its own overhead): three
-batches. Without this bound, stalled readers use several times the memory, and with two batches,
-clients that read slowly cost more per delivery."""
+"""Minimum seconds between two log lines about displaced connections."""
 
 DEFAULT_MAX_CLIENTS = 10_240
 """Clients that have joined, at once: as many as one core serves well."""

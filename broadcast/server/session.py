@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 
 from ..errors import HandshakeError
+from ..net.address import network_of
 from ..net.connection import TIME_SLICE, Connection
 from ..protocol import messages
 from ..protocol.blocks import Block, parse
@@ -17,14 +18,13 @@ from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
 from ..protocol.messages import error
 from . import dispatcher, handshake
-from .budget import budget_key
 from .clock import ServingClock
 from .handshake import Admission
 from .rate import RateLimiter
 from .room import Member, Room
 from .scope import Scope
 from .strangers import Strangers
-from .watchdog import watch
+from .watchdog import watch_deadline
 
 LOGGER = logging.getLogger("broadcast")
 
@@ -138,7 +138,7 @@ class Session:
                 self._member = None  # its subscription refers to this session: a cycle
                 if rate := self._context.limits.rate:
                     now = self._context.clock.running_time()
-                    rate.leave(budget_key(self._connection.peer), self._rate_used_until, now)
+                    rate.leave(network_of(self._connection.peer), self._rate_used_until, now)
             self._connection.reset()  # no effect if it was closed gracefully
 
     def interrupt(self, reason: LeaveReason) -> None:
@@ -157,7 +157,7 @@ class Session:
 
     async def _run_phase(self, body: Awaitable[LeaveReason | None]) -> LeaveReason | None:
         """Run a coroutine until it ends, is interrupted or misses its deadline; return why."""
-        watching = watch(self._time_left, self._timeout, self._on_expired)
+        watching = watch_deadline(self._time_left, self._timeout, self._on_expired)
         watchdog = asyncio.create_task(watching, name="watchdog")
         try:
             return await self._scope.run(body)
@@ -206,7 +206,7 @@ class Session:
 
     async def _join(self) -> None:
         context, connection = self._context, self._connection
-        connection.limit_next_read(handshake.READ_SIZE)
+        connection.set_read_size(handshake.READ_SIZE)
         if context.admission.tls is None:
             context.room.check_space()
         connect, rest, size = await handshake.shake_hands(connection, context.admission)
@@ -221,7 +221,7 @@ class Session:
             self._split(rest)
         connection.limit_read_ahead(self._splitter.held)
         if rate := context.limits.rate:
-            self._rate_used_until = rate.enter(budget_key(connection.peer), self._joined_at)
+            self._rate_used_until = rate.enter(network_of(connection.peer), self._joined_at)
         else:
             connection.on_chunk = self._try_fast_path
         LOGGER.info("%s in from %s", self._member.name, connection.peer)

@@ -14,7 +14,7 @@ class Displaceable(Protocol):
     """A connection that can be closed to make room for another."""
 
     def displace(self) -> None:
-        """Close slowly; when called for the second time, at once."""
+        """Close after a delay; a second call closes immediately."""
 
 
 class Strangers:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 SHORTEST_SLEEP = 0.05
-"""The least seconds between two checks, so that they do not spin while a clock is stopped."""
+"""Minimum seconds between two checks, so that they do not spin while a clock is stopped."""
 
 RECHECK_DELAY = 0.001
 """Seconds between a deadline that has passed and the check that decides. After the process was
@@ -14,13 +14,13 @@ stopped, asyncio runs its timers before it polls its sockets; the delay lets it 
 that what clients sent meanwhile is taken into account."""
 
 
-async def watch(
+async def watch_deadline(
     time_left: Callable[[], float], longest: float, on_expired: Callable[[], None]
 ) -> None:
-    """Call `on_expired` when no time is left; what is left, in seconds, may grow again.
+    """Call `on_expired` when no time is left; `longest`: maximum seconds between two checks.
 
-    `longest` is the most seconds between two checks. What is left may not become less than that at
-    once, or it is detected late.
+    `time_left` returns seconds and may grow. It must not shrink by more than `longest` between
+    checks, or expiry is detected late.
     """
     while True:
         await asyncio.sleep(min(max(time_left(), SHORTEST_SLEEP), longest))

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from broadcast.net.address import describe_os_error, format_address, resolve
+from broadcast.net.address import describe_os_error, format_address, network_of, resolve
 
 
 async def test_resolve_returns_each_address_once() -> None:
@@ -37,3 +37,16 @@ def test_os_error_is_described_in_the_words_of_the_system() -> None:
         == "nodename nor servname provided"
     )
     assert describe_os_error(OSError("could not bind")) == "could not bind"
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        ("127.0.0.1:6969", "127.0.0.1"),
+        ("[2001:db8:0:1::2]:6969", "[20010db800000001]"),
+        ("[fe80::1%eth0]:6969", "[fe80000000000000]"),
+        ("an unknown address", ""),
+    ],
+)
+def test_network_is_the_ipv4_address_or_the_ipv6_network(peer: str, network: str) -> None:
+    assert network_of(peer) == network

@@ -325,6 +325,15 @@ class TestSending:
             connection.send(b"late")
             assert await receive(theirs) == b""
 
+    async def test_send_after_the_end_of_the_output_has_no_effect(self) -> None:
+        async with pair() as (connection, theirs):
+            ending = asyncio.create_task(connection.close_gracefully())
+            assert await receive(theirs) == b""
+            assert connection.send(b"late")
+            theirs.close()
+            await ending
+            assert connection.lost is None
+
     async def test_reset_between_two_writes_hides_nothing_that_arrived(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

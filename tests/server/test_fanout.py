@@ -23,7 +23,7 @@ class DrainedLater(Connection):
         super().__init__()
         self.sent = 0
 
-    def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
+    def _send_indirectly(self, data: bytes | memoryview, sent: int) -> bool:
         self.sent += 1
         return not self.write_pending
 
@@ -84,7 +84,7 @@ class DrainedByHand(Connection):
     def unsent(self) -> int:
         return self.waiting
 
-    def _send_remainder(self, data: bytes | memoryview, sent: int) -> bool:
+    def _send_indirectly(self, data: bytes | memoryview, sent: int) -> bool:
         self.waiting += len(data)
         return False
 

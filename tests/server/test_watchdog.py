@@ -6,13 +6,15 @@ import asyncio
 import socket
 import time
 
-from broadcast.server.watchdog import watch
+from broadcast.server.watchdog import watch_deadline
 
 
 async def test_watchdog_waits_for_a_deadline_that_moves() -> None:
     expired = asyncio.Event()
     deadline = time.monotonic() + 0.1
-    waiting = asyncio.create_task(watch(lambda: deadline - time.monotonic(), 10.0, expired.set))
+    waiting = asyncio.create_task(
+        watch_deadline(lambda: deadline - time.monotonic(), 10.0, expired.set)
+    )
     await asyncio.sleep(0.05)
     deadline += 0.15
     await asyncio.sleep(0.1)
@@ -36,7 +38,9 @@ async def test_watchdog_checks_again_after_the_sockets_were_polled() -> None:
             deadline = time.monotonic() + 100
 
         hearing = asyncio.create_task(hear())
-        waiting = asyncio.create_task(watch(lambda: deadline - time.monotonic(), 10.0, expired.set))
+        waiting = asyncio.create_task(
+            watch_deadline(lambda: deadline - time.monotonic(), 10.0, expired.set)
+        )
         await asyncio.sleep(0.02)
         theirs.send(b"x")
         selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from broadcast.server.budget import (
+from broadcast.server.eviction import (
     ACCOUNT_LIMIT,
     REFILL_RATE,
     VISIBLE_STEP,
     PauseBudget,
     Straggler,
-    budget_key,
 )
 
 BOUND = 8 * 1024 * 1024
@@ -197,16 +196,3 @@ class TestAccounts:
         while not pause.judge():
             pass
         assert len(pause.budget) == ACCOUNT_LIMIT
-
-
-@pytest.mark.parametrize(
-    ("peer", "key"),
-    [
-        ("127.0.0.1:6969", "127.0.0.1"),
-        ("[2001:db8:0:1::2]:6969", "[20010db800000001]"),
-        ("[fe80::1%eth0]:6969", "[fe80000000000000]"),
-        ("an unknown address", ""),
-    ],
-)
-def test_budget_key_is_the_ipv4_address_or_the_ipv6_network(peer: str, key: str) -> None:
-    assert budget_key(peer) == key

@@ -1,21 +1,26 @@
 """Limit how long clients may keep input paused, with a time budget for each address.
 
-While input is paused, a *straggler* is a client that is more than half the backlog's bound behind:
-input stays paused until there is none. A straggler must read at the required pace, half the bound
-in one grace time. The seconds by which it misses that pace are its *lateness*; what exceeds its
-leeway is charged to the budget of its address. A client is too slow when it has read nothing for
-the stall time, or when it is charged while the budget of its address is spent. When it is evicted,
-all the time for which it was late counts twice.
+* *Straggler*: while input is paused, a client that is more than half the backlog's bound behind.
+  Input stays paused until there is none.
+* *Pace*: the speed at which a straggler must read: half the bound in one grace time.
+* *Lateness*: the seconds by which a straggler misses that pace.
+* *Leeway*: the lateness that is free.
+* *Overdue*: the part of a time slice that exceeds the leeway. It is *charged* to the budget of the
+  straggler's address.
+* *Budget*: the seconds that may be charged to an address: one grace time, which refills slowly once
+  it is used. Below 0 it is a debt. It belongs to an address, not to a client, so that a client
+  cannot renew it by rejoining.
+* *Trust*: the part, from 0 to 1, of its leeway that a newcomer keeps when its address is in debt.
 
-A budget belongs to an address, not to a client, so that a client cannot renew it by rejoining. A
-neighbour that reads at the required pace is never charged, and so never evicted because of others.
+A client is too slow when it has read nothing for the stall time, or when it is charged while the
+budget of its address is spent. When it is evicted, all the time for which it was late counts twice.
+A client that reads at the required pace is never charged, and so never evicted because of others.
 
 Everything here is pure computation: it uses no event loop, no socket and no clock.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -26,8 +31,8 @@ stalls delays a burst by this, not by the whole grace time."""
 
 VISIBLE_STEP = 262_144
 """Bytes that a client reads between two visible signs of progress: a socket becomes writable only
-when a third of its send buffer is free (`server.SEND_BUFFER`, doubled by Linux). A reader must read
-that much within its leeway to be distinguished from one that stalls, whatever grace is set."""
+when a third of its send buffer is free (`connection.SEND_BUFFER`, doubled by Linux). A reader must
+read that much within its leeway to be distinguished from one that stalls, whatever grace is set."""
 
 REFILL_RATE = 0.1
 """Seconds that a spent budget regains each second: stragglers that keep coming back can keep input
@@ -37,19 +42,7 @@ ACCOUNT_LIMIT = 1024
 """Addresses whose budgets are remembered, some 200 KB. Beyond that, the address charged least
 recently is forgotten; a peer with that many addresses has that many budgets anyway."""
 
-IPV6_PREFIX_LENGTH = 64
-"""Leading bits of an IPv6 address that share a budget: one subscriber usually has a whole /64."""
-
 Client = TypeVar("Client")
-
-
-def budget_key(peer: str) -> str:
-    """Return the key of a client's budget: the host of its `host:port`, or its IPv6 network."""
-    host = peer.rpartition(":")[0]
-    if not host.startswith("["):
-        return host
-    address = ipaddress.IPv6Address(host[1:-1].partition("%")[0])
-    return f"[{int(address) >> (address.max_prefixlen - IPV6_PREFIX_LENGTH):x}]"
 
 
 @dataclass(slots=True, eq=False)
