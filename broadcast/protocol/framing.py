@@ -24,8 +24,8 @@ class TooLong(enum.Enum):
 class LineSplitter:
     """Splits a stream of bytes into chunks of whole lines, in bounded memory.
 
-    `limit` is the most bytes that a line may have, without its ending. The splitter holds one
-    unfinished line at most.
+    `limit`: maximum bytes of a line, without its ending. The splitter holds one unfinished line
+    at most.
     """
 
     __slots__ = ("_limit", "_partial", "_skipping")
