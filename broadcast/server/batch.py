@@ -34,8 +34,9 @@ class SubscriptionState(enum.Enum):
     """It is sent nothing more."""
 
 
-RECEIVING = {SubscriptionState.READY, SubscriptionState.LAGGING}
-"""The states in which a client receives what is published."""
+RECEIVING = (SubscriptionState.READY, SubscriptionState.LAGGING)
+"""The states in which a client receives what is published. A tuple is searched by identity; the
+hash of an enum member is computed in Python."""
 
 NEXT_STATES = {
     SubscriptionState.READY: {*SubscriptionState} - {SubscriptionState.READY},
