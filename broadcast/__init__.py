@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         RefusedError,
         UsernameError,
     )
-    from .protocol.messages import Incoming, Message, Notice, ServerError
+    from .protocol.messages import Incoming, Message, Notice, Pong, ServerError
+    from .protocol.notices import Event
     from .server.server import BroadcastServer
 
 __version__ = "1.0.0"
@@ -27,11 +28,13 @@ __all__ = [
     "BroadcastServer",
     "ConnectError",
     "ConnectionLostError",
+    "Event",
     "HandshakeError",
     "Incoming",
     "ListenError",
     "Message",
     "Notice",
+    "Pong",
     "RefusedError",
     "ServerError",
     "UsernameError",

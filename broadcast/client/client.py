@@ -16,8 +16,9 @@ from ..net.dial import connect
 from ..protocol.blocks import REPLACEMENT_GROWTH, sanitize
 from ..protocol.framing import ENDING, LINE_LIMIT, LineSplitter, TooLong, encode
 from ..protocol.handshake import PASSING_REFUSALS, SUCCESS, Connect
-from ..protocol.messages import Incoming, ServerError, parse_incoming, parse_renamed
+from ..protocol.messages import Incoming, ServerError, parse_incoming
 from ..protocol.names import NAME_BYTES, SENDER_LIMIT, check_username
+from ..protocol.notices import Event
 
 DEFAULT_HEARTBEAT = 30.0
 """Seconds: a tenth of our server's timeout, and seldom enough to cost it nothing."""
@@ -229,12 +230,13 @@ class BroadcastClient:
         return bool(data)
 
     def _interpret(self, line: str) -> Incoming:
+        incoming = parse_incoming(line)
         if self._name_may_follow:
-            name = parse_renamed(line)
+            name = incoming.name if incoming.event is Event.RENAMED else None
             if name and len(name) <= SENDER_LIMIT:  # our server assigns no longer one
                 self.user = name
             self._name_may_follow = False
-        return parse_incoming(line)
+        return incoming
 
     def _require_connection(self) -> Connection:
         if self._connection is None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from .handshake import SHUTTING_DOWN
 from .names import SENDER_LIMIT
+from .notices import Details, Event, parse_notice
 
 TOO_SLOW = "too slow: did not read what it was sent in time"
 
 TIMED_OUT = "timed out: nothing heard for"
 
-_ERROR, _NOTICE = "ERROR ", "* "
-
-_RENAMED = re.compile(r"\* \S+ is taken: you are (\S+)")
+_ERROR, _NOTICE, _PONG = "ERROR ", "* ", "PONG "
 
 
 def notice(text: str) -> str:
@@ -28,56 +26,117 @@ def error(text: str) -> str:
     return _ERROR + text
 
 
+def pong(word: str) -> str:
+    r"""Return the answer to `\ping <word>` as a line."""
+    return _PONG + word
+
+
 def line_too_long(limit: int) -> str:
     """Return the error that answers a line of more than `limit` bytes."""
     return error(f"line too long (at most {limit} bytes)")
 
 
-def renamed_notice(asked: str, given: str) -> str:
-    """Return the notice that tells a client its name was taken and which one it got."""
-    return notice(f"{asked} is taken: you are {given}")
+class _Described:
+    """Gives programs what a line is about, without its English."""
 
+    __slots__ = ()
 
-def parse_renamed(line: str) -> str | None:
-    """Return the name given in a line made by `renamed_notice`, or None for any other line."""
-    match = _RENAMED.fullmatch(line)
-    return match[1] if match else None
+    @property
+    def details(self) -> Details:
+        """All that the line says."""
+        raise NotImplementedError
+
+    @property
+    def event(self) -> Event:
+        """What the line is about."""
+        return self.details.event
+
+    @property
+    def name(self) -> str | None:
+        """The client that the line is about."""
+        return self.details.name
+
+    @property
+    def reason(self) -> str | None:
+        """Why that client left."""
+        return self.details.reason
+
+    @property
+    def time(self) -> str | None:
+        """When a message of the history was said: `13:05`, or `2026-11-22 13:05`."""
+        return self.details.time
+
+    @property
+    def said(self) -> str | None:
+        """The text of a message of the history."""
+        return self.details.said
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Message(_Described):
     """A message from another client."""
 
     sender: str
     text: str
+
+    @property
+    def details(self) -> Details:
+        """All that the line says."""
+        return Details(Event.MESSAGE, self.sender)
 
     def __str__(self) -> str:
         return f"{self.sender}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(_Described):
     """A notice from the server: a join, a leave, or the answer to a command."""
 
     text: str
     sender: ClassVar[None] = None
+
+    @property
+    def details(self) -> Details:
+        """All that the line says."""
+        return parse_notice(self.text)
 
     def __str__(self) -> str:
         return notice(self.text)
 
 
 @dataclass(frozen=True, slots=True)
-class ServerError:
+class ServerError(_Described):
     """An error from the server that concerns this client alone."""
 
     text: str
     sender: ClassVar[None] = None
 
+    @property
+    def details(self) -> Details:
+        """All that the line says."""
+        return Details(Event.ERROR)
+
     def __str__(self) -> str:
         return error(self.text)
 
 
-Incoming = Message | Notice | ServerError
+@dataclass(frozen=True, slots=True)
+class Pong(_Described):
+    r"""The server's answer to `\ping <word>`; the text is the word."""
+
+    text: str
+    sender: ClassVar[None] = None
+
+    @property
+    def details(self) -> Details:
+        """All that the line says."""
+        return Details(Event.PONG)
+
+    def __str__(self) -> str:
+        return pong(self.text)
+
+
+Incoming = Message | Notice | ServerError | Pong
 
 
 def parse_incoming(line: str) -> Incoming:
@@ -89,6 +148,8 @@ def parse_incoming(line: str) -> Incoming:
     """
     if line.startswith(_ERROR):
         return ServerError(line.removeprefix(_ERROR))
+    if line.startswith(_PONG):
+        return Pong(line.removeprefix(_PONG))
     sender, colon, text = line.partition(": ")
     if line.startswith(_NOTICE) or not colon or len(sender) > SENDER_LIMIT:
         return Notice(line.removeprefix(_NOTICE))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from ..protocol.commands import COMMANDS, command_word, first_word
 from ..protocol.framing import ENDING, encode
 from ..protocol.messages import error, notice
+from ..protocol.notices import client_count
 from .registry import Registry
 
 
@@ -29,7 +30,7 @@ def answer(line: str, name: str, roster: Registry) -> Iterable[bytes]:
 
 def _list_clients(name: str, roster: Registry) -> Iterator[bytes]:
     count = len(roster)
-    before = encode(notice(f"{count} client" if count == 1 else f"{count} clients"))
+    before = encode(notice(client_count(count)))
     # A name is unique and contains no line ending, so its line occurs once.
     line, marked = ENDING + encode(notice(name)), ENDING + encode(notice(f"{name} (you)"))
     for page in roster.pages():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import HandshakeError
 from ..net.connection import Connection
-from ..protocol import messages
+from ..protocol import messages, notices
 from ..protocol.blocks import Block
 from ..protocol.framing import encode
 from ..protocol.handshake import FULL, SHUTTING_DOWN, SUCCESS
@@ -80,9 +80,9 @@ class Room:
         name = self._registry.claim(username)
         connection.send(encode(SUCCESS))
         if name != username:
-            connection.send(encode(messages.renamed_notice(username, name)))
+            connection.send(encode(messages.notice(notices.renamed(username, name))))
         member = Member(name, self._fanout.join(connection, on_evicted))
-        self._announce(member, f"{name} joined")
+        self._announce(member, notices.joined(name))
         return member
 
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
@@ -108,7 +108,7 @@ class Room:
 
     def _release_name(self, member: Member, why: str) -> None:
         self._registry.release(member.name)
-        self._announce(member, f"{member.name} left ({why})" if why else f"{member.name} left")
+        self._announce(member, notices.left(member.name, why))
 
     def _announce(self, member: Member, text: str) -> None:
         if self._notices:

@@ -14,6 +14,7 @@ from ..protocol.commands import COMMANDS, is_help
 from ..protocol.framing import encode
 from ..protocol.messages import Incoming, Message, Notice
 from ..protocol.names import SENDER_LIMIT, name_key
+from ..protocol.notices import Event
 from .editor import Editor, Key
 from .screen import Screen
 from .stdio import Console
@@ -74,8 +75,8 @@ class Terminal:
         for incoming in received:
             if isinstance(incoming, Message):
                 self._remember(incoming.sender)
-            elif isinstance(incoming, Notice) and incoming.text.endswith(" joined"):
-                self._remember(incoming.text.removesuffix(" joined"))
+            elif incoming.event is Event.JOINED and incoming.name:
+                self._remember(incoming.name)
         await self._show(received)
 
     async def set_status(self, problem: str | None) -> None:

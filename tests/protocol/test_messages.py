@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broadcast import Message, Notice, ServerError
-from broadcast.protocol.messages import parse_incoming, parse_renamed, renamed_notice
+from broadcast import Incoming, Message, Notice, Pong, ServerError
+from broadcast.protocol.messages import parse_incoming
 from broadcast.protocol.names import NAME_LIMIT
 
 
@@ -19,10 +19,12 @@ class TestIncoming:
             ("* Attila joined", Notice("Attila joined")),
             ("* a: b", Notice("a: b")),
             ("ERROR too slow: x", ServerError("too slow: x")),
+            ("PONG 12", Pong("12")),
+            ("PONG: 12", Message("PONG", "12")),
         ],
     )
     def test_incoming_line_has_a_type_and_is_displayed_unchanged(
-        self, line: str, incoming: Message | Notice | ServerError
+        self, line: str, incoming: Incoming
     ) -> None:
         assert parse_incoming(line) == incoming
         assert str(incoming) == line
@@ -31,8 +33,3 @@ class TestIncoming:
         longest = "\U0001f600" * NAME_LIMIT + "-1000000000"
         assert parse_incoming(f"{longest}: hello") == Message(longest, "hello")
         assert parse_incoming(f"x{longest}: hello") == Notice(f"x{longest}: hello")
-
-    def test_only_a_renamed_notice_is_parsed_as_one(self) -> None:
-        assert parse_renamed(renamed_notice("Attila", "Attila-2")) == "Attila-2"
-        assert parse_renamed("* Attila joined") is None
-        assert parse_renamed("Attila: * a is taken: you are b") is None
