@@ -24,6 +24,7 @@ import pytest
 from sockets import reset_on_close
 
 from broadcast import BroadcastServer
+from broadcast.net.address import format_address
 from broadcast.server.fanout import Fanout
 
 TOP = Path(__file__).parent.parent
@@ -72,6 +73,11 @@ class Peer:
         self.reader = reader
         self.writer = writer
         self._transport = cast(asyncio.Transport, writer.transport)
+
+    @property
+    def address(self) -> str:
+        """Its host:port, as the server sees it."""
+        return format_address(self.writer.get_extra_info("sockname"))
 
     def send(self, data: str | bytes) -> None:
         self.writer.write(data.encode() if isinstance(data, str) else data)

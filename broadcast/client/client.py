@@ -14,14 +14,12 @@ from ..net.address import format_address
 from ..net.connection import Connection
 from ..net.dial import connect
 from ..protocol.blocks import REPLACEMENT_GROWTH, sanitize
+from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.framing import ENDING, LINE_LIMIT, LineSplitter, TooLong, encode
 from ..protocol.handshake import PASSING_REFUSALS, SUCCESS, Connect
 from ..protocol.messages import Incoming, ServerError, parse_incoming
 from ..protocol.names import NAME_BYTES, SENDER_LIMIT, check_username
 from ..protocol.notices import Event
-
-DEFAULT_HEARTBEAT = 30.0
-"""Seconds: a tenth of our server's timeout, and seldom enough to cost it nothing."""
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for each of connecting, the TLS handshake and the server's answer: a loaded server
@@ -62,7 +60,7 @@ class BroadcastClient:
         port: int = 8888,
         user: str = "anonymous",
         *,
-        heartbeat: float | None = DEFAULT_HEARTBEAT,
+        heartbeat: float | None = HEARTBEAT_INTERVAL,
         connect_timeout: float = CONNECT_TIMEOUT,
         line_limit: int = LINE_LIMIT,
         tls: ssl.SSLContext | None = None,

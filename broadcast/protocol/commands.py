@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-HEARTBEATS = frozenset((b"\\ping\n", b"\\ping\r\n", b"\\\\ping\n", b"\\\\ping\r\n"))
-"""The lines that idle clients send to show that they are alive; they are not answered."""
+import re
+
+HEARTBEAT_INTERVAL = 30.0
+"""Seconds between two heartbeats of an idle client, unless it is told otherwise: a tenth of our
+server's timeout, and seldom enough to cost it nothing."""
+
+PONG_LIMIT = 64
+"""Characters of the word in `\\ping <word>`; a longer one is not answered."""
+
+_HEARTBEAT = re.compile(rb"\\{1,2}ping(?: ([!-~]{1,64}))?\r?\n")
 
 SHOWN_COMMAND_LIMIT = 64
 """Characters of an unknown command that the error message repeats."""
@@ -11,10 +19,25 @@ SHOWN_COMMAND_LIMIT = 64
 COMMANDS = {
     "exit": "leave",
     "clients": "who is here",
-    "ping": "a sign of life; nothing is answered",
+    "ping": "a sign of life; with a word, it is answered",
     "help": "this list",
 }
 """What `\\help` says about each command."""
+
+
+def parse_heartbeat(chunk: bytes) -> bytes | None:
+    """Return the word in a chunk that is one `\\ping`, empty if it has none.
+
+    Returns None for any other chunk, and for spellings that idle clients do not use.
+    """
+    match = _HEARTBEAT.fullmatch(chunk)
+    return (match[1] or b"") if match else None
+
+
+def ping_word(line: str) -> str | None:
+    """Return the word of a `\\ping <word>` that is to be answered, None if it is not."""
+    words = line.split(maxsplit=2)
+    return words[1] if len(words) == 2 and len(words[1]) <= PONG_LIMIT else None
 
 
 def is_exit(line: str) -> bool:

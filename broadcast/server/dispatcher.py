@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ..protocol.commands import COMMANDS, command_word, first_word
+from ..protocol.commands import COMMANDS, command_word, first_word, ping_word
 from ..protocol.framing import ENDING, encode
-from ..protocol.messages import error, notice
+from ..protocol.messages import error, notice, pong
 from ..protocol.notices import client_count
 from .registry import Registry
 
@@ -21,7 +21,8 @@ def answer(line: str, name: str, roster: Registry) -> Iterable[bytes]:
         case "clients":
             return _list_clients(name, roster)
         case "ping":
-            return ()
+            word = ping_word(line)
+            return () if word is None else (encode(pong(word)),)
         case "help":
             return (encode(*(notice(f"\\{word}: {text}") for word, text in COMMANDS.items())),)
     hint = "try \\help, or begin the line with a space to send it as text"

@@ -13,7 +13,7 @@ from ..net.address import network_of
 from ..net.connection import TIME_SLICE, Connection
 from ..protocol import messages
 from ..protocol.blocks import Block, parse
-from ..protocol.commands import HEARTBEATS, is_exit
+from ..protocol.commands import is_exit, parse_heartbeat
 from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
 from ..protocol.messages import error
@@ -327,7 +327,12 @@ class Session:
             return False
         count = 1
         blocks: Iterable[Block | str] = ()
-        if data not in HEARTBEATS:
+        word = parse_heartbeat(data) if data.startswith(b"\\") else None
+        if word:
+            if self._connection.write_pending:
+                return False
+            self._connection.send(encode(messages.pong(word.decode())))
+        elif word is None:
             if b"\\" in data or not data.endswith(b"\n") or room.must_wait_to_publish:
                 return False
             count, blocks = parse(data, self._prefix)

@@ -43,8 +43,14 @@ def test_long_word_is_not_lower_cased() -> None:
     assert lines(answer(line, "bob", ROSTER))[0].startswith("ERROR unknown command")
 
 
-def test_ping_has_no_answer() -> None:
-    assert answer("\\ping", "bob", ROSTER) == answer("\\\\PING x", "bob", ROSTER) == ()
+@pytest.mark.parametrize("line", ["\\ping", "\\ping a b", "\\ping " + "x" * 65])
+def test_ping_without_one_word_of_at_most_64_characters_is_not_answered(line: str) -> None:
+    assert answer(line, "bob", ROSTER) == ()
+
+
+@pytest.mark.parametrize("word", ["x", "x" * 64, "\u00e9", "a:", "\\"])
+def test_ping_with_a_word_is_answered_with_it(word: str) -> None:
+    assert lines(answer(f"\\\\PING  {word}", "bob", ROSTER)) == [f"PONG {word}"]
 
 
 def test_clients_are_listed_in_the_order_of_their_name_keys() -> None:

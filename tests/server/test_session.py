@@ -13,7 +13,7 @@ import pytest
 from helpers import Connect, MakeServer, Peer, alive, connections, fanout_of, until
 
 from broadcast import BroadcastServer
-from broadcast.net.connection import READ_AHEAD_LIMIT
+from broadcast.net.connection import READ_AHEAD_LIMIT, Connection
 from broadcast.protocol.blocks import Block, parse
 from broadcast.protocol.framing import LINE_LIMIT
 from broadcast.protocol.names import NAME_BYTES
@@ -187,6 +187,34 @@ class TestCommands:
         a.send("\\CLIENTS all\n\\\\clients\n\\ping\n\\\\PING\n")
         assert await a.synchronise() == ["* 2 clients", "* a (you)", "* B"] * 2
         assert await b.synchronise() == []
+
+    @pytest.mark.parametrize("alone", [True, False])
+    async def test_ping_with_a_word_is_answered_to_its_sender_and_a_bare_one_is_not(
+        self, server: BroadcastServer, connect: Connect, alone: bool
+    ) -> None:
+        a, b = await connect(server, "a"), await connect(server, "b")
+        await a.synchronise()
+        for ping in ("\\ping\n", "\\ping one\n", "\\\\PING two\r\n", "\\ping three four\n"):
+            a.send(ping)
+            if alone:  # otherwise they arrive together
+                await asyncio.sleep(0.01)
+        assert await a.synchronise() == ["PONG one", "PONG two"]
+        assert await b.synchronise() == []
+
+    async def test_client_that_pings_and_never_reads_only_blocks_itself(
+        self, server: BroadcastServer, connect: Connect
+    ) -> None:
+        a, b = await connect(server, "a", buffer=4096), await connect(server, "b")
+        a.pause_reading()
+        (connection,) = (one for one in alive(Connection) if one.peer == a.address)
+        most = 0
+        for _ in range(40_000):
+            a.send(f"\\ping {'x' * 60}\n")
+            await asyncio.sleep(0)
+            most = max(most, connection.unsent)
+        assert 0 < most < 10_000
+        b.send("\\ping here\n")
+        assert await b.line() == "PONG here"
 
     async def test_clients_are_listed_as_they_come_and_go(
         self, server: BroadcastServer, connect: Connect
