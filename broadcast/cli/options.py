@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..client import client
 from ..errors import UsernameError
 from ..protocol.blocks import sanitize
+from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.names import check_username
 from ..server import server
+from ..server.history import DEFAULT_HISTORY_BYTES
 from ..server.strangers import DEFAULT_MAX_STRANGERS
 from ..terminal.stdio import print_error
 from .logger import LEVELS
@@ -39,6 +40,14 @@ def whole_number(text: str) -> int:
     value = int(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def count(text: str) -> int:
+    """Parse a whole number, 0 included."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
     return value
 
 
@@ -80,6 +89,10 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="bytes kept for slow readers (default: %(default)s)")
     add("--grace", type=positive, default=server.DEFAULT_GRACE, metavar="S",
         help="seconds the slow readers of one address may hold up the room (default: %(default)s)")
+    add("--history", type=count, default=0, metavar="N",
+        help="messages that a client is sent when it joins (default: %(default)s)")
+    add("--history-bytes", type=whole_number, default=DEFAULT_HISTORY_BYTES, metavar="BYTES",
+        help="the most memory that these take up (default: %(default)s)")
     add("--max-clients", type=whole_number, metavar="N",
         help=f"clients at once (default: {server.DEFAULT_MAX_CLIENTS})")
     add("--max-strangers", type=whole_number, metavar="N",
@@ -105,7 +118,7 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
         help="port of the server (default: %(default)s)")
     add("--user", type=username, default="anonymous", metavar="NAME",
         help="your name in the room (default: %(default)s)")
-    add("--heartbeat", type=positive, default=client.DEFAULT_HEARTBEAT, metavar="S",
+    add("--heartbeat", type=positive, default=HEARTBEAT_INTERVAL, metavar="S",
         help="seconds between heartbeats (default: %(default)s)")
     add("--listen", action="store_true",
         help="only print: do not read stdin, stay until the server closes the connection")

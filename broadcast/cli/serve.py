@@ -58,6 +58,8 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
             backlog=options.backlog,
             grace=options.grace,
             notices=options.notices,
+            history=options.history,
+            history_bytes=options.history_bytes,
             max_clients=options.max_clients,
             max_strangers=options.max_strangers,
             max_rate=options.max_rate,

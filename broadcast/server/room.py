@@ -15,6 +15,7 @@ from ..protocol.handshake import FULL, SHUTTING_DOWN, SUCCESS
 from .batch import Subscription
 from .clock import ServingClock
 from .fanout import Fanout
+from .history import History
 from .registry import Registry
 
 
@@ -39,16 +40,23 @@ class Room:
 
     `backlog`: bytes kept for slow readers. `grace`: seconds for which slow readers of one address
     may keep input paused. `notices`: whether joins and leaves are announced. `max_clients`: the
-    most members at once.
+    most members at once. `history`: what was said before a client joined, which it is sent.
     """
 
     def __init__(
-        self, clock: ServingClock, backlog: int, grace: float, notices: bool, max_clients: int
+        self,
+        clock: ServingClock,
+        backlog: int,
+        grace: float,
+        notices: bool,
+        max_clients: int,
+        history: History | None = None,
     ) -> None:
         self._registry = Registry()
         self._fanout = Fanout(clock, backlog, grace)
         self._notices = notices
         self._max_clients = max_clients
+        self._history = history
         self._members = 0
         self._closed = False
         self.lines_in = 0  # from all members, since the start
@@ -71,8 +79,9 @@ class Room:
     ) -> Member:
         """Add a client under its username, followed by a number if that name is taken.
 
-        The client is sent SUCCESS, and then receives every block that others publish, until it
-        leaves or `on_evicted` is called. Raises HandshakeError if the room is closed or full.
+        The client is sent SUCCESS and the history, and then receives every block that others
+        publish, until it leaves or `on_evicted` is called. Raises HandshakeError if the room is
+        closed or full.
         """
         await self.wait_to_publish()
         self.check_space()
@@ -81,6 +90,8 @@ class Room:
         connection.send(encode(SUCCESS))
         if name != username:
             connection.send(encode(messages.notice(notices.renamed(username, name))))
+        if self._history:
+            connection.send(self._history.render())
         member = Member(name, self._fanout.join(connection, on_evicted))
         self._announce(member, notices.joined(name))
         return member
@@ -129,6 +140,8 @@ class Room:
     def publish(self, member: Member, block: Block) -> None:
         """Send messages to everyone but their author, in the same order for all."""
         self._fanout.publish(member.subscription, block.data, block.lines)
+        if self._history:
+            self._history.add(block)
 
     async def roster(self) -> Registry:
         """Return the names of the members, as a live view."""

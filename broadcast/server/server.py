@@ -21,6 +21,7 @@ from ..protocol.handshake import SHUTTING_DOWN
 from ..protocol.messages import error
 from .clock import ServingClock
 from .handshake import HANDSHAKE_TIMEOUT, WRONG_TOKEN_DELAY, Admission
+from .history import DEFAULT_HISTORY_BYTES, History
 from .listen import LISTEN_BACKLOG, listen
 from .rate import RateLimiter
 from .room import Room
@@ -79,6 +80,8 @@ class BroadcastServer:
     `notices`: whether joins and leaves are announced.
     `handshake_timeout`: seconds within which a client must join.
     `line_limit`: bytes in a line.
+    `history`: messages that a client is sent when it joins; 0 for none.
+    `history_bytes`: the most memory that they take up.
     `max_clients`: clients that have joined, at once.
     `max_strangers`: connections that have not joined, at once; one more displaces the oldest.
     `max_rate`: lines per second; a client that sends faster is slowed down; None for no limit.
@@ -88,7 +91,8 @@ class BroadcastServer:
     `shutdown_timeout`: seconds that clients have to read the rest of their data at a shutdown.
     `close_timeout`: seconds that one client has to do so when it leaves.
 
-    Raises ValueError for a limit that is not above 0; `start` raises ListenError with the reason.
+    Raises ValueError for a limit that is not above 0, or a negative `history`; `start` raises
+    ListenError with the reason.
     """
 
     def __init__(
@@ -100,6 +104,8 @@ class BroadcastServer:
         backlog: int = DEFAULT_BACKLOG,
         grace: float = DEFAULT_GRACE,
         notices: bool = True,
+        history: int = 0,
+        history_bytes: int = DEFAULT_HISTORY_BYTES,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         line_limit: int = LINE_LIMIT,
         max_clients: int = DEFAULT_MAX_CLIENTS,
@@ -117,6 +123,8 @@ class BroadcastServer:
             timeout=timeout,
             backlog=backlog,
             grace=grace,
+            history=history + 1,
+            history_bytes=history_bytes,
             handshake_timeout=handshake_timeout,
             line_limit=line_limit,
             max_clients=max_clients,
@@ -133,6 +141,7 @@ class BroadcastServer:
         secret = None if token is None else token.encode()
         self._admission = Admission(tls, secret, wrong_token_delay)
         self._room_options = (backlog, grace, notices, max_clients)
+        self._history = (history, history_bytes)
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
         self._started_at = 0.0  # in the loop's time
@@ -160,7 +169,9 @@ class BroadcastServer:
             raise RuntimeError("the server has been started already")
         self._state = ServerState.RUNNING
         clock = ServingClock()
-        room, strangers = Room(clock, *self._room_options), Strangers(self._max_strangers)
+        history = History(*self._history) if self._history[0] else None
+        room = Room(clock, *self._room_options, history)
+        strangers = Strangers(self._max_strangers)
         self._context = ServerContext(room, strangers, self._admission, self._limits, clock)
         self._started_at = asyncio.get_running_loop().time()
         addresses = await self._listen()

@@ -1,0 +1,76 @@
+"""Keep the latest messages, for clients that join later."""
+
+from __future__ import annotations
+
+import datetime
+from collections import deque
+from collections.abc import Callable
+
+from ..protocol import messages, notices
+from ..protocol.blocks import Block
+from ..protocol.framing import ENDING
+
+DEFAULT_HISTORY_BYTES = 1024 * 1024
+"""Bytes of messages kept: some 10,000 lines of chat."""
+
+BLOCK_OVERHEAD = 250
+"""Bytes of memory that a block takes up here in addition to its lines."""
+
+LINE_OVERHEAD = len("* [2026-11-22 13:05] ")
+"""Bytes that each line of a block grows by when it becomes a notice."""
+
+
+class History:
+    """The latest `lines` messages, in at most `limit` bytes of memory.
+
+    Blocks are kept as they were published, and made into notices when a client joins; clients that
+    join before the next message share the same bytes.
+    """
+
+    def __init__(
+        self,
+        lines: int,
+        limit: int,
+        now: Callable[[], datetime.datetime] = datetime.datetime.now,
+    ) -> None:
+        self._most_lines = lines
+        self._limit = limit
+        self._now = now
+        self._blocks: deque[tuple[datetime.datetime, Block]] = deque()
+        self._lines = 0  # in all blocks; the first ones may be too many
+        self._size = 0  # bytes of memory that the blocks take up
+        self._rendered = b""
+        self._rendered_on: datetime.date | None = None  # None once it is outdated
+
+    def add(self, block: Block) -> None:
+        """Keep a block of messages, and forget those that are too old."""
+        self._blocks.append((self._now(), block))
+        self._lines += block.lines
+        self._size += _cost(block)
+        self._rendered, self._rendered_on = b"", None
+        while self._blocks and (
+            self._size > self._limit or self._lines - self._blocks[0][1].lines >= self._most_lines
+        ):
+            _, oldest = self._blocks.popleft()
+            self._lines -= oldest.lines
+            self._size -= _cost(oldest)
+
+    def render(self) -> bytes:
+        """Return the messages as notices with the time at which each was said."""
+        today = self._now().date()
+        if self._rendered_on != today:
+            self._rendered_on = today
+            surplus = max(0, self._lines - self._most_lines)
+            rendered = []
+            for said_at, block in self._blocks:
+                lines = block.data.split(ENDING)[surplus:-1]
+                surplus = 0
+                before = messages.notice(notices.history(said_at, today, "")).encode()
+                rendered += [before + line + ENDING for line in lines]
+            self._rendered = b"".join(rendered)
+        return self._rendered
+
+
+def _cost(block: Block) -> int:
+    """Return the memory that a block takes up, as it is and as notices."""
+    return 2 * len(block.data) + block.lines * LINE_OVERHEAD + BLOCK_OVERHEAD
