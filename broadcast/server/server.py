@@ -16,6 +16,7 @@ from typing import Self
 from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address
 from ..net.connection import CLOSE_TIMEOUT, SEND_BUFFER, Connection, break_cycle
+from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.handshake import SHUTTING_DOWN
 from ..protocol.messages import error
@@ -179,6 +180,12 @@ class BroadcastServer:
         for address in addresses:
             LOGGER.info("listening on %s", format_address(address))
         clock.start()
+        if self._limits.timeout < 2 * HEARTBEAT_INTERVAL:
+            LOGGER.warning(
+                "the timeout of %g s is short: an idle client sends a heartbeat every %g s",
+                self._limits.timeout,
+                HEARTBEAT_INTERVAL,
+            )
         self._warn_of_exposure([host for host, *_ in addresses])
 
     async def _listen(self) -> list[Address]:

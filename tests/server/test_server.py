@@ -323,6 +323,14 @@ async def test_bug_in_a_session_is_logged_and_affects_only_that_client(
     assert await a.synchronise() == ["* 2 clients", "* a (you)", "* b"]
 
 
+@pytest.mark.parametrize(("timeout", "warned"), [(60, False), (59.5, True)])
+async def test_timeout_below_two_heartbeats_of_the_client_is_warned_of_at_the_start(
+    make_server: MakeServer, caplog: pytest.LogCaptureFixture, timeout: float, warned: bool
+) -> None:
+    await make_server(timeout=timeout)
+    assert ("a heartbeat every 30 s" in caplog.text) is warned
+
+
 async def test_server_that_is_used_and_dropped_causes_no_warning() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
