@@ -42,7 +42,7 @@ class Server:
     most_messages: int | None = (
         None  # sent in a flat-out row, for those that are slow: the rows are per delivery
     )
-    heartbeat = b"\\ping\n"
+    heartbeat = b"\\ping 1\n"
     question = b"\\?\n"  # something that is answered to this client alone
 
     def command(self, program: str, directory: Path, port: int) -> list[str]:
