@@ -16,7 +16,7 @@ from ..errors import BroadcastError, OutputClosedError
 from ..terminal.interactive import Terminal
 from ..terminal.pipeline import Pipeline
 from ..terminal.stdio import Console
-from .options import CLIENT, add_client_arguments, make_parser, read_token
+from .options import CLIENT, add_client_arguments, describe_file_error, make_parser, read_token
 from .signals import FAILED, INTERRUPTED, OK, TERMINATED, handle_signal
 
 
@@ -49,7 +49,7 @@ def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext |
     try:
         context = ssl.create_default_context(cafile=options.tls_ca)
     except OSError as error:
-        reason = error.strerror or error
+        reason = describe_file_error(error)
         parser.error(f"argument --tls-ca: can't use {options.tls_ca}: {reason}")
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import UsernameError
@@ -27,20 +29,29 @@ CLIENT = "Join a room: lines typed or piped in go to all others, what they send 
 TOKEN_HELP = "file with the token that clients must know; or set BROADCAST_TOKEN"
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a usage error as one line on stderr, whatever the arguments contain, and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2 and a hint in place of the usage, which would hide the error."""
+        one_line = sanitize(message.encode(errors="replace"))
+        self.exit(2, f"{self.prog}: error: {one_line}; try --help\n")
+
+
 def positive(text: str) -> float:
     """Parse a time or a rate: above 0, fractions allowed."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
 
 
 def whole_number(text: str) -> int:
     """Parse a whole number above 0."""
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
 
 
 def count(text: str) -> int:
@@ -53,16 +64,16 @@ def count(text: str) -> int:
 
 def port_number(text: str) -> int:
     """Parse a port."""
-    value = int(text)
-    if not 0 <= value <= 65_535:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, not {text}")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := int(text)) <= 65_535:
+            return value
+    raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
 
 
 def log_level(text: str) -> str:
     """Parse the name of a log level, in any case."""
     if text.upper() not in LEVELS:
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(LEVELS)}, not {text}")
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(LEVELS)}, not {text!r}")
     return text.upper()
 
 
@@ -137,31 +148,41 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
 # fmt: on
 
 
-def make_parser(program: str | None, description: str) -> argparse.ArgumentParser:
+def make_parser(program: str | None, description: str) -> Parser:
     """Return a parser with the options that all programs share."""
-    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    parser = Parser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"broadcast {__version__}")
     return parser
 
 
 def read_token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
     """Return the token from its file or the environment; `ps` would show it in an argument."""
-    source = options.token_file or "BROADCAST_TOKEN"
     if not options.token_file:
+        source, is_public = "BROADCAST_TOKEN", False
         token = os.environ.get("BROADCAST_TOKEN")
     else:
+        source = f"argument --token-file: {options.token_file}"
         try:
             # Some editors put a byte order mark in front.
             token = Path(options.token_file).read_text(encoding="utf-8-sig").strip()
-            mode = Path(options.token_file).stat().st_mode
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
+            is_public = bool(Path(options.token_file).stat().st_mode & 0o077)
+        except UnicodeError:
+            parser.error(f"argument --token-file: {options.token_file} is not UTF-8")
+        except OSError as error:
+            reason = describe_file_error(error)
             parser.error(f"argument --token-file: can't read {options.token_file}: {reason}")
-        if os.name == "posix" and mode & 0o077:
-            print_error(f"warning: others can read {options.token_file}; chmod 600 keeps them out")
     if token == "":
-        parser.error(f"the token is empty: put one in {source}")
+        parser.error(f"{source} is empty: put a token in it")
     sanitized = token and sanitize(token.encode(errors="replace"))
     if token is not None and (sanitized != token or any(map(str.isspace, token))):
-        parser.error("the token has to be one word of characters that can be shown")
+        parser.error(f"{source}: the token has to be one word of characters that can be shown")
+    if is_public and os.name == "posix":
+        print_error(f"warning: others can read {options.token_file}; chmod 600 keeps them out")
     return token
+
+
+def describe_file_error(error: OSError) -> str:
+    """Return why a file can't be used, without OpenSSL's own wording."""
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    return error.reason.replace("_", " ").lower() if error.reason else "it is not a PEM file"

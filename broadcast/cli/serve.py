@@ -17,7 +17,7 @@ from ..server.server import BroadcastServer
 from ..server.strangers import DEFAULT_MAX_STRANGERS
 from ..terminal.stdio import print_error
 from .logger import LOGGER, Log
-from .options import SERVER, add_server_arguments, make_parser, read_token
+from .options import SERVER, add_server_arguments, describe_file_error, make_parser, read_token
 from .signals import FAILED, OK, handle_signal
 
 GC_THRESHOLDS = (5_000, 10, 200)
@@ -82,7 +82,7 @@ def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext |
     try:
         context.load_cert_chain(options.tls_cert, options.tls_key)
     except OSError as error:
-        reason = error.strerror or error
+        reason = describe_file_error(error)
         parser.error(f"argument --tls-cert: can't use {options.tls_cert}: {reason}")
     return context
 

@@ -47,7 +47,8 @@ class TestSingleCommand:
         self.run(program, [run, "start"], [run, "connect"])
 
     @pytest.mark.parametrize(
-        "arguments", [[], ["stop"], ["start", "--nonsense"], ["connect", "--user", "a:b"]]
+        "arguments",
+        [["stop"], ["--nonsense"], ["start", "--nonsense"], ["connect", "--user", "a:b"]],
     )
     def test_bad_argument_of_the_single_command_exits_with_status_2(
         self, program: StartProgram, arguments: list[str]
@@ -56,4 +57,13 @@ class TestSingleCommand:
             "import runpy; runpy.run_module('broadcast', run_name='__main__')", *arguments, cwd=TOP
         )
         assert run.wait_exit() == 2
-        assert run.errors().startswith("usage: broadcast-server")
+        assert re.fullmatch(r"broadcast-server[^\n]*: error: [^\n]+; try --help\n", run.errors())
+
+    def test_single_command_alone_prints_its_help(self, program: StartProgram) -> None:
+        run = program(
+            "import runpy; runpy.run_module('broadcast', run_name='__main__')",
+            cwd=TOP,
+        )
+        assert run.output_line().startswith("usage: broadcast-server")
+        assert run.process.stdout and b"connect" in run.process.stdout.read()
+        assert (run.wait_exit(), run.errors()) == (0, "")
