@@ -24,7 +24,7 @@ def main_client(arguments: Sequence[str] | None = None, program: str | None = No
     r"""Run the client and return its exit code.
 
     0 after `\exit`, the end of the input or of the output; 1 if the server cannot be reached,
-    refuses or goes away; 130 after SIGINT; 143 after SIGTERM.
+    refuses or goes away, or if a line was too long to be sent; 130 after SIGINT; 143 after SIGTERM.
     """
     parser = make_parser(program, CLIENT)
     add_client_arguments(parser)
@@ -81,6 +81,8 @@ async def _run_client(options: Namespace, make_client: Callable[[], BroadcastCli
                 if not isinstance(problem, OutputClosedError):
                     status = status or FAILED  # a signal may have arrived at the same time
                     await console.report(str(problem))
+            if isinstance(view, Pipeline) and view.skipped_line:
+                status = status or FAILED
     except asyncio.CancelledError:
         if status == OK:
             raise
@@ -90,6 +92,13 @@ async def _run_client(options: Namespace, make_client: Callable[[], BroadcastCli
 def _make_view(options: Namespace, console: Console) -> Pipeline | Terminal:
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
     if is_dumb or options.json or options.listen or not console.supports_raw_mode:
-        return Pipeline(console, as_json=options.json, as_text=options.text, listen=options.listen)
-    coloured = not os.environ.get("NO_COLOR")
-    return Terminal(console, options.user, coloured=coloured, bell=not options.quiet)
+        return Pipeline(
+            console,
+            as_json=options.json,
+            as_text=options.text,
+            listen=options.listen,
+            notices=options.notices,
+            timestamps=options.timestamps,
+        )
+    coloured, bell = not os.environ.get("NO_COLOR"), not options.quiet
+    return Terminal(console, options.user, coloured=coloured, bell=bell, notices=options.notices)

@@ -143,8 +143,14 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="do not ring the bell when somebody names you")
     add("--text", action="store_true",
         help="send every line of stdin as text, even if it begins with a backslash")
-    add("--json", action="store_true",
-        help="print everything received as one object per line: time, type, sender, text")
+    add("--no-notices", dest="notices", action="store_false",
+        help="do not print who joins and leaves")
+    formats: Callable[..., Any] = parser.add_mutually_exclusive_group().add_argument
+    formats("--json", action="store_true",
+        help="print everything received as one object per line: time, type, sender, text, event,"
+             " name, and the reason why somebody left")
+    formats("--timestamps", action="store_true",
+        help="in a pipeline, print the local time before each line on stdout")
 # fmt: on
 
 

@@ -31,6 +31,13 @@ class Event(enum.StrEnum):
     """None of these."""
 
 
+PRESENCE = (Event.JOINED, Event.LEFT)
+"""What a client hides when it is told to show no notices of who joins and leaves."""
+
+ANSWERS = (Event.CLIENTS, Event.HELP, Event.PONG)
+"""What only a command of the client itself brings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Details:
     """What a notice says; what it does not say is None."""

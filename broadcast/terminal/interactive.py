@@ -14,7 +14,7 @@ from ..protocol.commands import COMMANDS, is_help
 from ..protocol.framing import encode
 from ..protocol.messages import Incoming, Message, Notice
 from ..protocol.names import SENDER_LIMIT, name_key
-from ..protocol.notices import Event
+from ..protocol.notices import PRESENCE, Event
 from .editor import Editor, Key
 from .screen import Screen
 from .stdio import Console
@@ -37,10 +37,13 @@ _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 class Terminal:
     """A view on the terminal that is stdin and stdout; `run` reads its keys until it is cancelled.
 
-    `coloured`: whether colours may be used; `bell`: whether it rings when a message names the user.
+    `coloured`: whether colours may be used; `bell`: whether it rings when a message names the user;
+    `notices`: whether it shows who joins and leaves.
     """
 
-    def __init__(self, console: Console, name: str, *, coloured: bool, bell: bool) -> None:
+    def __init__(
+        self, console: Console, name: str, *, coloured: bool, bell: bool, notices: bool
+    ) -> None:
         self.quit_requested = asyncio.Event()  # set by Ctrl-D and by a hang-up
         self._console = console
         self._name = name
@@ -49,6 +52,7 @@ class Terminal:
         self._editor = Editor(self._complete)
         self._screen = Screen(*console.size(), coloured, bell)
         self._status = ""  # shown before the prompt
+        self._notices = notices
 
     async def run(self) -> None:
         """Read keys in raw mode until cancelled; the terminal is always restored."""
@@ -77,6 +81,8 @@ class Terminal:
                 self._remember(incoming.sender)
             elif incoming.event is Event.JOINED and incoming.name:
                 self._remember(incoming.name)
+        if not self._notices:
+            received = [incoming for incoming in received if incoming.event not in PRESENCE]
         await self._show(received)
 
     async def set_status(self, problem: str | None) -> None:

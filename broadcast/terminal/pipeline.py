@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from ..protocol.blocks import sanitize
 from ..protocol.framing import LINE_LIMIT, LineSplitter, TooLong
-from ..protocol.messages import Incoming, Message, Notice, is_close_reason
+from ..protocol.messages import Incoming, Message, ServerError, is_close_reason
+from ..protocol.notices import ANSWERS, PRESENCE, Event
 from .stdio import Console
 
 _BACKSLASH = b"\\"
@@ -18,17 +19,31 @@ _BACKSLASH = b"\\"
 class Pipeline:
     """A view on stdin and stdout as streams of lines.
 
-    Messages go to stdout and everything else to stderr, or all to stdout if that is a terminal.
-    `as_json`: print an object for everything received, to stdout. `as_text`: send every line as
-    text, even if it looks like a command. `listen`: do not read stdin.
+    Messages and the answers to commands go to stdout and everything else to stderr, or all to
+    stdout if that is a terminal. `as_json`: print an object for everything received, to stdout.
+    `as_text`: send every line as text, even if it looks like a command. `listen`: do not read
+    stdin. `notices`: print who joins and leaves. `timestamps`: print the local time before each
+    line on stdout that is not an object, which has it.
     """
 
-    def __init__(self, console: Console, *, as_json: bool, as_text: bool, listen: bool) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        as_json: bool,
+        as_text: bool,
+        listen: bool,
+        notices: bool,
+        timestamps: bool,
+    ) -> None:
         self.quit_requested = asyncio.Event()  # never set: a pipeline has no key for it
+        self.skipped_line = False  # set when a line of the input was too long to be sent
         self._console = console
         self._as_json = as_json
         self._as_text = as_text
         self._listen = listen
+        self._notices = notices
+        self._timestamps = timestamps
         self._line_limit = LINE_LIMIT - as_text  # which may put a space in front
         self._splitter = LineSplitter(self._line_limit)
         self._chunks: list[bytes | TooLong] = []  # whole lines that have not been returned yet
@@ -54,6 +69,7 @@ class Pipeline:
             lines = self._chunks.pop(0)
             if not isinstance(lines, TooLong):
                 return _as_text(lines) if self._as_text and _BACKSLASH in lines else lines
+            self.skipped_line = True
             await self._console.report(f"a line of more than {self._line_limit} bytes was not sent")
 
     async def display(self, received: Sequence[Incoming], _name: str) -> None:
@@ -61,11 +77,16 @@ class Pipeline:
         lines: list[str] = []
         errors: list[str] = []
         now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
+        prefix = f"{now} " if self._timestamps else ""
         for incoming in received:
+            # Most lines are messages, for which the event need not be found out.
+            event = Event.MESSAGE if isinstance(incoming, Message) else incoming.event
+            if event in PRESENCE and not self._notices:
+                continue
             if self._as_json:
                 lines.append(_as_json(incoming, now))
-            elif isinstance(incoming, Message) or self._console.stdout_is_terminal:
-                lines.append(str(incoming))
+            elif event is Event.MESSAGE or event in ANSWERS or self._console.stdout_is_terminal:
+                lines.append(f"{prefix}{incoming}")
             elif not is_close_reason(incoming):  # the error at the end will contain it
                 errors.append(str(incoming))
         await self._console.write_errors(*errors)
@@ -85,7 +106,19 @@ def _as_text(lines: bytes) -> bytes:
 
 
 def _as_json(incoming: Incoming, now: str) -> str:
-    kinds = {Message: "message", Notice: "notice"}
-    kind = kinds.get(type(incoming), "error")
-    fields = {"time": now, "type": kind, "sender": incoming.sender, "text": incoming.text}
+    kinds = {Message: "message", ServerError: "error"}
+    details = incoming.details
+    fields = {
+        "time": now,
+        "type": kinds.get(type(incoming), "notice"),
+        "sender": incoming.sender,
+        "text": incoming.text,
+        "event": details.event,
+        "name": details.name,
+    }
+    if details.event is Event.LEFT:
+        fields["reason"] = details.reason
+    elif details.event is Event.HISTORY and details.time:
+        date, _, clock = details.time.rpartition(" ")
+        fields |= {"time": f"{date or now.partition('T')[0]}T{clock}", "text": details.said}
     return json.dumps(fields, ensure_ascii=False)

@@ -127,17 +127,38 @@ class TestClientInPipeline:
         client.process.stdout.close()
         assert (client.wait_exit(), client.errors()) == (130, "")
 
-    def test_answers_and_errors_go_to_stderr(self, program: StartProgram) -> None:
+    def test_answers_go_to_stdout_and_what_nobody_asked_for_to_stderr(
+        self, program: StartProgram
+    ) -> None:
         port = program("main_server.py", "--port", "0").port
         watcher = RawClient(port, "watcher")
         client = program("main_client.py", "--port", str(port), "--user", "bot")
         assert watcher.line() == "* bot joined"
+        late = RawClient(port, "late")
+        assert client.error_line() == "broadcast: * late joined"
         client.type("\\foo\n\\clients\n")
         assert client.error_line().startswith("broadcast: ERROR unknown command \\foo")
-        assert client.error_line() == "broadcast: * 2 clients"
+        assert [client.output_line() for _ in range(4)] == [
+            "* 3 clients",
+            "* bot (you)",
+            "* late",
+            "* watcher",
+        ]
         watcher.send("hello")
         assert client.output_line() == "watcher: hello"
-        watcher.close()
+        client.type("\\help\n")
+        assert client.output_line().startswith("* \\exit: ")
+        for raw in (watcher, late):
+            raw.close()
+
+    def test_answered_ping_goes_to_stdout_and_history_to_stderr(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        client = program("main_client.py", "--port", fake_server.port)
+        fake_server.admit()
+        fake_server.send("* [13:05] bob: hello", "PONG word")
+        assert client.output_line() == "PONG word"
+        assert client.error_line() == "broadcast: * [13:05] bob: hello"
 
     def test_json_option_prints_an_object_for_everything_received(
         self, program: StartProgram, port: int, watcher: RawClient
@@ -155,6 +176,88 @@ class TestClientInPipeline:
         ]
         assert objects[0]["text"] == 'héllo "x"'
         assert all(datetime.datetime.fromisoformat(item["time"]).tzinfo for item in objects)
+
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ("bob: a: b", ("message", "bob", "message", "bob", "a: b", None)),
+            ("* bob joined", ("notice", None, "joined", "bob", "bob joined", None)),
+            ("* bob left", ("notice", None, "left", "bob", "bob left", None)),
+            (
+                "* bob left (too slow)",
+                ("notice", None, "left", "bob", "bob left (too slow)", "too slow"),
+            ),
+            (
+                "* bob is taken: you are bob-2",
+                ("notice", None, "renamed", "bob-2", "bob is taken: you are bob-2", None),
+            ),
+            ("* 2 clients", ("notice", None, "clients", None, "2 clients", None)),
+            ("* bob (you)", ("notice", None, "clients", "bob", "bob (you)", None)),
+            ("* \\ping: word", ("notice", None, "help", None, "\\ping: word", None)),
+            ("PONG word", ("notice", None, "pong", None, "word", None)),
+            ("* two words", ("notice", None, "notice", None, "two words", None)),
+            ("ERROR no", ("error", None, "error", None, "no", None)),
+            (
+                "* server is shutting down",
+                ("notice", None, "shutdown", None, "server is shutting down", None),
+            ),
+            ("* [13:05] bob: a: b", ("notice", None, "history", "bob", "a: b", None)),
+        ],
+    )
+    def test_json_option_says_what_happened_without_english(
+        self,
+        program: StartProgram,
+        fake_server: FakeServer,
+        line: str,
+        expected: tuple[str | None, ...],
+    ) -> None:
+        client = program("main_client.py", "--port", fake_server.port, "--json")
+        fake_server.admit()
+        fake_server.send(line)
+        item = json.loads(client.output_line())
+        fields = ("type", "sender", "event", "name", "text", "reason")
+        assert tuple(item.get(field) for field in fields) == expected
+        assert ("reason" in item) == (item["event"] == "left")
+
+    def test_json_option_dates_history_by_when_it_was_said(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        client = program("main_client.py", "--port", fake_server.port, "--json")
+        fake_server.admit()
+        days = {datetime.date.today()}
+        fake_server.send("* [13:05] bob: hi", "* [2026-11-22 23:59] bob: hi", "bob: hi")
+        items = [json.loads(client.output_line()) for _ in range(3)]
+        days.add(datetime.date.today())  # midnight may pass meanwhile
+        assert items[0]["time"] in {f"{day}T13:05" for day in days}
+        assert items[1]["time"] == "2026-11-22T23:59"
+        assert datetime.datetime.fromisoformat(items[2]["time"]).tzinfo
+
+    @pytest.mark.parametrize("arguments", [[], ["--json"]])
+    def test_no_notices_option_hides_joins_and_leaves_alone(
+        self, program: StartProgram, fake_server: FakeServer, arguments: list[str]
+    ) -> None:
+        client = program("main_client.py", "--port", fake_server.port, "--no-notices", *arguments)
+        fake_server.admit()
+        fake_server.send("* bob joined", "* bob left (too slow)", "* two words", "bob: hi")
+        if arguments:
+            assert json.loads(client.output_line())["text"] == "two words"
+            assert json.loads(client.output_line())["text"] == "hi"
+        else:
+            assert client.output_line() == "bob: hi"
+            assert client.error_line() == "broadcast: * two words"
+
+    def test_timestamps_option_puts_the_local_time_before_each_line(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        client = program("main_client.py", "--port", fake_server.port, "--timestamps")
+        fake_server.admit()
+        fake_server.send("bob: one two", "* 1 client")
+        for expected in ("bob: one two", "* 1 client"):
+            stamp, _, line = client.output_line().partition(" ")
+            assert line == expected
+            said_at = datetime.datetime.fromisoformat(stamp)
+            assert said_at.utcoffset() == said_at.astimezone().utcoffset()
+            assert abs(said_at - datetime.datetime.now().astimezone()).total_seconds() < PATIENCE
 
     def test_text_option_sends_commands_as_text(
         self, program: StartProgram, port: int, watcher: RawClient
@@ -219,12 +322,16 @@ class TestClientInPipeline:
                 server = program("main_server.py", "--port", str(port), "--no-notices")
                 assert server.port == port
 
+    @pytest.mark.parametrize("last", [b"\n", b"\nafter\n", b"\nafter\n\\exit\n"])
     def test_oversized_line_is_reported_and_the_others_are_sent(
-        self, program: StartProgram, port: int, watcher: RawClient
+        self, program: StartProgram, port: int, watcher: RawClient, last: bytes
     ) -> None:
         client = program("main_client.py", "--port", str(port), "--user", "bot")
         _, errors = client.process.communicate(
-            b"before\n" + b"x" * 100_000 + b"\nafter\n", timeout=PATIENCE
+            b"before\n" + b"x" * 100_000 + last, timeout=PATIENCE
         )
         assert errors == b"broadcast: a line of more than 65536 bytes was not sent\n"
-        assert [watcher.line(), watcher.line()] == ["bot: before", "bot: after"]
+        assert client.process.returncode == 1
+        assert watcher.line() == "bot: before"
+        if b"after" in last:
+            assert watcher.line() == "bot: after"

@@ -138,6 +138,18 @@ class TestClientAtTerminal:
         terminal.wait_output("Ctrl-Z suspends")
         terminal.wait_output("\\clients: who is here")
 
+    def test_no_notices_option_hides_joins_but_completes_the_names(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        terminal = PseudoTerminal(program, "--port", fake_server.port, "--no-notices")
+        fake_server.admit()
+        fake_server.send("* Barbara joined", "* Barbara left", "eve: hi")
+        terminal.wait_output("hi")
+        assert "Barbara" not in terminal.output
+        terminal.type("Barb\t")
+        terminal.wait_output("Barbara")
+        terminal.close()
+
     @pytest.mark.parametrize("line", ["{}: hello", "* {} joined"])
     def test_tab_completes_no_name_that_is_too_long(
         self, program: StartProgram, fake_server: FakeServer, line: str
