@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         HandshakeError,
         ListenError,
         RefusedError,
+        TLSMismatchError,
         UsernameError,
     )
     from .protocol.messages import Incoming, Message, Notice, Pong, ServerError
@@ -37,6 +38,7 @@ __all__ = [
     "Pong",
     "RefusedError",
     "ServerError",
+    "TLSMismatchError",
     "UsernameError",
 ]
 

@@ -26,6 +26,10 @@ class ConnectError(BroadcastError):
     """The server could not be reached, or is temporarily unavailable."""
 
 
+class TLSMismatchError(ConnectError):
+    """TLS fails, and would fail again: only one side uses it, or does not trust the other."""
+
+
 class ConnectionLostError(BroadcastError):
     """The connection broke, and data in transit in either direction may be lost."""
 

@@ -17,6 +17,7 @@ import pytest
 from helpers import (
     CERTIFICATE,
     Connect,
+    FakeServer,
     MakeServer,
     Peer,
     StartProgram,
@@ -32,6 +33,7 @@ from broadcast import (
     ConnectionLostError,
     Message,
     Notice,
+    TLSMismatchError,
 )
 from broadcast.net.address import format_address
 from broadcast.net.connection import Connection
@@ -203,18 +205,35 @@ async def test_plain_client_on_a_tls_port_is_told_what_may_be_wrong(
     tls_server: BroadcastServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "broadcast")
-    with pytest.raises(
-        ConnectError,
-        match=r"(closed the connection without an answer|lost the connection).*--tls\?",
-    ):
+    with pytest.raises(TLSMismatchError, match=r"uses TLS; connect with --tls$"):
         await BroadcastClient(port=tls_server.port).connect()
-    await until(lambda: "refused: TLS failed" in caplog.text)
+    await until(lambda: "refused: TLS failed: not TLS: a plain connection" in caplog.text)
+
+
+async def test_plain_client_on_a_tls_port_receives_an_alert_and_no_text(
+    tls_server: BroadcastServer, connect: Connect
+) -> None:
+    peer = await connect(tls_server)
+    peer.send("a\n")
+    async with asyncio.timeout(0.4):  # before the handshake times out
+        assert await peer.reader.read() == b"\x15\x03\x01\x00\x02\x02\x46"
+
+
+async def test_server_that_closes_without_an_answer_is_worth_another_attempt(
+    fake_server: FakeServer,
+) -> None:
+    connecting = asyncio.create_task(BroadcastClient(port=int(fake_server.port)).connect())
+    await asyncio.to_thread(fake_server.accept)
+    fake_server.disconnect()
+    with pytest.raises(ConnectError, match=r"without an answer; does it want --tls\?$") as raised:
+        await connecting
+    assert not isinstance(raised.value, TLSMismatchError)
 
 
 async def test_tls_client_on_a_plain_port_fails_clearly(
     server: BroadcastServer, connect: Connect
 ) -> None:
-    with pytest.raises(ConnectError, match="does the server use TLS"):
+    with pytest.raises(TLSMismatchError, match="does not use TLS; connect without --tls$"):
         await tls_client(server, "a").connect()
     peer = await connect(server)
     peer.send(b"\x16\x03\x01\x02\x00\x01")
@@ -224,11 +243,11 @@ async def test_tls_client_on_a_plain_port_fails_clearly(
 async def test_untrusted_or_mismatched_certificate_is_refused(
     tls_server: BroadcastServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConnectError, match="certificate is not trusted"):
+    with pytest.raises(TLSMismatchError, match="certificate is not trusted.*--tls-ca$"):
         await BroadcastClient(port=tls_server.port, tls=ssl.create_default_context()).connect()
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", tls_server.port))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    with pytest.raises(ConnectError, match="certificate is not trusted.*mismatch"):
+    with pytest.raises(TLSMismatchError, match="certificate is not trusted.*mismatch.*--host"):
         await BroadcastClient("elsewhere.invalid", tls_server.port, tls=client_context()).connect()
 
 
@@ -333,9 +352,11 @@ async def test_lines_that_arrive_together_with_the_close_notify_are_handled(
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (b"hello\n", "TLS failed: "),
-        (b"\x16\x03\x01\x00\x05hello", "TLS failed: "),
-        (b"\x16\x03\x01\xff\xff" + bytes(100), "TLS failed: "),
+        (b"hello\n", "not TLS: a plain connection"),
+        (b"CONNECT bob\n", "not TLS: a plain connection"),
+        (b"\xff", "not TLS: a plain connection"),
+        (b"\x16\x03\x01\x00\x05hello", "the client violated TLS (unexpected message)"),
+        (b"\x16\x03\x01\xff\xff" + bytes(100), "the client violated TLS (packet length too long)"),
     ],
 )
 async def test_garbage_instead_of_a_tls_handshake_is_refused_with_a_reason(
@@ -348,8 +369,58 @@ async def test_garbage_instead_of_a_tls_handshake_is_refused_with_a_reason(
     caplog.set_level(logging.INFO, "broadcast")
     peer = await connect(tls_server)
     peer.send(sent)
-    await until(lambda: f"refused: {reason}" in caplog.text)
-    assert not caplog.text.rstrip().endswith("TLS failed:")
+    await until(lambda: f"refused: TLS failed: {reason}\n" in caplog.text)
+
+
+def outdated_context() -> ssl.SSLContext:
+    context = client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")  # the server's key is not RSA
+    return context
+
+
+@pytest.mark.parametrize(
+    ("context", "reason"),
+    [
+        (ssl.create_default_context(), "the client does not trust our certificate"),
+        (
+            outdated_context(),
+            "the client offers no version or cipher that we accept (no shared cipher)",
+        ),
+    ],
+)
+async def test_failed_tls_handshake_is_logged_with_what_the_client_did(
+    tls_server: BroadcastServer,
+    caplog: pytest.LogCaptureFixture,
+    context: ssl.SSLContext,
+    reason: str,
+) -> None:
+    caplog.set_level(logging.INFO, "broadcast")
+    with pytest.raises(TLSMismatchError):
+        await BroadcastClient(port=tls_server.port, tls=context).connect()
+    await until(lambda: f"refused: TLS failed: {reason}\n" in caplog.text)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_client_that_goes_away_in_the_tls_handshake_is_logged_as_such(
+    tls_server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    caplog.set_level(logging.INFO, "broadcast")
+    peer = await connect(tls_server)
+    peer.send(b"\x16\x03")
+    peer.writer.close() if how == "close" else peer.reset()
+    reason = "refused: TLS failed: the client closed the connection\n"
+    await until(lambda: reason in caplog.text)
+
+
+async def test_alert_of_the_client_in_the_tls_handshake_is_logged(
+    tls_server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "broadcast")
+    raw = RawTLS(await connect(tls_server))
+    raw.peer.send(raw.begin() + b"\x15\x03\x03\x00\x02\x02\x50")
+    reason = "refused: TLS failed: the client gave up: internal error\n"
+    await until(lambda: reason in caplog.text)
 
 
 async def test_garbage_during_a_tls_session_ends_it_after_the_lines_before(

@@ -139,7 +139,8 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
         help="certificates to trust instead of the system's, PEM")
     add("--token-file", metavar="FILE", help=TOKEN_HELP)
     add("--reconnect", action="store_true",
-        help="reconnect when the connection is lost, however long it takes")
+        help="reconnect when the connection is lost, however long it takes; but not if no attempt"
+             " can succeed, as with a wrong token or TLS on one side only")
     add("--quiet", action="store_true", help="do not ring the bell when somebody names you")
     add("--text", action="store_true",
         help="send every line of stdin as text, even if it begins with a backslash")

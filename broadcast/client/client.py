@@ -9,14 +9,15 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Self
 
-from ..errors import ConnectError, ConnectionLostError, RefusedError
+from ..errors import ConnectError, ConnectionLostError, RefusedError, TLSMismatchError
 from ..net.address import format_address
 from ..net.connection import Connection
 from ..net.dial import connect
+from ..net.tls import ALERT
 from ..protocol.blocks import REPLACEMENT_GROWTH, sanitize
 from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.framing import ENDING, LINE_LIMIT, LineSplitter, TooLong, encode
-from ..protocol.handshake import PASSING_REFUSALS, SUCCESS, Connect
+from ..protocol.handshake import NOT_AUTHORISED, PASSING_REFUSALS, SUCCESS, Connect
 from ..protocol.messages import Incoming, ServerError, parse_incoming
 from ..protocol.names import NAME_BYTES, SENDER_LIMIT, check_username
 from ..protocol.notices import Event
@@ -51,7 +52,7 @@ class BroadcastClient:
     for plain TCP. `token`: the word that the server requires.
 
     Raises UsernameError for a bad `user`. Entering raises ConnectError if the server cannot be
-    reached, RefusedError if it refuses.
+    reached, TLSMismatchError if it never can with this `tls`, RefusedError if it refuses.
     """
 
     def __init__(
@@ -115,7 +116,10 @@ class BroadcastClient:
     async def _join(self, connection: Connection) -> None:
         connection.send(Connect(self.user, self._token).encode())
         while not self._lines:
-            if not await self._read():
+            data = await self._read()
+            if data.startswith(ALERT) and not self._tls:
+                raise TLSMismatchError(f"{self.address} uses TLS; connect with --tls")
+            if not data:
                 hint = "" if self._tls else "; does it want --tls?"
                 raise ConnectError(f"{self.address} closed the connection without an answer{hint}")
         answer = self._lines.popleft()
@@ -125,7 +129,11 @@ class BroadcastClient:
                 raise RefusedError(f"{self.address} does not speak this protocol")
             if refusal.text in PASSING_REFUSALS:
                 raise ConnectError(f"{self.address} is temporarily unavailable: {refusal.text}")
-            raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}")
+            hint = ""
+            if refusal.text == NOT_AUTHORISED:
+                problem = "it wants a token" if self._token is None else "the token is wrong"
+                hint = f"; {problem}: see --token-file"
+            raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}{hint}")
         self._name_may_follow = True
 
     @property
@@ -214,8 +222,8 @@ class BroadcastClient:
         if not self._lines and self._require_connection().lost:
             raise self._lost_error()
 
-    async def _read(self) -> bool:
-        """Read and split a chunk; return False at the end, where an unfinished line is dropped."""
+    async def _read(self) -> bytes:
+        """Read, split and return a chunk, empty at the end, where an unfinished line is dropped."""
         async with self._read_lock:
             data = await self._require_connection().read_chunk()
         self.bytes_received += len(data)
@@ -225,7 +233,7 @@ class BroadcastClient:
                 raise ConnectionLostError(f"{self.address} {why}")
             lines = chunk.replace(ENDING, b"\n").split(b"\n")
             self._lines.extend(filter(None, map(sanitize, lines)))
-        return bool(data)
+        return data
 
     def _interpret(self, line: str) -> Incoming:
         incoming = parse_incoming(line)

@@ -7,7 +7,7 @@ import contextlib
 import random
 from collections.abc import Callable
 
-from ..errors import ConnectError, ConnectionLostError
+from ..errors import ConnectError, ConnectionLostError, TLSMismatchError
 from .client import BroadcastClient
 from .conversation import Conversation, View
 
@@ -40,7 +40,8 @@ async def run_with_reconnect(
                 await conversation.run()
                 return
         except (ConnectError, ConnectionLostError) as problem:
-            if not reconnect or view.quit_requested.is_set() or conversation.is_leaving:
+            is_final = isinstance(problem, TLSMismatchError)
+            if is_final or not reconnect or view.quit_requested.is_set() or conversation.is_leaving:
                 raise
             if not delay:
                 await view.set_status(str(problem))

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 
-from ..errors import ConnectError
+from ..errors import ConnectError, TLSMismatchError
 from .address import Address, describe_os_error, format_address, resolve
 from .connection import Connection
 
@@ -21,13 +21,24 @@ The last one also ends a connection to a peer that reads nothing for that long; 
 reading sooner, within its grace time."""
 
 
+BY_NAME = "connect with the --host that it is for"
+
+CERTIFICATE_HINTS = {
+    9: "check the clock, or have it replaced",  # not valid yet
+    10: "check the clock, or have it replaced",  # expired
+    62: BY_NAME,  # for another host name
+    64: BY_NAME,  # for another IP address
+}
+"""What to do about a certificate, by OpenSSL's number of the problem (X509_V_ERR...)."""
+
+
 async def connect(
     host: str, port: int, seconds: float, tls: ssl.SSLContext | None = None
 ) -> Connection:
     """Connect to a server, trying each address of `host` until one succeeds.
 
     The connection has to be made within `seconds`, and TLS set up within as many more. Raises
-    ConnectError with the reason.
+    ConnectError with the reason, which is a TLSMismatchError if another attempt is futile.
     """
     where = format_address((host, port))
     try:
@@ -47,22 +58,28 @@ async def connect(
             await asyncio.sleep(0)  # asyncio closes the socket in the next iteration of the loop
             if not isinstance(error, OSError):
                 raise
-            why = _describe_tls_error(error, seconds)
-            raise ConnectError(f"can't reach {where} by TLS: {why}") from None
+            raise _tls_error(where, error, seconds) from None
         connection.limit_read_ahead(0)
     return connection
 
 
-def _describe_tls_error(error: OSError, seconds: float) -> str:
+def _tls_error(where: str, error: OSError, seconds: float) -> ConnectError:
+    """Return the exception for a failed TLS handshake; the text says what to do."""
+    failed = f"can't reach {where} by TLS"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message})"
+        hint = CERTIFICATE_HINTS.get(error.verify_code, "if you trust it, pass it with --tls-ca")
+        why = f"its certificate is not trusted ({error.verify_message.rstrip('.')}); {hint}"
+        return TLSMismatchError(f"{failed}: {why}")
     if isinstance(error, ssl.SSLError):
-        why = (error.reason or str(error)).replace("_", " ").lower()
-    elif isinstance(error, TimeoutError) and not error.errno:
+        reason = error.reason or "the handshake failed"
+        if reason == "WRONG_VERSION_NUMBER":  # so OpenSSL calls what is not TLS
+            return TLSMismatchError(f"{failed}: it does not use TLS; connect without --tls")
+        return TLSMismatchError(f"{failed}: {reason.replace('_', ' ').lower()}")
+    if isinstance(error, TimeoutError) and not error.errno:
         why = f"no answer within {seconds:g} s"
     else:
         why = describe_os_error(error)
-    return f"{why}; does the server use TLS?"
+    return ConnectError(f"{failed}: {why}; does the server use TLS?")
 
 
 async def _connect_to_any(addresses: list[Address]) -> Connection:

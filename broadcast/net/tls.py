@@ -12,6 +12,8 @@ import enum
 import ssl
 from dataclasses import dataclass, field
 
+from ..protocol.handshake import TLS_FIRST_BYTE
+
 RECORD_SIZE = 16_384
 """Maximum bytes of plaintext in a TLS record (RFC 8446, 5.1). One record is encrypted at a time,
 so that no more than that waits as ciphertext, and the memory buffers stay small."""
@@ -19,6 +21,17 @@ so that no more than that waits as ciphertext, and the memory buffers stay small
 PIECE_SIZE = 4_096
 """Bytes of ciphertext decrypted at a time, which bounds the duration of one call: a key update of
 27 bytes takes as long as a full record."""
+
+
+ALERT = b"\x15\x03"
+"""The bytes with which an unencrypted alert begins, and no line of ours."""
+
+PLAIN_PEER_ALERT = ALERT + b"\x01\x00\x02\x02\x46"
+"""A fatal alert, protocol_version, for a client that does not use TLS. OpenSSL sends it nothing."""
+
+
+class PlainPeerError(ssl.SSLError):
+    """The peer does not use TLS."""
 
 
 class Phase(enum.Enum):
@@ -59,6 +72,10 @@ class TLSLayer:
 
     def decrypt(self, ciphertext: bytes | memoryview) -> list[bytes]:
         """Add up to PIECE_SIZE bytes of ciphertext; return the plaintext that is now complete."""
+        if self._object is None and self.is_server and ciphertext[:1] != TLS_FIRST_BYTE:
+            self.phase, self.error = Phase.ENDED, PlainPeerError()
+            self._outgoing.write(PLAIN_PEER_ALERT)
+            return []
         tls = self._object = self._object or self.context.wrap_bio(
             self._incoming, self._outgoing, self.is_server, self.hostname
         )

@@ -8,7 +8,9 @@ import ssl
 from dataclasses import dataclass
 
 from ..errors import HandshakeError
+from ..net.address import describe_os_error
 from ..net.connection import Connection
+from ..net.tls import PlainPeerError
 from ..protocol import handshake
 from ..protocol.blocks import sanitize
 from ..protocol.handshake import EXPECTED_CONNECT, HANDSHAKE_LIMIT, Connect, parse_connect
@@ -22,6 +24,9 @@ number of connections that have not joined is bounded."""
 
 READ_SIZE = 4_096
 """Bytes read at once before a client has joined: the handshake, and little of what follows it."""
+
+NOTHING_IN_COMMON = ("UNSUPPORTED_PROTOCOL", "VERSION_TOO_LOW", "NO_SHARED_CIPHER")
+"""What OpenSSL says if it could agree with the client on nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,20 @@ async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, b
 
 
 def _describe_tls_error(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
-    return error.strerror or str(error) or type(error).__name__
+    """Return which side did what; OpenSSL's own words name a line of its source."""
+    if isinstance(error, PlainPeerError):
+        return "not TLS: a plain connection"
+    if isinstance(error, ConnectionError):
+        return "the client closed the connection"
+    if not isinstance(error, ssl.SSLError):
+        return f"the connection was lost: {describe_os_error(error)}"
+    reason = error.reason or ""
+    words = reason.replace("_", " ").lower()
+    _, is_alert, alert = words.partition(" alert ")
+    if is_alert and ("certificate" in alert or alert == "unknown ca"):
+        return "the client does not trust our certificate"
+    if is_alert:
+        return f"the client gave up: {alert}"
+    if reason in NOTHING_IN_COMMON:
+        return f"the client offers no version or cipher that we accept ({words})"
+    return "the client violated TLS" + (f" ({words})" if words else "")

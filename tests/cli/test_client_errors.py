@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import time
 
 import pytest
-from helpers import PATIENCE, TOP, FakeServer, StartProgram, client_with
+from helpers import (
+    CERTIFICATE,
+    FAST_RECONNECT,
+    PATIENCE,
+    TOP,
+    FakeServer,
+    StartProgram,
+    client_with,
+)
 
 from broadcast.client.client import LEAVE_TIME
 from broadcast.client.conversation import LEAVE_LIMIT
@@ -16,6 +25,8 @@ from broadcast.protocol.messages import TOO_SLOW
 
 SHORT_LEAVE = client_with("c.LEAVE_TIME = 0.3; c.LEAVE_LIMIT = 1_000_000")
 """A client program that gives the server less time and fewer bytes after `\\exit`."""
+
+WITH_TOKEN = os.environ | {"BROADCAST_TOKEN": "geheim"}
 
 
 class TestClientErrors:
@@ -40,6 +51,38 @@ class TestClientErrors:
         fake_server.disconnect()
         assert client.wait_exit() == 1
         assert re.fullmatch(r"broadcast: 127\.0\.0\.1:\d+ refuses: no room\n", client.errors())
+
+    def test_reconnecting_ends_at_once_on_what_no_attempt_mends(
+        self, program: StartProgram
+    ) -> None:
+        plain = program("main_server.py", "--port", "0").port
+        encrypted = program(
+            "main_server.py", "--port", "0", "--tls-cert", CERTIFICATE, env=WITH_TOKEN
+        ).port
+        trusting = ["--port", str(encrypted), "--tls", "--tls-ca", CERTIFICATE]
+        for arguments, hint in (
+            (["--port", str(plain), "--tls"], "connect without --tls"),
+            (["--port", str(encrypted)], "connect with --tls"),
+            (["--port", str(encrypted), "--tls"], "pass it with --tls-ca"),
+            (trusting, "see --token-file"),
+        ):
+            client = program("main_client.py", "--reconnect", "--listen", *arguments)
+            assert client.wait_exit() == 1
+            assert re.fullmatch(rf"broadcast: [^\n]+ {hint}\n", client.errors())
+
+    def test_reconnecting_ends_when_the_server_comes_back_with_tls(
+        self, program: StartProgram
+    ) -> None:
+        server = program("main_server.py", "--port", "0")
+        port = str(server.port)
+        client = program(FAST_RECONNECT, "--port", port, "--reconnect", "--listen", cwd=TOP)
+        assert " in from " in server.error_line()
+        server.process.kill()
+        server.wait_exit()
+        assert client.error_line().endswith("; trying until it is there again")
+        assert program("main_server.py", "--port", port, "--tls-cert", CERTIFICATE).port
+        assert client.wait_exit() == 1
+        assert client.errors().endswith(" uses TLS; connect with --tls\n")
 
     @pytest.mark.parametrize(
         ("joined", "text"),

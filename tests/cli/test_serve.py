@@ -176,7 +176,14 @@ class TestServerProgram:
         refused = program("main_client.py", *to, "--token-file", str(wrong))
         assert refused.wait_exit() == 1
         assert "warning: others can read" in refused.error_line()
-        assert refused.errors().endswith("refuses: not authorised\n")
+        assert refused.errors().endswith(
+            "refuses: not authorised; the token is wrong: see --token-file\n"
+        )
+        without = program("main_client.py", *to)
+        assert without.wait_exit() == 1
+        assert without.errors().endswith(
+            "refuses: not authorised; it wants a token: see --token-file\n"
+        )
         plain = program("main_client.py", "--port", str(server.port))
         assert plain.wait_exit() == 1
-        assert "--tls?" in plain.errors()
+        assert plain.errors().endswith("uses TLS; connect with --tls\n")
