@@ -136,29 +136,24 @@ class TestClientInPipeline:
         assert watcher.line() == "* bot joined"
         late = RawClient(port, "late")
         assert client.error_line() == "broadcast: * late joined"
-        client.type("\\foo\n\\clients\n")
-        assert client.error_line().startswith("broadcast: ERROR unknown command \\foo")
-        assert [client.output_line() for _ in range(4)] == [
-            "* 3 clients",
-            "* bot (you)",
-            "* late",
-            "* watcher",
-        ]
-        watcher.send("hello")
-        assert client.output_line() == "watcher: hello"
-        client.type("\\help\n")
-        assert client.output_line().startswith("* \\exit: ")
+        output, errors = client.process.communicate(b"\\foo\n\\clients\n\\help\n", timeout=PATIENCE)
+        assert re.fullmatch(r"broadcast: ERROR unknown command \\foo: .*\n", errors.decode())
+        lines = output.decode().splitlines()
+        assert lines[:4] == ["* 3 clients", "* bot (you)", "* late", "* watcher"]
+        assert lines[4].startswith("* \\exit: ") and lines[-1].startswith("* \\help: ")
         for raw in (watcher, late):
             raw.close()
 
     def test_answered_ping_goes_to_stdout_and_history_to_stderr(
         self, program: StartProgram, fake_server: FakeServer
     ) -> None:
-        client = program("main_client.py", "--port", fake_server.port)
+        client = program("main_client.py", "--port", fake_server.port, stdin=subprocess.DEVNULL)
         fake_server.admit()
         fake_server.send("* [13:05] bob: hello", "PONG word")
-        assert client.output_line() == "PONG word"
-        assert client.error_line() == "broadcast: * [13:05] bob: hello"
+        assert fake_server.line() == "\\exit"
+        fake_server.disconnect()
+        output, errors = client.process.communicate(timeout=PATIENCE)
+        assert (output, errors) == (b"PONG word\n", b"broadcast: * [13:05] bob: hello\n")
 
     def test_json_option_prints_an_object_for_everything_received(
         self, program: StartProgram, port: int, watcher: RawClient
