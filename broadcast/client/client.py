@@ -21,6 +21,7 @@ from ..protocol.handshake import NOT_AUTHORISED, PASSING_REFUSALS, SUCCESS, Conn
 from ..protocol.messages import Incoming, ServerError, parse_incoming
 from ..protocol.names import NAME_BYTES, SENDER_LIMIT, check_username
 from ..protocol.notices import Event
+from .heartbeat import SILENT_HEARTBEATS, Heartbeat
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for each of connecting, the TLS handshake and the server's answer: a loaded server
@@ -40,11 +41,12 @@ short enough for a prompt."""
 
 
 class BroadcastClient:
-    """A client, connected within `async with BroadcastClient(port=8888, user="Attila") as client:`.
+    r"""A client, connected within `async with BroadcastClient(port=8888, user="bob") as client:`.
 
     `async for message in client:` yields what arrives, in order: a Message, a Notice or a
     ServerError. It ends when the server closes the connection gracefully, and raises
-    ConnectionLostError when the connection breaks, in both cases after all that had arrived.
+    ConnectionLostError when the connection breaks, in both cases after all that had arrived. The
+    answers to heartbeats are left out; those to a `\ping word` of the caller's own are a Pong.
 
     `heartbeat`: seconds between heartbeats, None to leave `keep_alive` to the caller.
     `connect_timeout`: seconds. `line_limit`: bytes that the server accepts in a line; the lines it
@@ -83,6 +85,7 @@ class BroadcastClient:
         self._read_lock = asyncio.Lock()
         self._name_may_follow = False  # from SUCCESS to the line after it
         self._connection: Connection | None = None  # from `connect` to `close`
+        self._heartbeats = Heartbeat()  # of this connection
         self._heartbeat_task: asyncio.Task[None] | None = None  # likewise, if there is a heartbeat
 
     async def __aenter__(self) -> Self:
@@ -99,6 +102,7 @@ class BroadcastClient:
         """
         self._lines.clear()
         self._splitter = LineSplitter(self._line_limit)
+        self._heartbeats = Heartbeat()
         self._connection = await connect(self._host, self._port, self._connect_timeout, self._tls)
         try:
             async with asyncio.timeout(self._connect_timeout):
@@ -135,6 +139,8 @@ class BroadcastClient:
                 hint = f"; {problem}: see --token-file"
             raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}{hint}")
         self._name_may_follow = True
+        if self._lines:
+            self._interpret(self._lines[0])
 
     @property
     def is_connected(self) -> bool:
@@ -153,6 +159,10 @@ class BroadcastClient:
 
     async def send_lines(self, lines: bytes) -> None:
         """Send whole encoded lines, each with its line ending, and wait until they are written."""
+        self._heartbeats.count_lines(lines)
+        await self._send(lines)
+
+    async def _send(self, lines: bytes) -> None:
         connection = self._require_connection()
         connection.send(lines)
         await connection.drain()
@@ -188,11 +198,26 @@ class BroadcastClient:
         return self._interpret(self._lines.popleft())
 
     async def keep_alive(self, seconds: float) -> None:
-        r"""Send a heartbeat, `\ping`, at this interval until the connection is lost."""
+        r"""Send a heartbeat, `\ping <word>`, at this interval until the connection is lost.
+
+        A server that answers them is lost when nothing is received for SILENT_HEARTBEATS of them.
+        """
+        received = -1
         with contextlib.suppress(ConnectionLostError):  # receiving reports it
             while True:
                 await asyncio.sleep(seconds)
-                await self.send("\\ping")
+                # While nobody reads what arrives, the server is not to blame for it.
+                is_silent = self.bytes_received == received and self._read_lock.locked()
+                received = self.bytes_received
+                if self._heartbeats.is_lost(seconds, silent=is_silent):
+                    self._give_up(f"nothing received for {SILENT_HEARTBEATS * seconds:g} s")
+                await self._send(self._heartbeats.next_line())
+
+    def _give_up(self, reason: str) -> None:
+        """Break the connection, which receiving reports with this reason."""
+        connection = self._require_connection()
+        connection.lost = TimeoutError(reason)
+        connection.reset()
 
     async def close(self, seconds: float = LEAVE_TIME) -> None:
         r"""Send `\exit`, wait at most that long for the server to close, and close."""
@@ -231,8 +256,9 @@ class BroadcastClient:
             if isinstance(chunk, TooLong):
                 why = "sent a line that is longer than this protocol allows"
                 raise ConnectionLostError(f"{self.address} {why}")
-            lines = chunk.replace(ENDING, b"\n").split(b"\n")
-            self._lines.extend(filter(None, map(sanitize, lines)))
+            lines = map(sanitize, chunk.replace(ENDING, b"\n").split(b"\n"))
+            is_answer = self._heartbeats.is_answer
+            self._lines.extend(line for line in lines if line and not is_answer(line))
         return data
 
     def _interpret(self, line: str) -> Incoming:

@@ -73,10 +73,10 @@ class TestBlockedOutput:
         fake_server.send("eve: before")
         assert client.output_line() == "eve: before"
         fake_server.send("* bob joined")
-        assert [fake_server.line() for _ in range(3)] == ["\\ping"] * 3
+        assert all(fake_server.line().startswith("\\ping ") for _ in range(3))
         if not arguments:
             client.type(b"x" * 100_000 + b"\nafter\n")
-            while (line := fake_server.line()) == "\\ping":
+            while (line := fake_server.line()).startswith("\\ping "):
                 pass
             assert line == "after"
         client.process.send_signal(how)

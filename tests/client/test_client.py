@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from helpers import PATIENCE, Connect, MakeServer
+from helpers import PATIENCE, Connect, MakeServer, until
 from sockets import reset_on_close
 
 from broadcast import (
@@ -20,10 +21,12 @@ from broadcast import (
     Incoming,
     Message,
     Notice,
+    Pong,
     RefusedError,
     ServerError,
     UsernameError,
 )
+from broadcast.client.heartbeat import Heartbeat
 from broadcast.protocol.framing import LINE_LIMIT
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -270,3 +273,71 @@ async def test_heartbeats_end_quietly_with_the_connection(server: BroadcastServe
     assert heart
     await asyncio.gather(heart, return_exceptions=True)
     assert heart.cancelled() or heart.exception() is None
+
+
+@contextlib.asynccontextmanager
+async def answered(answers: float, heartbeat: float) -> AsyncIterator[BroadcastClient]:
+    """Connect a client to a server that answers this many pings, and nothing else."""
+    left = answers
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        await reader.readline()
+        writer.write(b"SUCCESS\r\n")
+        while (line := (await reader.readline()).decode().rstrip()) not in ("", "\\exit"):
+            if line.startswith("\\ping ") and left > 0:
+                left -= 1
+                writer.write(b"PONG %s\r\n" % line.removeprefix("\\ping ").encode())
+
+    async with fake_server(serve) as port, BroadcastClient(port=port, heartbeat=heartbeat) as it:
+        yield it
+
+
+class TestHeartbeats:
+    @pytest.mark.parametrize("answers", [1, 3])
+    async def test_server_that_stops_answering_is_lost_after_two_heartbeats(
+        self, answers: int
+    ) -> None:
+        async with answered(answers, heartbeat=0.1) as client:
+            began = time.monotonic()
+            why = rf"^lost the connection to {client.address} \(nothing received for 0.2 s\)$"
+            with pytest.raises(ConnectionLostError, match=why):
+                await next_of(client)
+            assert 0.1 * (answers + 2) - 0.05 < time.monotonic() - began < 0.1 * answers + 1
+
+    async def test_server_that_never_answers_is_never_given_up(self) -> None:
+        async with answered(0, heartbeat=0.01) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await anext(client)
+            assert client.is_connected
+
+    async def test_silence_while_nobody_reads_is_not_counted(self) -> None:
+        async with answered(math.inf, heartbeat=0.01) as client:
+            reading = asyncio.create_task(client.receive())
+            await until(lambda: client._heartbeats._server_answers)
+            reading.cancel()
+            await asyncio.sleep(0.2)
+            assert client.is_connected
+
+    async def test_server_that_has_many_lines_to_read_is_given_time_for_them(self) -> None:
+        async with answered(1, heartbeat=0.05) as client:
+            reading = asyncio.create_task(client.receive())
+            await until(lambda: client._heartbeats._server_answers)
+            await client.send_lines(b"x\n" * 100)
+            await asyncio.sleep(0.5)
+            assert not reading.done()
+            reading.cancel()
+
+    async def test_answers_to_own_pings_alone_are_yielded(self) -> None:
+        async with answered(math.inf, heartbeat=0.01) as client:
+            await client.send("\\ping mine")
+            assert await next_of(client) == Pong("mine")
+            receiving = asyncio.create_task(client.receive())
+            await until(lambda: client._heartbeats._count > 3)
+            assert not receiving.done(), "an empty list would be the end"
+            await client.send("\\ping again")
+            assert await receiving == [Pong("again")]
+
+    async def test_heartbeat_is_short(self) -> None:
+        assert len(Heartbeat().next_line()) < 16
