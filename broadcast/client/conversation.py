@@ -35,8 +35,14 @@ class View(Protocol):
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Show what was received; `name` is the user's current name."""
 
-    async def set_status(self, problem: str | None) -> None:
-        """Show why there is no connection; None when there is one again."""
+    def on_sent(self) -> None:
+        """Note that what `read` returned is on its way; called once for each time it did."""
+
+    async def on_connected(self, address: str, name: str) -> None:
+        """Note that there is a connection, or one again, to a server that gave us this name."""
+
+    async def on_disconnected(self, problem: str, delay: float) -> None:
+        """Note that there is no connection, and that the next try is after `delay` seconds."""
 
 
 class Conversation:
@@ -93,10 +99,13 @@ class Conversation:
                 if not self._client.is_connected:
                     return
                 self.unsent = b""
-                if end := _end_of_exit(lines):
-                    await self._leave(lines[:end])
-                    return
-                await self._client.send_lines(lines)
+                try:
+                    if end := _end_of_exit(lines):
+                        await self._leave(lines[:end])
+                        return
+                    await self._client.send_lines(lines)
+                finally:
+                    self._view.on_sent()
             await self._leave(EXIT)
 
     async def _leave(self, last_lines: bytes) -> None:

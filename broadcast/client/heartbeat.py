@@ -11,8 +11,8 @@ SILENT_HEARTBEATS = 2
 """Heartbeats after which a server that has answered before, and is silent now, is lost."""
 
 SECONDS_FOR_A_LINE = 1.0
-"""Time that the server may take for each line that it has to read before a heartbeat: at a low
-`--max-rate`, it reads pasted lines for minutes."""
+"""Time that the server may take for each line that it may have to read before a heartbeat: with a
+low `--max-rate`, it reads pasted lines for minutes."""
 
 
 class Heartbeat:
@@ -52,8 +52,8 @@ class Heartbeat:
         `seconds`: between two heartbeats; `silent`: whether nothing was received since the last.
         """
         self._silent = self._silent + 1 if silent else 0
-        time_for_lines = SECONDS_FOR_A_LINE * (self._lines_sent - self._lines_handled)
-        patience = SILENT_HEARTBEATS * seconds + time_for_lines
+        unread_lines = self._lines_sent - self._lines_handled
+        patience = max(SILENT_HEARTBEATS * seconds, SECONDS_FOR_A_LINE * unread_lines)
         return self._server_answers and self._silent * seconds >= patience
 
     def next_line(self) -> bytes:

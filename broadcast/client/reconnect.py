@@ -34,19 +34,18 @@ async def run_with_reconnect(
         conversation = Conversation(client, view, unsent)
         try:
             async with client:
-                if delay:
-                    delay = 0.0
-                    await view.set_status(None)
+                delay = 0.0
+                await view.on_connected(client.address, client.user)
                 await conversation.run()
                 return
         except (ConnectError, ConnectionLostError) as problem:
             is_final = isinstance(problem, TLSMismatchError)
             if is_final or not reconnect or view.quit_requested.is_set() or conversation.is_leaving:
                 raise
-            if not delay:
-                await view.set_status(str(problem))
-        unsent = conversation.unsent
-        delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
+            unsent = conversation.unsent
+            delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
+            shortened = max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))
+            await view.on_disconnected(str(problem), shortened)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))):
+            async with asyncio.timeout(shortened):
                 await view.quit_requested.wait()

@@ -50,6 +50,11 @@ def is_help(line: str) -> bool:
     return line.startswith("\\") and command_word(line) == "help"
 
 
+def is_ping(line: str) -> bool:
+    """Return whether a line is the command that shows that the sender is alive."""
+    return line.startswith("\\") and command_word(line) == "ping"
+
+
 def command_word(line: str) -> str:
     """Return the word of a command, without its backslashes, in lower case."""
     return first_word(line).removeprefix("\\").removeprefix("\\").lower()

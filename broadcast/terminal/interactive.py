@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import math
+import secrets
 import signal
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
+from ..errors import BroadcastError
 from ..protocol.blocks import sanitize
-from ..protocol.commands import COMMANDS, is_help
+from ..protocol.commands import COMMANDS, is_help, is_ping
 from ..protocol.framing import encode
-from ..protocol.messages import Incoming, Message, Notice
+from ..protocol.messages import Incoming, Message, Notice, Pong
 from ..protocol.names import SENDER_LIMIT, name_key
 from ..protocol.notices import PRESENCE, Event
+from .client_list import ClientList
 from .editor import Editor, Key
-from .screen import Screen
+from .screen import Screen, fit_prompt
 from .stdio import Console
 from .tty import RawMode
 
@@ -30,6 +35,15 @@ KEYS = (
     "Ctrl-C clears the line or leaves, Ctrl-D on an empty line leaves, Ctrl-Z suspends",
 )
 r"""What `\help` adds to the server's commands."""
+
+COUNTDOWN_INTERVAL = 1.0
+"""Seconds between two updates of the time until the next try to connect."""
+
+LAST_WRITE_TIMEOUT = 0.2
+"""Seconds that a terminal has to take the last output: a stopped one must not delay the exit."""
+
+LOST_CONNECTION = "lost the connection to "
+"""What an error may begin with, which the notice of an outage says in its own words."""
 
 _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
@@ -48,24 +62,32 @@ class Terminal:
         self._console = console
         self._name = name
         self._entered: asyncio.Queue[bytes | None] = asyncio.Queue()
+        # What was entered and is not on its way yet, each with the word if it is a ping.
+        self._waiting: deque[tuple[str, str]] = deque()
+        self._pings: dict[str, float] = {}  # words, and when they were sent
+        self._clients = ClientList()
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
         self._editor = Editor(self._complete)
         self._screen = Screen(*console.size(), coloured, bell)
-        self._status = ""  # shown before the prompt
         self._notices = notices
+        self._new: list[str] = []  # styled lines that are not on the screen yet
+        self._stale = asyncio.Event()  # the screen has to be drawn again
+        self._has_connected = False  # once at least
+        self._next_try: float | None = None  # monotonic time, while there is no connection
 
     async def run(self) -> None:
         """Read keys in raw mode until cancelled; the terminal is always restored."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async with self._terminal_session() as raw_mode:
             while chunk := await self._console.read():
-                shown: list[Incoming] = []
                 for event in self._editor.feed(decoder.decode(chunk)):
                     if isinstance(event, str):
-                        shown += self._enter(event)
+                        self._enter(event)
                     else:
                         await self._on_key(event, raw_mode)
-                await self._show(shown)
+                # What can be sent at once is sent meanwhile, and never looks as if it waited.
+                await asyncio.sleep(0)
+                await self._draw()
             self._quit()
             await asyncio.Event().wait()  # the conversation is still to end
 
@@ -83,33 +105,61 @@ class Terminal:
                 self._remember(incoming.name)
         if not self._notices:
             received = [incoming for incoming in received if incoming.event not in PRESENCE]
-        await self._show(received)
+        for incoming in self._clients.gather(received):
+            sent_at = self._pings.pop(incoming.text, None) if isinstance(incoming, Pong) else None
+            if sent_at is None:
+                self._print(incoming)
+            else:
+                self._print_own(f"{1000 * (time.monotonic() - sent_at):.1f} ms")
+        await self._draw()
 
-    async def set_status(self, problem: str | None) -> None:
-        """Show before the prompt why there is no connection; None when there is one again."""
-        self._status = f"({problem}) " if problem else ""
-        self._redraw()
+    def on_sent(self) -> None:
+        """Print the first entered line that was waiting, as said."""
+        text, ping_word = self._waiting.popleft()
+        self._print(Message(self._name, text), *(map(Notice, KEYS) if is_help(text) else ()))
+        if ping_word:
+            self._pings[ping_word] = time.monotonic()
+
+    async def on_connected(self, address: str, name: str) -> None:
+        """Print that there is a connection, or one again; `name` is the user's name there."""
+        self._name, self._next_try = name, None
+        if self._has_connected:
+            self._print_own(f"{_clock()} connected again")
+        else:
+            self._has_connected = True
+            self._print_own(f"connected to {address} as {name}; \\help lists commands and keys")
+
+    async def on_disconnected(self, problem: str, delay: float) -> None:
+        """Print why there is no connection, once, and show in the prompt when the next try is."""
+        if self._next_try is None:
+            what = "connection lost" if self._has_connected else "no connection"
+            self._print_own(f"{_clock()} {what}: {problem.removeprefix(LOST_CONNECTION)}")
+            self._pings.clear()
+        self._next_try = time.monotonic() + delay
+        self._stale.set()
 
     @contextlib.asynccontextmanager
     async def _terminal_session(self) -> AsyncIterator[RawMode]:
-        """Enter raw mode, draw the input area, follow SIGWINCH and SIGCONT; undo it at the end."""
+        """Enter raw mode, keep the screen up to date, also after a stop; undo it at the end."""
         loop = asyncio.get_running_loop()
         with self._console.raw_mode() as raw_mode:
 
             def on_continue() -> None:
                 raw_mode.enter()
-                self._redraw(_PASTE_ON)
+                self._stale.set()
 
             with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(signal.SIGWINCH, self._redraw)
+                loop.add_signal_handler(signal.SIGWINCH, self._stale.set)
                 loop.add_signal_handler(signal.SIGCONT, on_continue)
+            drawing = asyncio.create_task(self._keep_drawn())
             try:
                 await self._draw(_PASTE_ON)
                 yield raw_mode
             finally:
                 loop.remove_signal_handler(signal.SIGWINCH)
                 loop.remove_signal_handler(signal.SIGCONT)
-                self._console.write_nowait((self._screen.leave() + _PASTE_OFF).encode())
+                drawing.cancel()
+                await self._write_last()
 
     async def _on_key(self, key: Key, raw_mode: RawMode) -> None:
         match key:
@@ -129,33 +179,74 @@ class Terminal:
         self.quit_requested.set()
         self._entered.put_nowait(None)
 
-    def _enter(self, line: str) -> list[Incoming]:
-        """Queue an entered line for sending; return what stays on the screen for it."""
-        text = sanitize(line.encode())
-        if not text:
-            return []
-        self._entered.put_nowait(encode(text))
-        keys = map(Notice, KEYS) if is_help(text) else ()
-        return [Message(self._name, text), *keys]
+    def _enter(self, line: str) -> None:
+        """Queue an entered line for sending, a ping with a word by which its answer is known."""
+        if text := sanitize(line.encode()):
+            ping_word = secrets.token_hex(3) if is_ping(text) else ""
+            self._waiting.append((text, ping_word))
+            self._entered.put_nowait(encode(f"\\ping {ping_word}" if ping_word else text))
 
-    def _input(self) -> tuple[str, str, int]:
-        return f"{self._status}{self._name}> ", self._editor.line, self._editor.cursor
+    def _print(self, *received: Incoming) -> None:
+        """Print above the input area when it is drawn next, which will be soon."""
+        clock = _clock()
+        self._new += [self._screen.style(incoming, clock, self._name) for incoming in received]
+        self._stale.set()
 
-    async def _show(self, shown: Sequence[Incoming]) -> None:
-        """Print above the input area, and draw that again."""
-        clock = time.strftime("%H:%M")
-        lines = [self._screen.style(incoming, clock, self._name) for incoming in shown]
-        await self._write(self._screen.above(lines, *self._input()))
+    def _print_own(self, text: str) -> None:
+        """Print a notice of the client's own likewise."""
+        self._new.append(self._screen.dim(f"* {text}"))
+        self._stale.set()
+
+    def _input(self) -> tuple[str, str, int, list[str]]:
+        waiting = [f"{self._name}: {text}" for text, _ in self._waiting]
+        return self._prompt(), self._editor.line, self._editor.cursor, waiting
+
+    def _prompt(self) -> str:
+        if self._next_try is None:
+            return f"{self._name}> "
+        seconds = math.ceil(self._next_try - time.monotonic())
+        states = [f"no connection, next try in {seconds} s", f"no connection: {seconds} s"]
+        states.append(f"off: {seconds} s")
+        if seconds <= 0:
+            states = ["no connection, trying", "no connection", "off"]
+        columns, _ = self._console.size()
+        return fit_prompt(states, self._name, columns)
 
     async def _draw(self, prefix: str = "") -> None:
-        """Draw the input area for the terminal's present size."""
+        """Print what is new, and draw the input area below, for the terminal's present size."""
+        self._stale.clear()
+        new, self._new = self._new, []
         self._screen.resize(*self._console.size())
-        await self._write(prefix + self._screen.input(*self._input()))
+        await self._write(prefix + self._screen.above(new, *self._input()))
 
-    def _redraw(self, prefix: str = "") -> None:
-        drawing = asyncio.ensure_future(self._draw(prefix))
-        # An error here is ignored: reading the keys fails likewise.
-        drawing.add_done_callback(lambda done: done.cancelled() or done.exception())
+    async def _keep_drawn(self) -> None:
+        """Draw when the screen is stale, and every second while the prompt counts down."""
+        with contextlib.suppress(BroadcastError):  # reading the keys fails likewise
+            while True:
+                try:
+                    is_counting = self._next_try is not None
+                    async with asyncio.timeout(COUNTDOWN_INTERVAL if is_counting else None):
+                        await self._stale.wait()
+                except TimeoutError:
+                    self._stale.set()
+                if self._stale.is_set():  # it has not been drawn meanwhile
+                    # After a stop, the shell may have switched it off.
+                    await self._draw(_PASTE_ON)
+
+    async def _write_last(self) -> None:
+        """Erase the input area, but leave what was typed and not sent on the screen."""
+        unsent = [*(text for text, _ in self._waiting), self._editor.line]
+        # Not wrapped by us, so that each can be copied as one line.
+        kept = [self._screen.dim("* not sent: ") + text for text in filter(None, unsent)]
+        erased = self._screen.leave() + _PASTE_OFF
+        writing = asyncio.ensure_future(
+            self._write(erased + "".join(f"{line}\r\n" for line in [*self._new, *kept]))
+        )
+        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        _, late = await asyncio.wait([writing], timeout=LAST_WRITE_TIMEOUT)
+        if late:
+            writing.cancel()
+            self._console.write_nowait(erased.encode())
 
     async def _write(self, text: str) -> None:
         await self._console.write(text.encode(errors="replace"))
@@ -175,6 +266,10 @@ class Terminal:
             return []  # no name begins with it, and normalizing it takes quadratic time
         key = name_key(word)
         return sorted(name for name in self._names if name_key(name).startswith(key))
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M")
 
 
 def _fits_a_name(name: str) -> bool:

@@ -48,6 +48,7 @@ class Pipeline:
         self._splitter = LineSplitter(self._line_limit)
         self._chunks: list[bytes | TooLong] = []  # whole lines that have not been returned yet
         self._input_ended = False
+        self._is_disconnected = False
 
     async def run(self) -> None:
         """Do nothing: a pipeline needs no background task."""
@@ -92,10 +93,20 @@ class Pipeline:
         await self._console.write_errors(*errors)
         await self._console.write("".join(f"{line}\n" for line in lines).encode())
 
-    async def set_status(self, problem: str | None) -> None:
-        """Report why there is no connection; None when there is one again."""
-        text = f"{problem}; trying until it is there again" if problem else "connected again"
-        await self._console.report(text)
+    def on_sent(self) -> None:
+        """Do nothing: only a terminal shows what the user enters."""
+
+    async def on_connected(self, _address: str, _name: str) -> None:
+        """Report a connection after an outage."""
+        if self._is_disconnected:
+            self._is_disconnected = False
+            await self._console.report("connected again")
+
+    async def on_disconnected(self, problem: str, _delay: float) -> None:
+        """Report the beginning of an outage."""
+        if not self._is_disconnected:
+            self._is_disconnected = True
+            await self._console.report(f"{problem}; trying until it is there again")
 
 
 def _as_text(lines: bytes) -> bytes:

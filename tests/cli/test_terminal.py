@@ -185,11 +185,19 @@ class TestClientAtTerminal:
         terminal = PseudoTerminal(
             program, "--port", str(port), "--user", "Attila", "--reconnect", name=FAST_RECONNECT
         )
-        terminal.wait_output("Attila> ")
+        terminal.wait_output("as Attila; ")
         server.process.kill()
         server.wait_exit()
-        terminal.wait_output(f"127.0.0.1:{port}")
+        terminal.wait_output("no connection, ")
+        assert re.search(
+            rf"\* \d\d:\d\d connection lost: 127.0.0.1:{port}.*"
+            r"\(no connection, (trying|next try in 1 s)\) Attila> ",
+            terminal.output,
+            re.DOTALL,
+        )
         terminal.type("kept\r")
+        terminal.wait_output("\x1b[2m    \u2026 Attila: kept\x1b[0m")
+        assert ": kept" not in terminal.output.replace("\u2026 Attila: kept", "")
         again = program(
             "main_server.py", "--port", str(port), "--no-notices", "--log-level", "DEBUG"
         )
@@ -200,7 +208,86 @@ class TestClientAtTerminal:
         while seen[-1] != "Attila: next":
             seen.append(watcher.line())
         assert seen in (["Attila: kept", "Attila: next"], ["Attila: next"])
+        terminal.wait_output("Attila\x1b[0m: next")
+        assert re.search(
+            r"\* \d\d:\d\d connected again.*Attila\x1b\[0m: kept.*Attila\x1b\[0m: next",
+            terminal.output,
+            re.DOTALL,
+        )
         terminal.type("\x04")
         assert terminal.client.wait_exit() == 0
         terminal.close()
         watcher.close()
+
+    def test_connection_is_announced_with_the_name_that_was_given(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        terminal = PseudoTerminal(program, "--port", fake_server.port, "--user", "Attila")
+        fake_server.accept()
+        fake_server.send("SUCCESS", "* Attila is taken: you are Attila-2")
+        address = f"127.0.0.1:{fake_server.port}"
+        terminal.wait_output(
+            f"* connected to {address} as Attila-2; \\help lists commands and keys"
+        )
+        terminal.wait_output("Attila-2> ")
+        terminal.close()
+
+    @pytest.mark.parametrize("ping", ["\\ping", "\\\\PING me"])
+    def test_ping_shows_the_round_trip(
+        self, program: StartProgram, fake_server: FakeServer, ping: str
+    ) -> None:
+        terminal = PseudoTerminal(program, "--port", fake_server.port, "--heartbeat", "0.01")
+        fake_server.admit()
+        terminal.type(f"{ping}\r")
+        terminal.wait_output(ping)
+        word = "-"
+        while "-" in word:  # a heartbeat
+            word = fake_server.line().removeprefix("\\ping ")
+            fake_server.send(f"PONG {word}")
+        terminal.wait_output(" ms\x1b[0m")
+        assert re.search(r"\x1b\[2m\* \d+\.\d ms", terminal.output)
+        assert "PONG" not in terminal.output
+        terminal.close()
+
+    def test_clients_are_one_paragraph(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        terminal = PseudoTerminal(program, "--port", fake_server.port, "--user", "Attila")
+        fake_server.admit()
+        fake_server.send("* 3 clients", "* Attila (you)", "* bob")
+        terminal.wait_output("3 clients")
+        fake_server.send("* zoe", "eve: hi")
+        terminal.wait_output("* Attila (you), bob, zoe")
+        terminal.close()
+
+    def test_line_entered_after_exit_is_not_shown_as_said(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        terminal = PseudoTerminal(program, "--port", fake_server.port, "--user", "Attila")
+        fake_server.admit()
+        terminal.type("one\r\\exit\rtwo\r")
+        assert [fake_server.line(), fake_server.line()] == ["one", "\\exit"]
+        terminal.wait_output("\u2026 Attila: two")
+        fake_server.disconnect()
+        assert terminal.client.wait_exit() == 0
+        terminal.wait_output("* not sent: \x1b[0mtwo\r")
+        assert "Attila\x1b[0m: \\exit" in terminal.output
+        assert "Attila\x1b[0m: two" not in terminal.output
+        terminal.close()
+
+    @pytest.mark.parametrize("end", ["SIGTERM", "server gone"])
+    def test_line_being_typed_is_kept_when_the_program_ends(
+        self, program: StartProgram, fake_server: FakeServer, end: str
+    ) -> None:
+        terminal = PseudoTerminal(program, "--port", fake_server.port, "--user", "Attila")
+        fake_server.admit()
+        line = "half-typed " * 20
+        terminal.type(line)
+        terminal.wait_output(line)
+        terminal.output = ""
+        if end == "SIGTERM":
+            terminal.client.process.terminate()
+        else:
+            fake_server.disconnect()
+        terminal.wait_output(f"* not sent: \x1b[0m{line}\r")
+        terminal.close()

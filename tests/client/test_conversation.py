@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from helpers import until
+
 from broadcast import BroadcastClient, BroadcastServer, Incoming, Message, Notice
 from broadcast.client.conversation import Conversation
 from broadcast.client.reconnect import run_with_reconnect
@@ -17,7 +19,8 @@ class Script:
         self.quit_requested = asyncio.Event()
         self.chunks = list(chunks)
         self.shown: list[Incoming] = []
-        self.told: list[str | None] = []
+        self.sent = 0
+        self.told: list[str] = []
 
     async def read(self) -> bytes | None:
         return self.chunks.pop(0)
@@ -25,8 +28,14 @@ class Script:
     async def display(self, arrived: Sequence[Incoming], name: str) -> None:
         self.shown += arrived
 
-    async def set_status(self, trouble: str | None) -> None:
-        self.told.append(trouble)
+    def on_sent(self) -> None:
+        self.sent += 1
+
+    async def on_connected(self, address: str, name: str) -> None:
+        self.told.append(f"{name} at {address}")
+
+    async def on_disconnected(self, problem: str, delay: float) -> None:
+        self.told.append(problem)
 
 
 async def test_lines_read_after_the_connection_was_lost_are_sent_by_the_next_conversation(
@@ -35,7 +44,7 @@ async def test_lines_read_after_the_connection_was_lost_are_sent_by_the_next_con
     view = Script(b"one\n", b"two\n", None)
     lost = Conversation(BroadcastClient(), view)
     await lost._send()
-    assert (lost.unsent, view.chunks) == (b"one\n", [b"two\n", None])
+    assert (lost.unsent, view.chunks, view.sent) == (b"one\n", [b"two\n", None], 0)
     async with (
         BroadcastClient(port=server.port, user="other") as other,
         BroadcastClient(port=server.port, user="a") as client,
@@ -43,7 +52,28 @@ async def test_lines_read_after_the_connection_was_lost_are_sent_by_the_next_con
         again = Conversation(client, view, lost.unsent)
         await again.run()
         assert [await anext(other) for _ in range(2)] == [Message("a", "one"), Message("a", "two")]
-        assert again.unsent == b""
+        assert (again.unsent, view.sent) == (b"", 2)
+
+
+async def test_view_is_told_when_its_lines_are_on_their_way_and_not_before() -> None:
+    joined = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"SUCCESS\r\n")
+        await joined.wait()
+        await reader.readuntil(b"\\exit\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**24)
+    view = Script((b"x" * 50_000 + b"\n") * 300, b"\\exit\r\n")
+    async with listening, BroadcastClient(port=listening.sockets[0].getsockname()[1]) as client:
+        running = asyncio.create_task(Conversation(client, view).run())
+        await until(lambda: client._require_connection().write_pending)
+        assert view.sent == 0
+        joined.set()
+        await running
+    assert view.sent == 2
 
 
 async def test_every_line_is_sent_and_every_answer_displayed(server: BroadcastServer) -> None:
@@ -56,7 +86,7 @@ async def test_every_line_is_sent_and_every_answer_displayed(server: BroadcastSe
         )
         assert [await anext(other) for _ in range(2)] == [Message("a", "one"), Message("a", "two")]
     assert view.shown == [Notice("2 clients"), Notice("a (you)"), Notice("other")]
-    assert view.told == []
+    assert view.told == [f"a at 127.0.0.1:{server.port}"]
 
 
 async def test_nothing_after_exit_is_sent(server: BroadcastServer) -> None:

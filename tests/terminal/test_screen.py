@@ -15,7 +15,7 @@ import pytest
 from terminal_model import Terminal, cells_of
 
 from broadcast.protocol.messages import Incoming, Message, Notice, ServerError
-from broadcast.terminal.screen import Screen, cells
+from broadcast.terminal.screen import Screen, cells, fit_prompt
 
 NARROW = "abcdefg hij"
 MIXED = "abc d\u00e9e\u0301\u6f22\u5b57\ud55c\uff21\U0001f600\u2764\ufe0f\u200d\t"
@@ -51,26 +51,26 @@ class ScreenTest:
         self.terminal = Terminal(columns, rows)
         self.messages: list[str] = []
         self.area = ("", "", 0)
+        self.waiting: list[str] = []
         self.scrolled = 0
 
     def input(self, prompt: str, line: str, cursor: int) -> None:
         self.area = (prompt, line, cursor)
-        self.terminal.write(self.screen.input(prompt, line, cursor))
+        self.terminal.write(self.screen.input(prompt, line, cursor, self.waiting))
         self.check()
 
     def above(self, lines: Sequence[str]) -> None:
         self.messages += lines
-        written = self.screen.above(lines, *self.area)
+        written = self.screen.above(lines, *self.area, self.waiting)
         self.terminal.write(written)
         self.check()
 
     def resize(self, columns: int, rows: int) -> None:
         """Wrap everything again, as a terminal does, and redraw."""
         prompt, line, cursor = self.area
+        over = self.messages + self.waiting_rows()
         self.terminal = Terminal(columns, rows)
-        self.terminal.write(
-            "".join(message.replace("\t", "    ") + "\r\n" for message in self.messages)
-        )
+        self.terminal.write("".join(text.replace("\t", "    ") + "\r\n" for text in over))
         self.terminal.write((prompt + line).replace("\t", "    ") + " ")
         self.scrolled = self.terminal.scrolled
         row, column = cursor_in(prompt + line[:cursor], prompt + line, columns)
@@ -80,13 +80,30 @@ class ScreenTest:
         self.screen.resize(columns, rows)
         self.input(prompt, line, cursor)
 
+    def waiting_rows(self) -> list[str]:
+        """Return the rows of what waits to be sent: the last ones, in less than half the screen."""
+        columns, rows = self.terminal.columns, (self.terminal.rows - 1) // 2
+        texts = self.waiting
+        if len(texts) > rows:
+            hidden = len(texts) - rows + 1
+            texts = [f"{hidden} lines", *texts[hidden:]][:rows]
+        shown = []
+        for text in texts:
+            first, *more = wrapped(f"    \u2026 {text}", columns - 1)
+            if more:
+                first = wrapped(f"    \u2026 {text}", columns - 2)[0] + "\u2026"
+            shown.append(first)
+        return shown
+
     def check(self) -> None:
         prompt, line, cursor = self.area
         columns, rows = self.terminal.columns, self.terminal.rows
         area = wrapped(prompt + line + " ", columns)
         row, column = cursor_in(prompt + line[:cursor], prompt + line, columns)
-        height = min(len(area), rows - 1)
+        waiting = self.waiting_rows()
+        height = min(len(area), rows - 1 - len(waiting))
         above = [shown for message in self.messages for shown in wrapped(message, columns)]
+        above += waiting
         self.scrolled = max(self.scrolled, len(above) + height - rows)
         pictures = []  # several if the area shows only some of its rows, with that of the cursor
         for first in range(max(0, row - height + 1), min(row, len(area) - height) + 1):
@@ -176,6 +193,63 @@ def test_line_longer_than_the_screen_is_shown_around_the_cursor() -> None:
             for _ in range(40):
                 test.input("> ", line, cursor_for(chosen, line))
                 test.above([some(chosen, alphabet, 30)])
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 10, 24])
+def test_lines_that_wait_to_be_sent_are_above_the_input_in_less_than_half_the_screen(
+    rows: int,
+) -> None:
+    chosen = random.Random(rows)
+    for columns in (10, 20, 40, 80):
+        test = ScreenTest(columns, rows)
+        for step in range(60):
+            test.waiting = [
+                some(chosen, MIXED.replace("\u0301", ""), columns)
+                for _ in range(chosen.choice([0, 1, 2, 5, 30]))
+            ]
+            line = some(chosen, NARROW, columns * chosen.randint(0, 3))
+            test.input("> ", line, cursor_for(chosen, line))
+            test.above([f"message {step}"])
+
+
+def test_lines_that_wait_to_be_sent_are_redrawn_after_a_resize() -> None:
+    chosen = random.Random(35)
+    sizes = [(10, 50), (21, 30), (40, 40), (80, 24)]
+    for _ in range(60):
+        test = ScreenTest(*chosen.choice(sizes))
+        for _ in range(5):
+            test.waiting = [some(chosen, NARROW, 60) for _ in range(chosen.randint(0, 3))]
+            line = some(chosen, NARROW, 40)
+            test.input("> ", line, cursor_for(chosen, line))
+            test.above([some(chosen, NARROW, 50)])
+            test.resize(*chosen.choice(sizes))
+            test.above([some(chosen, NARROW, 50)])
+
+
+def test_lines_that_wait_to_be_sent_are_dim() -> None:
+    screen, terminal = Screen(40, 10, coloured=True, bell=False), Terminal(40, 10)
+    written = screen.input("> ", "", 0, ["me: hello"])
+    assert "\x1b[2m    \u2026 me: hello\x1b[0m" in written
+    terminal.write(written)
+    assert terminal.picture[:2] == ["    \u2026 me: hello", ">"]
+    terminal.write(screen.leave())
+    assert terminal.picture == [""] * 10
+
+
+@pytest.mark.parametrize(
+    ("columns", "prompt"),
+    [
+        (80, "(no connection, next try in 12 s) Attila> "),
+        (40, "(no connection) Attila> "),
+        (20, "(off) Attila> "),
+        (14, "(off) > "),
+        (8, "(off) \u2026"),
+        (2, "\u2026"),
+    ],
+)
+def test_prompt_is_cut_to_the_width_there_is(columns: int, prompt: str) -> None:
+    states = ["no connection, next try in 12 s", "no connection", "off"]
+    assert fit_prompt(states, "Attila", columns) == prompt
 
 
 def test_screen_is_redrawn_after_a_resize() -> None:
