@@ -30,10 +30,10 @@ class ClientList:
         shown: list[Incoming] = []
         already_held = len(self._names)
         for incoming in received:
-            details = incoming.details
-            if details.event is not Event.CLIENTS or len(incoming.text) > _NAME_LIMIT:
+            is_short = isinstance(incoming, Notice) and len(incoming.text) <= _NAME_LIMIT
+            if not is_short or incoming.event is not Event.CLIENTS:
                 shown.append(incoming)
-            elif details.name is None:
+            elif incoming.name is None:
                 shown += [*self._take_paragraph(), incoming]
                 self._missing = min(int(incoming.text.split()[0]), PARAGRAPH_LIMIT)
             elif self._missing:

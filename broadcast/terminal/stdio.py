@@ -158,7 +158,9 @@ class Console:
     def size(self) -> tuple[int, int]:
         """Return the columns and rows of the terminal, or 80 and 24 where it does not know."""
         assert self._terminal is not None
-        columns, rows = os.get_terminal_size(self._terminal)
+        columns = rows = 0
+        with contextlib.suppress(OSError):  # the terminal has hung up
+            columns, rows = os.get_terminal_size(self._terminal)
         return columns or 80, rows or 24
 
     @property

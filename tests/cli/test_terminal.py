@@ -36,6 +36,7 @@ class TestClientAtTerminal:
         assert watcher.line() == "Attila: hello"
         watcher.send("hi")
         terminal.wait_output("watcher\x1b[0m: hi")
+        assert "\u2026" not in terminal.output, "a line that was sent at once never waited"
 
     def test_signal_ends_client_whose_terminal_is_blocked(
         self, terminal: PseudoTerminal, watcher: RawClient
