@@ -64,6 +64,7 @@ class Terminal:
         self._entered: asyncio.Queue[bytes | None] = asyncio.Queue()
         # What was entered and is not on its way yet, each with the word if it is a ping.
         self._waiting: deque[tuple[str, str]] = deque()
+        self._is_sending = False  # the first of them has been returned by `read`
         self._pings: dict[str, float] = {}  # words, and when they were sent
         self._clients = ClientList()
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
@@ -93,7 +94,9 @@ class Terminal:
 
     async def read(self) -> bytes | None:
         """Return the next line to send, None when the user has left."""
-        return await self._entered.get()
+        line = await self._entered.get()
+        self._is_sending = True
+        return line
 
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Draw what was received above the input area; `name` is the user's current name."""
@@ -115,6 +118,9 @@ class Terminal:
 
     def on_sent(self) -> None:
         """Print the first entered line that was waiting, as said."""
+        if not self._is_sending:
+            return
+        self._is_sending = False
         text, ping_word = self._waiting.popleft()
         self._print(Message(self._name, text), *(map(Notice, KEYS) if is_help(text) else ()))
         if ping_word:
