@@ -292,3 +292,21 @@ class TestClientAtTerminal:
             fake_server.disconnect()
         terminal.wait_output(f"* not sent: \x1b[0m{line}\r")
         terminal.close()
+
+    def test_reconnects_to_a_server_that_stops_answering(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        terminal = PseudoTerminal(
+            program,
+            *("--port", fake_server.port, "--heartbeat", "0.1", "--reconnect"),
+            name=FAST_RECONNECT,
+        )
+        fake_server.admit()
+        fake_server.send(f"PONG {fake_server.line().split()[1]}")
+        terminal.wait_output(
+            f"connection lost: 127.0.0.1:{fake_server.port} (nothing received for 0.2 s)"
+        )
+        fake_server.disconnect()
+        fake_server.admit()
+        terminal.wait_output("connected again")
+        terminal.close()

@@ -572,7 +572,8 @@ def test_tmux_and_the_model_terminal_show_the_same(tmux: Tmux, columns: int, row
             ]
         )
         cursor = cursor_for(chosen, line)
-        written = screen.input("> ", line, cursor)
+        waiting = [some(chosen, ALIKE, columns) for _ in range(chosen.choice([0, 1, 3, 20]))]
+        written = screen.input("> ", line, cursor, waiting)
         for _ in range(3):
             texts = [some(chosen, ALIKE, columns * 2) for _ in range(chosen.randint(0, 4))]
             written += screen.above(
@@ -580,9 +581,10 @@ def test_tmux_and_the_model_terminal_show_the_same(tmux: Tmux, columns: int, row
                 "> ",
                 line,
                 cursor,
+                waiting,
             )
         if step == 6:
-            written += screen.leave() + screen.clear("> ", line, cursor)
+            written += screen.leave() + screen.clear("> ", line, cursor, waiting)
         terminal.write(written)
         assert tmux.write(written)[:2] == (terminal.picture, terminal.cursor)
 
