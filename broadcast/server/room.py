@@ -87,9 +87,8 @@ class Room:
         self.check_space()
         self._members += 1
         name = self._registry.claim(username)
-        connection.send(encode(SUCCESS))
-        if name != username:
-            connection.send(encode(messages.notice(notices.renamed(username, name))))
+        renamed = [messages.notice(notices.renamed(username, name))] if name != username else []
+        connection.send(encode(SUCCESS, *renamed))  # at once, so that clients know it at once
         if self._history:
             connection.send(self._history.render())
         member = Member(name, self._fanout.join(connection, on_evicted))

@@ -83,6 +83,11 @@ async def test_client_knows_the_name_it_was_given(server: BroadcastServer) -> No
         assert (first.user, second.user) == ("Attila", "Attila-2")
 
 
+async def test_client_knows_its_name_as_soon_as_it_has_joined(server: BroadcastServer) -> None:
+    async with client_of(server), client_of(server) as second:
+        assert second.user == "Attila-2"
+
+
 async def test_name_that_no_server_assigns_is_ignored() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SUCCESS\r\n* Attila is taken: you are " + b"x" * 100_000 + b"\r\n")
