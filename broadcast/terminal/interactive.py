@@ -108,12 +108,8 @@ class Terminal:
                 self._remember(incoming.name)
         if not self._notices:
             received = [incoming for incoming in received if incoming.event not in PRESENCE]
-        for incoming in self._clients.gather(received):
-            sent_at = self._pings.pop(incoming.text, None) if isinstance(incoming, Pong) else None
-            if sent_at is None:
-                self._print(incoming)
-            else:
-                self._print_own(f"{1000 * (time.monotonic() - sent_at):.1f} ms")
+        shown = self._clients.gather(received)
+        self._print(*[incoming for incoming in shown if not self._answers_ping(incoming)])
         await self._draw()
 
     def on_sent(self) -> None:
@@ -191,6 +187,14 @@ class Terminal:
             ping_word = secrets.token_hex(3) if is_ping(text) else ""
             self._waiting.append((text, ping_word))
             self._entered.put_nowait(encode(f"\\ping {ping_word}" if ping_word else text))
+
+    def _answers_ping(self, incoming: Incoming) -> bool:
+        """Return whether this answers a ping of the user's, and print the round trip."""
+        if not isinstance(incoming, Pong) or incoming.text not in self._pings:
+            return False
+        seconds = time.monotonic() - self._pings.pop(incoming.text)
+        self._print_own(f"{1000 * seconds:.1f} ms")
+        return True
 
     def _print(self, *received: Incoming) -> None:
         """Print above the input area when it is drawn next, which will be soon."""
