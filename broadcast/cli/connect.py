@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from ..client.client import BroadcastClient
 from ..client.reconnect import run_with_reconnect
 from ..errors import BroadcastError, OutputClosedError
+from ..net.tls import client_context
 from ..terminal.interactive import Terminal
 from ..terminal.pipeline import Pipeline
 from ..terminal.stdio import Console
@@ -47,12 +48,10 @@ def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext |
             parser.error("argument --tls-ca: needs --tls")
         return None
     try:
-        context = ssl.create_default_context(cafile=options.tls_ca)
+        return client_context(options.tls_ca)
     except OSError as error:
         reason = describe_file_error(error)
         parser.error(f"argument --tls-ca: can't use {options.tls_ca}: {reason}")
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 async def _run_client(options: Namespace, make_client: Callable[[], BroadcastClient]) -> int:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import BroadcastError
-from ..server import server
-from ..server.server import BroadcastServer
+from ..net.tls import server_context
+from ..server.server import DEFAULT_MAX_CLIENTS, BroadcastServer
 from ..server.strangers import DEFAULT_MAX_STRANGERS
 from ..terminal.stdio import print_error
 from .logger import LOGGER, Log
@@ -51,7 +51,7 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     log = Log(options.log_level)
     try:
         _limit_connections(parser, options)
-        room = BroadcastServer(
+        server = BroadcastServer(
             options.host,
             options.port,
             timeout=options.timeout,
@@ -66,7 +66,7 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
             tls=tls,
             token=token,
         )
-        return asyncio.run(_serve(room, log))
+        return asyncio.run(_serve(server, log))
     finally:
         log.close()
 
@@ -76,15 +76,11 @@ def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext |
         if options.tls_key:
             parser.error("argument --tls-key: needs --tls-cert")
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could demand it again and again
     try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
+        return server_context(options.tls_cert, options.tls_key)
     except OSError as error:
         reason = describe_file_error(error)
         parser.error(f"argument --tls-cert: can't use {options.tls_cert}: {reason}")
-    return context
 
 
 def _limit_connections(parser: ArgumentParser, options: Namespace) -> None:
@@ -95,7 +91,7 @@ def _limit_connections(parser: ArgumentParser, options: Namespace) -> None:
         options.max_strangers = min(DEFAULT_MAX_STRANGERS, share)
     allowed = max(1, open_files - RESERVED_FDS - 2 * options.max_strangers)
     if options.max_clients is None:
-        options.max_clients = min(server.DEFAULT_MAX_CLIENTS, allowed)
+        options.max_clients = min(DEFAULT_MAX_CLIENTS, allowed)
         if allowed < FEW_CLIENTS:
             clients = "1 client" if allowed == 1 else f"{allowed} clients"
             warning = "this system allows %d open files: at most %s; raise `ulimit -n`"
@@ -121,7 +117,7 @@ def _raise_open_file_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-async def _serve(room: BroadcastServer, log: Log) -> int:
+async def _serve(server: BroadcastServer, log: Log) -> int:
     stop = asyncio.Event()
     task, status = asyncio.current_task(), OK
     asyncio.get_running_loop().set_exception_handler(_log_loop_error)
@@ -136,9 +132,9 @@ async def _serve(room: BroadcastServer, log: Log) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         handle_signal(number, on_signal)
     try:
-        async with room:
+        async with server:
             if hasattr(signal, "SIGUSR1"):
-                handle_signal(signal.SIGUSR1, _log_statistics, room, log)
+                handle_signal(signal.SIGUSR1, _log_statistics, server, log)
             await stop.wait()
     except BroadcastError as error:
         print_error(str(error))
@@ -149,8 +145,8 @@ async def _serve(room: BroadcastServer, log: Log) -> int:
     return status
 
 
-def _log_statistics(room: BroadcastServer, log: Log) -> None:
-    numbers = room.statistics() | {"log lines lost": log.lost}
+def _log_statistics(server: BroadcastServer, log: Log) -> None:
+    numbers = server.statistics() | {"log lines lost": log.lost}
     LOGGER.info("%s", ", ".join(f"{name} {number}" for name, number in numbers.items()))
 
 

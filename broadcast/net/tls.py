@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from ..protocol.handshake import TLS_FIRST_BYTE
 
+OLDEST_VERSION = ssl.TLSVersion.TLSv1_2
+
 RECORD_SIZE = 16_384
 """Maximum bytes of plaintext in a TLS record (RFC 8446, 5.1). One record is encrypted at a time,
 so that no more than that waits as ciphertext, and the memory buffers stay small."""
@@ -32,6 +34,25 @@ PLAIN_PEER_ALERT = ALERT + b"\x01\x00\x02\x02\x46"
 
 class PlainPeerError(ssl.SSLError):
     """The peer does not use TLS."""
+
+
+def server_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Return a context for a server; the key may be in the same file. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = OLDEST_VERSION
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could demand it again and again
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def client_context(authorities: str | None) -> ssl.SSLContext:
+    """Return a context for a client; it trusts the system's certificates, unless told others.
+
+    Raises OSError.
+    """
+    context = ssl.create_default_context(cafile=authorities)
+    context.minimum_version = OLDEST_VERSION
+    return context
 
 
 class Phase(enum.Enum):
