@@ -1,7 +1,7 @@
-"""A broadcast server and its client, in the standard library alone.
+"""A broadcast server and its client, using only the standard library.
 
-What one client sends reaches all the others. Begin with `BroadcastServer` and `BroadcastClient`;
-the README has an example.
+A line sent by one client is delivered to all others. Begin with `BroadcastServer` and
+`BroadcastClient`; the README has an example.
 """
 
 TYPE_CHECKING = False  # as in `typing`, whose import would take longer than everything here

@@ -15,7 +15,7 @@ def run(program: str = "main") -> None:
         from . import cli
 
         status = getattr(cli, program)()
-    except KeyboardInterrupt:  # before that, or when the program no longer handles it
+    except KeyboardInterrupt:  # before the handler is reset, or after `asyncio.run` restored it
         status = 130
     sys.exit(status)
 

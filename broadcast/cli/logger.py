@@ -17,7 +17,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 QUEUE_LIMIT = 10_000
 """Log lines waiting to be written: enough for ten thousand clients at once, and some megabytes."""
 
-CLOSING_TIME = 0.5
+CLOSE_TIMEOUT = 0.5
 """Seconds that `close` waits for the last lines to be written."""
 
 
@@ -57,11 +57,11 @@ class Log(logging.handlers.QueueListener):
             self.lost += 1
 
     def close(self) -> None:
-        """Write the last lines, for at most CLOSING_TIME."""
-        # `stop` waits for the writer thread, which may be blocked for ever.
+        """Write the last lines, for at most CLOSE_TIMEOUT."""
+        # `stop` waits for the writer thread, which may be blocked forever.
         stopping = threading.Thread(target=self.stop, daemon=True)
         stopping.start()
-        stopping.join(CLOSING_TIME)
+        stopping.join(CLOSE_TIMEOUT)
 
 
 class DroppingQueueHandler(logging.handlers.QueueHandler):

@@ -17,7 +17,7 @@ from ..net.tls import ALERT
 from ..protocol.blocks import REPLACEMENT_GROWTH, sanitize
 from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.framing import ENDING, LINE_LIMIT, LineSplitter, TooLong, encode
-from ..protocol.handshake import NOT_AUTHORISED, PASSING_REFUSALS, SUCCESS, Connect
+from ..protocol.handshake import NOT_AUTHORISED, SUCCESS, TEMPORARY_REFUSALS, Connect
 from ..protocol.messages import Incoming, ServerError, parse_incoming
 from ..protocol.names import NAME_BYTES, SENDER_LIMIT, check_username
 from ..protocol.notices import Event
@@ -31,7 +31,7 @@ LEAVE_TIME = 10.0
 r"""Seconds after `\exit` for the server to send what is pending and to close the connection."""
 
 ABORT_TIME = 0.3
-"""The same when the client is closed by an exception: enough for a responsive server."""
+"""Seconds to wait for the server when an exception closes the client: enough if it responds."""
 
 EXIT = encode("\\exit")
 
@@ -131,7 +131,7 @@ class BroadcastClient:
             refusal = parse_incoming(answer)
             if not isinstance(refusal, ServerError):
                 raise RefusedError(f"{self.address} does not speak this protocol")
-            if refusal.text in PASSING_REFUSALS:
+            if refusal.text in TEMPORARY_REFUSALS:
                 raise ConnectError(f"{self.address} is temporarily unavailable: {refusal.text}")
             hint = ""
             if refusal.text == NOT_AUTHORISED:
@@ -220,7 +220,7 @@ class BroadcastClient:
         connection.reset()
 
     async def close(self, seconds: float = LEAVE_TIME) -> None:
-        r"""Send `\exit`, wait at most that long for the server to close, and close."""
+        r"""Send `\exit`, wait at most `seconds` for the server to close, and close."""
         connection, self._connection = self._connection, None
         self._stop_heartbeat()
         if connection is None:

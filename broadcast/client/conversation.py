@@ -60,7 +60,7 @@ class Conversation:
         self._view = view
         self._leave_timeout = asyncio.timeout(None)  # LEAVE_TIME from when leaving begins
         self._timeout_paused = False
-        self._uncounted_limit = math.inf  # bytes received by which LEAVE_LIMIT is used up
+        self._uncounted_limit = math.inf  # value of `bytes_received` at which it is used up
         self._close_reason: Incoming | None = None  # the last line received, if it is one
 
     async def run(self) -> None:
@@ -117,7 +117,7 @@ class Conversation:
 
     @contextlib.contextmanager
     def _pause_timeout(self) -> Iterator[None]:
-        """Pause the time for leaving; if leaving begins meanwhile, all of it remains."""
+        """Pause the leave timeout. If leaving begins meanwhile, it starts in full afterwards."""
         loop, deadline = asyncio.get_running_loop(), self._leave_timeout.when()
         remaining = LEAVE_TIME if deadline is None else deadline - loop.time()
         self._leave_timeout.reschedule(None)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .framing import ENDING, REPLACEMENT
 
 REPLACEMENT_GROWTH = 3
-"""A byte that is not UTF-8 is sent as U+FFFD, which is three bytes: how much a line can grow."""
+"""Factor by which sanitising can lengthen a line: an invalid byte becomes U+FFFD, three bytes."""
 
 BLOCK_LIMIT = 64_000
 """Bytes in a block as sent, unless it is a single longer message: just below what TCP passes on in

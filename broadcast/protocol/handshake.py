@@ -22,14 +22,14 @@ FULL = "server is full"
 
 NOT_AUTHORISED = "not authorised"
 
-NO_TLS_HERE = "this server does not use TLS: connect without it"
+TLS_NOT_SUPPORTED = "this server does not use TLS: connect without it"
 
 TLS_FIRST_BYTE = b"\x16"
 """The first byte that a TLS client sends, which no line of this protocol begins with."""
 
 SHUTTING_DOWN = "server is shutting down"
 
-PASSING_REFUSALS = (SHUTTING_DOWN, HANDSHAKE_TIMED_OUT, FULL)
+TEMPORARY_REFUSALS = (SHUTTING_DOWN, HANDSHAKE_TIMED_OUT, FULL)
 """Refusals that are temporary: the same client may be accepted later."""
 
 

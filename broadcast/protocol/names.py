@@ -1,4 +1,4 @@
-"""Decide which usernames are allowed, and which are the same name."""
+"""Decide which usernames are allowed, and when two are the same."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NAME_LIMIT = 32
 """Characters in a username as requested, without the number that may be added to make it unique."""
 
 NAME_BYTES = 4 * NAME_LIMIT + len("-1000000000: ")
-"""The most bytes that a name, its number and the colon take up before a message."""
+"""Maximum number of bytes that a name, its number and the colon take up before a message."""
 
 SENDER_LIMIT = NAME_LIMIT + len("-1000000000")
-"""The most characters in a username as given: NAME_LIMIT and the number."""
+"""Maximum number of characters in a username as given: NAME_LIMIT and the number."""
 
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # Unicode calls them printable
 

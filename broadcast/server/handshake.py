@@ -67,7 +67,7 @@ async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, b
     while True:
         chunk = await connection.read_chunk()
         if not (data or expects_tls) and chunk.startswith(handshake.TLS_FIRST_BYTE):
-            raise HandshakeError(handshake.NO_TLS_HERE)
+            raise HandshakeError(handshake.TLS_NOT_SUPPORTED)
         data += chunk
         start = 0
         while (end := data.find(b"\n", start, handshake.HANDSHAKE_LIMIT)) >= 0:

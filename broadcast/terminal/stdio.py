@@ -1,7 +1,7 @@
 """stdin, stdout and stderr through executors, so that none of them blocks the event loop.
 
-Nor may they keep the program from exiting: `readline` in an ordinary executor delays the exit until
-Enter is pressed, and `print` into a full pipe delays it for ever. So the threads here wait in
+They must not delay the exit either: `readline` in an ordinary executor delays the exit until
+Enter is pressed, and `print` into a full pipe delays it forever. So the threads here wait in
 `poll` for the stream or for a wake-up pipe, and only then read or write once. Not in epoll, which
 does not support files; and the streams are never made non-blocking, because other programs share
 them.

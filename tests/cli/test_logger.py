@@ -97,7 +97,7 @@ def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logger, "QUEUE_LIMIT", 100)
-    monkeypatch.setattr(logger, "CLOSING_TIME", 0.05)
+    monkeypatch.setattr(logger, "CLOSE_TIMEOUT", 0.05)
     reading, writing = os.pipe()
     saved = os.dup(2)
     os.dup2(writing, 2)  # nobody reads the pipe
