@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 HEARTBEAT_INTERVAL = 30.0
 """Seconds between two heartbeats of an idle client, unless it is told otherwise: a tenth of our
@@ -64,3 +65,9 @@ def first_word(line: str) -> str:
     """Return a command's first word as typed, up to SHOWN_COMMAND_LIMIT characters of it."""
     # Truncate before splitting: a word of 64 KB is slow to process, and is not a command.
     return line[:SHOWN_COMMAND_LIMIT].split(maxsplit=1)[0]
+
+
+def largest_room(line: str) -> int:
+    r"""Return the `200` of `\clients 200`: in a larger room, only the clients' number is asked."""
+    words = line[:SHOWN_COMMAND_LIMIT].split()
+    return int(words[1]) if words[1:] and words[1].isdecimal() else sys.maxsize

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ..protocol.commands import COMMANDS, command_word, first_word, ping_word
+from ..protocol.commands import COMMANDS, command_word, first_word, largest_room, ping_word
 from ..protocol.framing import ENDING, encode
 from ..protocol.messages import error, notice, pong
 from ..protocol.notices import client_count
@@ -15,9 +15,11 @@ def answer(line: str, name: str, roster: Registry) -> Iterable[bytes]:
     """Execute a command line of the client called `name`, unless it is `\\exit`.
 
     Returns the answer: encoded lines in pieces, each to be made when the one before has been sent.
-    Only the first word matters, and its case does not; a doubled backslash is the same as one.
+    The case of the command does not matter, and a doubled backslash is the same as one.
     """
     match command_word(line):
+        case "clients" if len(roster) > largest_room(line):
+            return (encode(notice(client_count(len(roster)))),)
         case "clients":
             return _list_clients(name, roster)
         case "ping":

@@ -53,6 +53,24 @@ def test_ping_with_a_word_is_answered_with_it(word: str) -> None:
     assert lines(answer(f"\\\\PING  {word}", "bob", ROSTER)) == [f"PONG {word}"]
 
 
+@pytest.mark.parametrize(
+    ("line", "is_listed"),
+    [
+        ("\\clients 3", True),
+        ("\\clients 2", False),
+        ("\\\\CLIENTS  0 x", False),
+        ("\\clients x", True),
+        ("\\clients -1", True),
+        ("\\clients" + " " * 64 + "1", True),
+    ],
+)
+def test_names_of_a_room_that_is_larger_than_asked_for_are_not_listed(
+    line: str, is_listed: bool
+) -> None:
+    assert lines(answer(line, "bob", ROSTER))[0] == "* 3 clients"
+    assert len(lines(answer(line, "bob", ROSTER))) == (4 if is_listed else 1)
+
+
 def test_clients_are_listed_in_the_order_of_their_name_keys() -> None:
     attila = answer("\\clients", "Attila", ROSTER)
     assert lines(attila) == ["* 3 clients", "* Anna", "* Attila (you)", "* bob"]
