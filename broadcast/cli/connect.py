@@ -99,5 +99,11 @@ def _make_view(options: Namespace, console: Console) -> Pipeline | Terminal:
             notices=options.notices,
             timestamps=options.timestamps,
         )
-    coloured, bell = not os.environ.get("NO_COLOR"), not options.quiet
-    return Terminal(console, options.user, coloured=coloured, bell=bell, notices=options.notices)
+    return Terminal(
+        console,
+        options.user,
+        coloured=not os.environ.get("NO_COLOR"),
+        bell=not options.quiet,
+        notices=options.notices,
+        as_text=options.text,
+    )

@@ -143,7 +143,7 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
              " can succeed, as with a wrong token or TLS on one side only")
     add("--quiet", action="store_true", help="do not ring the bell when somebody names you")
     add("--text", action="store_true",
-        help="send every line of stdin as text, even if it begins with a backslash")
+        help="send every line as text, even if it begins with a backslash")
     add("--no-notices", dest="notices", action="store_false",
         help="do not print who joins and leaves")
     formats: Callable[..., Any] = parser.add_mutually_exclusive_group().add_argument

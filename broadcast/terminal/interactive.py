@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import enum
 import math
 import secrets
 import signal
@@ -15,12 +16,12 @@ from collections.abc import AsyncIterator, Sequence
 from ..errors import BroadcastError
 from ..protocol.blocks import sanitize
 from ..protocol.commands import COMMANDS, is_help, is_ping
-from ..protocol.framing import encode
+from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.messages import Incoming, Message, Notice, Pong
 from ..protocol.names import SENDER_LIMIT, name_key
 from ..protocol.notices import PRESENCE, Event
 from .client_list import ClientList
-from .editor import Editor, Key
+from .editor import CursorRow, Editor, Key, LeftOut
 from .screen import Screen, fit_prompt
 from .stdio import Console
 from .tty import RawMode
@@ -28,11 +29,20 @@ from .tty import RawMode
 REMEMBERED_NAMES_LIMIT = 10_000
 """Names that Tab completes: more than a room has, but not all that a year in one brings."""
 
+ROSTER_LIMIT = 200
+"""Clients in the largest room whose names are asked for: in others, whoever speaks is enough."""
+
+BELL_INTERVAL = 1.0
+"""Seconds from one bell to the next: a burst of messages rings once."""
+
 KEYS = (
-    "Enter sends, Up and Down go through what was entered, Tab completes commands and names",
-    "Ctrl-A Ctrl-E beginning and end, Ctrl-U Ctrl-K Ctrl-W delete to there or the word before, "
-    + "Ctrl-L clears the screen",
-    "Ctrl-C clears the line or leaves, Ctrl-D on an empty line leaves, Ctrl-Z suspends",
+    "Enter sends, Up and Down go through what was entered, Ctrl-R searches it",
+    "Tab completes commands and names",
+    "Ctrl-A Ctrl-E beginning and end, Alt-B Alt-F or Ctrl-Left Ctrl-Right a word back and forward",
+    "Ctrl-U Ctrl-K delete to there, Ctrl-W Alt-Backspace Alt-D the word before or after, "
+    + "Ctrl-Y inserts what was deleted last",
+    "Ctrl-L clears the screen, Ctrl-C clears the line or leaves, "
+    + "Ctrl-D on an empty line leaves, Ctrl-Z suspends",
 )
 r"""What `\help` adds to the server's commands."""
 
@@ -45,18 +55,42 @@ LAST_WRITE_TIMEOUT = 0.2
 LOST_CONNECTION = "lost the connection to "
 """What an error may begin with, which the notice of an outage says in its own words."""
 
+_NAMING = (Event.JOINED, Event.HISTORY, Event.CLIENTS)
+"""The notices that tell who is in the room, or was."""
+
 _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
+
+
+class Roster(enum.Enum):
+    r"""Progress of the `\clients` that is sent, and answered, without the user seeing it."""
+
+    NOT_ASKED = enum.auto()
+    ASKING = enum.auto()
+    """The question is to be sent before anything else, even over another connection."""
+    ASKED = enum.auto()
+    COUNTED = enum.auto()
+    """The count, which comes first, has arrived: names may follow."""
+    DONE = enum.auto()
+    r"""The user has asked: what arrives from now on answers that."""
 
 
 class Terminal:
     """A view on the terminal that is stdin and stdout; `run` reads its keys until it is cancelled.
 
     `coloured`: whether colours may be used; `bell`: whether it rings when a message names the user;
-    `notices`: whether it shows who joins and leaves.
+    `as_text`: send every line as text, even if it looks like a command; `notices`: whether it shows
+    who joins and leaves.
     """
 
     def __init__(
-        self, console: Console, name: str, *, coloured: bool, bell: bool, notices: bool
+        self,
+        console: Console,
+        name: str,
+        *,
+        coloured: bool,
+        bell: bool,
+        as_text: bool,
+        notices: bool,
     ) -> None:
         self.quit_requested = asyncio.Event()  # set by Ctrl-D and by a hang-up
         self._console = console
@@ -67,9 +101,14 @@ class Terminal:
         self._is_sending = False  # the first of them has been returned by `read`
         self._pings: dict[str, float] = {}  # words, and when they were sent
         self._clients = ClientList()
+        self._as_text = as_text
+        self._roster = Roster.NOT_ASKED
+        self._next_bell = 0.0  # on the monotonic clock
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
         self._editor = Editor(self._complete)
-        self._screen = Screen(*console.size(), coloured, bell)
+        self._size = console.size()
+        self._has_resized = False  # a signal said so; perhaps the size is the same again
+        self._screen = Screen(*self._size, coloured, bell)
         self._notices = notices
         self._new: list[str] = []  # styled lines that are not on the screen yet
         self._stale = asyncio.Event()  # the screen has to be drawn again
@@ -81,19 +120,29 @@ class Terminal:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async with self._terminal_session() as raw_mode:
             while chunk := await self._console.read():
+                left_out: list[LeftOut] = []
                 for event in self._editor.feed(decoder.decode(chunk)):
                     if isinstance(event, str):
                         self._enter(event)
+                    elif isinstance(event, LeftOut):
+                        left_out.append(event)
+                    elif isinstance(event, CursorRow):
+                        self._screen.locate(event.row)
                     else:
                         await self._on_key(event, raw_mode)
                 # What can be sent at once is sent meanwhile, and never looks as if it waited.
                 await asyncio.sleep(0)
-                await self._draw()
+                for cut in left_out:
+                    self._print_own(_left_out_text(cut.characters))
+                await self._draw("\a" if left_out else "")
             self._quit()
             await asyncio.Event().wait()  # the conversation is still to end
 
     async def read(self) -> bytes | None:
         """Return the next line to send, None when the user has left."""
+        if self._roster is Roster.NOT_ASKED:
+            self._roster = Roster.ASKING
+            return encode(f"\\clients {ROSTER_LIMIT}")
         line = await self._entered.get()
         self._is_sending = True
         return line
@@ -104,8 +153,9 @@ class Terminal:
         for incoming in received:
             if isinstance(incoming, Message):
                 self._remember(incoming.sender)
-            elif incoming.event is Event.JOINED and incoming.name:
+            elif incoming.event in _NAMING and incoming.name:
                 self._remember(incoming.name)
+        received = [incoming for incoming in received if not self._is_hidden(incoming)]
         if not self._notices:
             received = [incoming for incoming in received if incoming.event not in PRESENCE]
         shown = self._clients.gather(received)
@@ -114,6 +164,8 @@ class Terminal:
 
     def on_sent(self) -> None:
         """Print the first entered line that was waiting, as said."""
+        if self._roster is Roster.ASKING:
+            self._roster = Roster.ASKED
         if not self._is_sending:
             return
         self._is_sending = False
@@ -137,6 +189,8 @@ class Terminal:
             what = "connection lost" if self._has_connected else "no connection"
             self._print_own(f"{_clock()} {what}: {problem.removeprefix(LOST_CONNECTION)}")
             self._pings.clear()
+        if self._roster is Roster.ASKED:
+            self._roster = Roster.NOT_ASKED  # the answer is lost
         self._next_try = time.monotonic() + delay
         self._stale.set()
 
@@ -146,12 +200,16 @@ class Terminal:
         loop = asyncio.get_running_loop()
         with self._console.raw_mode() as raw_mode:
 
+            def on_resize() -> None:
+                self._has_resized = True
+                self._stale.set()
+
             def on_continue() -> None:
                 raw_mode.enter()
                 self._stale.set()
 
             with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(signal.SIGWINCH, self._stale.set)
+                loop.add_signal_handler(signal.SIGWINCH, on_resize)
                 loop.add_signal_handler(signal.SIGCONT, on_continue)
             drawing = asyncio.create_task(self._keep_drawn())
             try:
@@ -174,6 +232,8 @@ class Terminal:
                 await self._write(self._screen.leave() + _PASTE_OFF)
                 raw_mode.suspend()
                 await self._write(_PASTE_ON)
+            case Key.BELL:
+                await self._write("\a")
             case Key.REDRAW:
                 await self._write(self._screen.clear(*self._input()))
 
@@ -184,6 +244,8 @@ class Terminal:
     def _enter(self, line: str) -> None:
         """Queue an entered line for sending, a ping with a word by which its answer is known."""
         if text := sanitize(line.encode()):
+            if self._as_text and text.startswith("\\"):
+                text = f" {text}"
             ping_word = secrets.token_hex(3) if is_ping(text) else ""
             self._waiting.append((text, ping_word))
             self._entered.put_nowait(encode(f"\\ping {ping_word}" if ping_word else text))
@@ -212,8 +274,8 @@ class Terminal:
         return self._prompt(), self._editor.line, self._editor.cursor, waiting
 
     def _prompt(self) -> str:
-        if self._next_try is None:
-            return f"{self._name}> "
+        if self._next_try is None or self._editor.search:
+            return f"{self._editor.search}{self._name}> "
         seconds = math.ceil(self._next_try - time.monotonic())
         states = [f"no connection, next try in {seconds} s", f"no connection: {seconds} s"]
         states.append(f"off: {seconds} s")
@@ -226,8 +288,11 @@ class Terminal:
         """Print what is new, and draw the input area below, for the terminal's present size."""
         self._stale.clear()
         new, self._new = self._new, []
-        self._screen.resize(*self._console.size())
-        await self._write(prefix + self._screen.above(new, *self._input()))
+        size, question = self._console.size(), ""
+        if self._has_resized or size != self._size:
+            self._has_resized, self._size = False, size
+            question = self._screen.resize(*size)
+        await self._write(prefix + question + self._screen.above(new, *self._input()))
 
     async def _keep_drawn(self) -> None:
         """Draw when the screen is stale, and every second while the prompt counts down."""
@@ -259,7 +324,22 @@ class Terminal:
             self._console.write_nowait(erased.encode())
 
     async def _write(self, text: str) -> None:
-        await self._console.write(text.encode(errors="replace"))
+        silent = text.replace("\a", "")
+        if text != silent and (now := time.monotonic()) >= self._next_bell:
+            self._next_bell = now + BELL_INTERVAL
+            silent += "\a"
+        await self._console.write(silent.encode(errors="replace"))
+
+    def _is_hidden(self, incoming: Incoming) -> bool:
+        """Return whether this answers what the user did not ask."""
+        if self._roster is Roster.DONE or isinstance(incoming, Message):
+            return False
+        if incoming.event is not Event.CLIENTS:
+            return False
+        if incoming.name is None:
+            is_ours = self._roster in (Roster.ASKING, Roster.ASKED)
+            self._roster = Roster.COUNTED if is_ours else Roster.DONE
+        return self._roster is Roster.COUNTED
 
     def _remember(self, name: str) -> None:
         if name in self._names or _fits_a_name(name):
@@ -272,10 +352,19 @@ class Terminal:
         if word.startswith("\\"):
             prefix = word[1:].lower()
             return [f"\\{command}" for command in COMMANDS if command.startswith(prefix)]
-        if not 0 < len(word) <= SENDER_LIMIT:
+        if not 0 < len(word) <= SENDER_LIMIT + 1:
             return []  # no name begins with it, and normalizing it takes quadratic time
-        key = name_key(word)
-        return sorted(name for name in self._names if name_key(name).startswith(key))
+        key, others = name_key(word), self._names.keys() - {self._name}
+        matching = [name for name in others if name_key(name).startswith(key)]
+        if word.startswith("@"):
+            key = key.removeprefix("@")
+            matching += [f"@{name}" for name in others if name_key(name).startswith(key)]
+        return sorted(matching)
+
+
+def _left_out_text(characters: int) -> str:
+    were = "1 character was" if characters == 1 else f"{characters:,} characters were"
+    return f"{were} left out: a line has at most {LINE_LIMIT:,} bytes"
 
 
 def _clock() -> str:

@@ -5,10 +5,10 @@ show a message, one string erases the area, prints the message in its place and 
 below: in one write, so that no intermediate state is ever visible. The area begins with the lines
 that wait to be sent, each cut to one row.
 
-Only the width of the input area matters. The terminal itself wraps it, so that it can wrap it again
-when its window is resized. For the same reason the cursor is always on a cell that has been
-written, a blank after the line's last character: terminals differ in where a resize leaves a cursor
-that waits after a full row.
+Rows end between words where they can. Where a word, or a text without spaces, is longer than a row,
+the terminal itself wraps it, so that it can wrap it again when its window is resized. For the same
+reason the cursor is always on a cell that has been written, a blank after the line's last
+character: terminals differ in where a resize leaves a cursor that waits after a full row.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import functools
 import re
 import unicodedata
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ..protocol.messages import Incoming, Message, ServerError
 from ..protocol.names import name_key
@@ -40,6 +41,13 @@ consecutive combining marks. It ends before white space if possible, so that a w
 stays whole, or else before a letter or digit, where a cut hardly ever matters."""
 
 
+_PIECE = re.compile(r"[!-~]+|\x1b\[[0-9;]*m|.", re.DOTALL)
+"""A word of ASCII, one other character, or an escape sequence of a styled text."""
+
+_STYLES = re.compile(r"\x1b\[[0-9;]*m|\a")
+
+
+@functools.lru_cache(maxsize=4096)
 def cells(character: str) -> int:
     """Return how many columns a character needs: none for a mark, a selector or a joiner."""
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
@@ -50,11 +58,15 @@ def cells(character: str) -> int:
 def _layout(text: str, columns: int) -> list[tuple[int, int]]:
     """Return the row and column of each character, as a terminal wraps them.
 
-    A wide character that does not fit into a row moves to the next one.
+    A wide character that does not fit into a row moves to the next one. An LF ends its row.
     """
     positions = []
     row = column = 0
     for character in text:
+        if character == "\n":
+            positions.append((row, column))
+            row, column = row + 1, 0
+            continue
         needed = cells(character)
         if column + needed > columns:
             row, column = row + 1, 0
@@ -80,6 +92,54 @@ def fit_prompt(states: Sequence[str], name: str, columns: int) -> str:
     return cut(prompt, max(columns - 1, 1))
 
 
+def _find_breaks(text: str, columns: int, *, hanging: bool) -> list[int]:
+    """Return the indices at which a row has to end so that the terminal cuts no word.
+
+    A word has room for the space after it, or that space is `hanging`: it takes up no room at the
+    end of a row. A word that is longer than a row stays where it is, and the terminal cuts it. So
+    it does between wide characters, which need no spaces.
+    """
+    breaks: list[int] = []
+    column = end = 0  # behind the pieces so far
+    word_start = word_column = 0
+    moved_from = 0  # the column from which the word was moved to the next row
+    previous, was_wide = " ", False
+    for piece in _PIECE.finditer(text):
+        character = piece[0][-1]
+        if piece[0] < " ":
+            continue  # it takes up no column, and belongs to what follows
+        width = len(piece[0]) if character.isascii() else cells(character)
+        is_wide = width == 2 and not character.isascii()
+        if hanging and character == " " and cells(text[piece.end() : piece.end() + 1] or "-"):
+            width = min(width, columns - column)
+        begins = width > 0 and (
+            is_wide or was_wide or previous == " " or (hanging and character == " ")
+        )
+        if begins:
+            word_start, word_column, moved_from = end, column, 0
+        column += width
+        if column > columns:
+            word_width, was_full = column - word_column, column - width == columns
+            after_space = hanging and previous == " "
+            is_movable = after_space or not (begins and (is_wide or was_full))
+            if word_column and is_movable and (word_width <= columns or (after_space and was_full)):
+                breaks.append(word_start)
+                column, moved_from = word_width, word_column % columns
+            elif moved_from:  # it is longer than a row
+                breaks.pop()
+                column, moved_from = moved_from + column, 0
+            column = width if is_wide else (column - 1) % columns + 1
+            word_column = 0
+        end = piece.end()
+        if width or character == " ":
+            previous, was_wide = character, is_wide
+    return breaks
+
+
+def _split(text: str, breaks: Sequence[int]) -> list[str]:
+    return [text[start:end] for start, end in pairwise([0, *breaks, len(text)])]
+
+
 class Screen:
     r"""Draws the input area of a terminal, and messages above it.
 
@@ -96,8 +156,13 @@ class Screen:
         self._drawn = ""
         self._cursor_index = 0  # of the character in it that the cursor is on
         self._rows_above = 0  # of it, above the cursor
-        self._waiting: list[str] = []  # the rows above it, of lines that wait to be sent
-        self._waiting_rows = 0  # more than these if the terminal has wrapped them
+        # The beginning of an area that a small window has pushed out of the screen, directly above
+        # what is drawn now. It comes back when the window grows again, and is erased then.
+        self._pushed_out = ""
+        # That and the area as the terminal wrapped them at the last resize: the text, its
+        # positions, and the rows above the cursor. None once a message is between them.
+        self._resized: tuple[str, list[tuple[int, int]], int] | None = None
+        self._replies_due = 0  # answers of the terminal about its cursor
 
     def input(self, prompt: str, line: str, cursor: int, waiting: Sequence[str] = ()) -> str:
         """Redraw the input area in place; `cursor` is an index into the line."""
@@ -112,11 +177,14 @@ class Screen:
         waiting: Sequence[str] = (),
     ) -> str:
         """Print styled lines above the input area."""
-        printed = "".join(f"{_expand_tabs(styled)}\r\n" for styled in lines)
+        if lines:
+            self._forget_pushed_out()  # messages are between now
+        printed = "".join(f"{self._wrap(styled)}\r\n" for styled in lines)
         return self._erase() + printed + self._draw(prompt, line, cursor, waiting)
 
     def clear(self, prompt: str, line: str, cursor: int, waiting: Sequence[str] = ()) -> str:
         """Clear the screen and draw the input area at the top."""
+        self._forget_pushed_out()
         return "\x1b[H\x1b[J" + self._draw(prompt, line, cursor, waiting)
 
     def leave(self) -> str:
@@ -126,16 +194,42 @@ class Screen:
         """
         erased = self._erase()
         self._drawn, self._cursor_index, self._rows_above = "", 0, 0
-        self._waiting, self._waiting_rows = [], 0
-        return erased + (_RESET if self._coloured else "")
+        self._forget_pushed_out()
+        return erased + _RESET
 
-    def resize(self, columns: int, rows: int) -> None:
-        """Adjust to a new size, for which the terminal has already wrapped; then call `input`."""
+    def resize(self, columns: int, rows: int) -> str:
+        """Adjust to a new size, for which the terminal has already wrapped; then call `input`.
+
+        Returns what is to be written before that: it asks the terminal for the cursor's row, which
+        tells how much of the area has been pushed out. Call `locate` with the answer.
+        """
         self._columns, self._rows = max(columns, 2), max(rows, 2)
-        if self._drawn:
-            self._rows_above, _ = _layout(self._drawn, self._columns)[self._cursor_index]
-        rows_of_each = (_layout(text, self._columns)[-1][0] + 1 for text in self._waiting)
-        self._waiting_rows = sum(rows_of_each)
+        if not self._drawn:
+            return ""
+        text = self._pushed_out + self._drawn
+        positions = _layout(text, self._columns)
+        self._rows_above, _ = positions[len(self._pushed_out) + self._cursor_index]
+        self._resized = text, positions, self._rows_above
+        self._keep_pushed_out(self._rows - 1)  # unless there is an answer that says more
+        if not self._rows_above:
+            return ""  # nothing can have been pushed out
+        self._replies_due += 1
+        return "\x1b[6n"
+
+    def locate(self, row: int) -> None:
+        """Take the terminal's answer: the row, from 0, that the cursor was in after the resize."""
+        if self._replies_due == 1:  # otherwise this answers an earlier question, or is a key
+            self._keep_pushed_out(row)
+        self._replies_due = max(0, self._replies_due - 1)
+
+    def _keep_pushed_out(self, cursor_row: int) -> None:
+        if self._resized:
+            text, positions, rows_above = self._resized
+            end = bisect_left(positions, (rows_above - cursor_row, 0))
+            self._pushed_out = text[:end].removesuffix("\n") + "\n" if end else ""
+
+    def _forget_pushed_out(self) -> None:
+        self._pushed_out, self._resized = "", None
 
     def style(self, incoming: Incoming, clock: str, own_name: str) -> str:
         """Format what was received as `12:34 name: text`, with the bell if it names the user.
@@ -156,44 +250,60 @@ class Screen:
         """Format a text that is neither a message nor from the server."""
         return self._in_style(_DIM, text)
 
+    def _wrap(self, styled: str) -> str:
+        """Put line endings where the rows of a message end."""
+        text = _expand_tabs(styled)
+        plain = _STYLES.sub("", text)
+        if len(plain) * (1 if plain.isascii() else 2) <= self._columns:
+            return text
+        rows = _split(text, _find_breaks(text, self._columns, hanging=True))
+        return "\r\n".join(row.rstrip(" ") for row in rows)
+
     def _in_style(self, style: str, text: str) -> str:
-        return f"\x1b[{style}m{text}{_RESET}" if self._coloured else text
+        # Bold and reversed are no colours.
+        is_used = self._coloured or style == _HIGHLIGHT
+        return f"\x1b[{style}m{text}{_RESET}" if is_used else text
 
     def _erase(self) -> str:
         # Not from the very first cell: clearing from the top left makes tmux save a screenful in
         # its history.
-        return _move(self._waiting_rows + self._rows_above, "A") + "\r\x1b[K \x1b[J\r"
+        return _move(self._rows_above, "A") + "\r\x1b[K \x1b[J\r"
 
-    def _draw_waiting(self, waiting: Sequence[str]) -> str:
-        """Draw lines that wait to be sent, or the last of them, in less than half the screen."""
+    def _fit_waiting(self, waiting: Sequence[str]) -> list[str]:
+        """Return a row for each line that waits, or the last ones, in less than half the screen."""
         rows, count = (self._rows - 1) // 2, len(waiting)
         if count > rows:
             waiting = [f"{count - rows + 1} lines", *waiting[count - rows + 1 :]][:rows]
-        self._waiting = [cut(f"    \u2026 {text}", self._columns - 1) for text in waiting]
-        self._waiting_rows = len(self._waiting)
-        return "".join(f"{self.dim(text)}\r\n" for text in self._waiting)
+        return [cut(f"    \u2026 {text}", self._columns - 1) for text in waiting]
 
     def _draw(self, prompt: str, line: str, cursor: int, waiting: Sequence[str]) -> str:
         """Draw the input area from the beginning of an empty row, and record what is drawn.
 
         An area that would leave no row for messages is cut down to the rows around the cursor.
         """
-        drawn_waiting = self._draw_waiting(waiting)
-        index = len(_expand_tabs(prompt + line[:cursor]))
+        waiting = self._fit_waiting(waiting)
+        index = len(_expand_tabs(prompt + line[:cursor]))  # of the character that the cursor is on
         # Text further away than a screenful cannot be visible, so it is not laid out at each key.
         screenful = self._columns * self._rows
         start = max(0, index // screenful - 1) * screenful
         text = (_expand_tabs(prompt + line) + " ")[start : index + screenful]
+        breaks = _find_breaks(text, self._columns, hanging=False)
+        text = "\n".join(_split(text, breaks))
+        index += bisect_right(breaks, index - start) - start
         positions = _layout(text, self._columns)
-        height = self._rows - 1 - self._waiting_rows
-        row, column = positions[index - start]
+        height = self._rows - 1 - len(waiting)
+        row, column = positions[index]
         top = max(0, min(row - height // 2, positions[-1][0] - height + 1))
         begin, end = bisect_left(positions, (top, 0)), bisect_left(positions, (top + height, 0))
-        self._drawn = text[begin:end]
-        self._cursor_index, self._rows_above = index - start - begin, row - top
+        typed = text[begin:end].removesuffix("\n")
+        above = "".join(f"{shown}\n" for shown in waiting)
+        dimmed = "".join(f"{self.dim(shown)}\r\n" for shown in waiting)
+        self._drawn = above + typed
+        self._cursor_index = len(above) + index - begin
+        self._rows_above = len(waiting) + row - top
         # After a full row the terminal delays wrapping; a carriage return stays in that row.
-        up = _move(positions[end - 1][0] - row, "A")
-        return f"{drawn_waiting}{self._drawn}\r{up}{_move(column, 'C')}"
+        to_cursor = f"{_move(positions[end - 1][0] - row, 'A')}{_move(column, 'C')}"
+        return dimmed + typed.replace("\n", "\r\n") + "\r" + to_cursor
 
 
 def _move(steps: int, direction: str) -> str:

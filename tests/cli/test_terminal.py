@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import signal
+import struct
 import termios
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from helpers import (
     PseudoTerminal,
     RawClient,
     StartProgram,
+    client_with,
 )
 
 
@@ -123,6 +126,9 @@ class TestClientAtTerminal:
             watcher.send("hello")
             terminal.wait_output("watcher: hello")
             assert "m" not in re.findall(r"\x1b\[[0-9;]*(\w)", terminal.output)
+            watcher.send("hello Eve")
+            terminal.wait_output("hello Eve")
+            assert ("\x1b[1;7mhello Eve" in terminal.output) == (variable == "NO_COLOR")
             assert (variable == "TERM") == ("\x1b" not in terminal.output)
             terminal.client.process.terminate()
             terminal.client.wait_exit()
@@ -151,6 +157,123 @@ class TestClientAtTerminal:
         terminal.wait_output("Barbara")
         terminal.close()
 
+    def test_tab_knows_who_is_in_the_room_and_the_user_sees_no_answer(
+        self, terminal: PseudoTerminal, watcher: RawClient
+    ) -> None:
+        watcher.send("welcome")
+        terminal.wait_output("welcome")
+        terminal.type("wat\thi\r\\clients\r")
+        terminal.wait_output("2 clients")
+        terminal.type("hi @wat\t\r@\t\r")
+        assert [watcher.line() for _ in range(3)] == [
+            "Attila: watcher: hi",
+            "Attila: hi @watcher",
+            "Attila: @watcher:",
+        ]
+        terminal.wait_output("@watcher:")
+        assert terminal.output.count("* 2 clients") == 1, "only the user's own question is answered"
+
+    def test_names_are_asked_once_and_a_large_room_is_only_counted(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        terminal = PseudoTerminal(program, "--port", fake_server.port)
+        fake_server.admit()
+        assert fake_server.line() == "\\clients 200"
+        fake_server.send(
+            "* 201 clients", "* [13:05] Historian: old", "* Joiner joined", "Speaker: x"
+        )
+        terminal.wait_output("Speaker")
+        for prefix in ("hi", "jo", "sp"):
+            terminal.type(f"- {prefix}\t\r")
+        assert [fake_server.line() for _ in range(3)] == ["- Historian", "- Joiner", "- Speaker"]
+        terminal.type("\\clients\r")
+        assert fake_server.line() == "\\clients"
+        fake_server.send("* 2 clients", "* anonymous (you)", "* Quiet")
+        terminal.wait_output("* anonymous (you), Quiet")
+        assert "201 clients" not in terminal.output
+        assert "* 2 clients" in terminal.output
+        terminal.type("- qu\t\r")
+        assert fake_server.line() == "- Quiet"
+        terminal.close()
+
+    def test_names_are_asked_again_if_the_connection_is_lost_before_the_answer(
+        self, program: StartProgram, fake_server: FakeServer
+    ) -> None:
+        terminal = PseudoTerminal(
+            program, "--port", fake_server.port, "--reconnect", name=FAST_RECONNECT
+        )
+        for _ in range(2):
+            fake_server.admit()
+            assert fake_server.line() == "\\clients 200"
+            fake_server.disconnect()
+        fake_server.admit()
+        assert fake_server.line() == "\\clients 200"
+        fake_server.send("* 1 client", "* Quiet", "Speaker: x")
+        terminal.wait_output("Speaker")
+        assert "1 client" not in terminal.output
+        terminal.close()
+
+    def test_lines_pasted_together_and_all_lines_with_text_are_no_commands(
+        self, program: StartProgram, port: int, watcher: RawClient
+    ) -> None:
+        terminal = PseudoTerminal(program, "--port", str(port), "--user", "Eve", "--text")
+        watcher.wait_joined("Eve")
+        terminal.type("\\exit\r\x1b[200~\\exit\n\\help\n\x1b[201~")
+        assert [watcher.line() for _ in range(3)] == [
+            "Eve:  \\exit",
+            "Eve:  \\exit",
+            "Eve:  \\help",
+        ]
+        terminal.type("\x04")
+        assert terminal.client.wait_exit() == 0
+        terminal.close()
+
+    def test_line_that_is_too_long_rings_and_says_what_was_left_out(
+        self, terminal: PseudoTerminal, watcher: RawClient
+    ) -> None:
+        for number in range(32):
+            terminal.type(f"{'x' * 1998}{number:02}")
+            terminal.wait_output(f"x{number:02}")
+        terminal.type("x" * 2000)
+        terminal.wait_output("\a")
+        terminal.type("\r")
+        terminal.wait_output("* 464 characters were left out: a line has at most 65,536 bytes")
+        assert len(watcher.line()) == len("Attila: ") + 65_536
+
+    def test_terminal_is_asked_after_a_resize_how_much_it_has_pushed_out(
+        self, terminal: PseudoTerminal, watcher: RawClient
+    ) -> None:
+        terminal.type("x" * 200)
+        terminal.wait_output("x" * 200)
+        fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("4H", 3, 20, 0, 0))
+        terminal.wait_output("\x1b[6n")
+        terminal.type("\x1b[3;2R")
+        terminal.output = ""
+        fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        terminal.wait_output("\x1b[6n\x1b[")
+        terminal.type("y\r")
+        assert watcher.line() == f"Attila: {'x' * 200}y"
+
+    def test_bell_rings_once_for_a_burst(
+        self, program: StartProgram, port: int, watcher: RawClient
+    ) -> None:
+        for interval, expected in (("60", 1), ("0", 5)):
+            setting = f"import broadcast.terminal.interactive as t; t.BELL_INTERVAL = {interval}"
+            terminal = PseudoTerminal(
+                program, "--port", str(port), "--user", "Eve", name=client_with(setting)
+            )
+            watcher.wait_joined("Eve")
+            for number in range(5):
+                watcher.send(f"Eve, {number}")
+                terminal.wait_output(f"Eve, {number}")
+            terminal.type("done\r")
+            assert watcher.line() == "Eve: done"
+            terminal.wait_output(": done")
+            assert terminal.output.count("\a") == expected
+            terminal.type("\x03")
+            assert terminal.client.wait_exit() == 130
+            terminal.close()
+
     @pytest.mark.parametrize("line", ["{}: hello", "* {} joined"])
     def test_tab_completes_no_name_that_is_too_long(
         self, program: StartProgram, fake_server: FakeServer, line: str
@@ -161,7 +284,8 @@ class TestClientAtTerminal:
         fake_server.send(*map(line.format, names), "eve: done")
         terminal.wait_output("eve\x1b[0m: done")
         terminal.type("aaa\t\rbbb\t\rccc\t\rd\t\r")
-        assert [fake_server.line() for _ in names] == [names[0], "bbb", "ccc", "d"]
+        assert fake_server.line() == "\\clients 200"
+        assert [fake_server.line() for _ in names] == [f"{names[0]}:", "bbb", "ccc", "d"]
         terminal.close()
 
     def test_long_text_of_combining_marks_delays_no_key(
@@ -239,6 +363,7 @@ class TestClientAtTerminal:
     ) -> None:
         terminal = PseudoTerminal(program, "--port", fake_server.port, "--heartbeat", "0.01")
         fake_server.admit()
+        assert fake_server.line() == "\\clients 200"
         terminal.type(f"{ping}\r")
         terminal.wait_output(ping)
         word = "-"
@@ -255,6 +380,10 @@ class TestClientAtTerminal:
     ) -> None:
         terminal = PseudoTerminal(program, "--port", fake_server.port, "--user", "Attila")
         fake_server.admit()
+        assert fake_server.line() == "\\clients 200"
+        fake_server.send("* 3 clients", "* Attila (you)", "* bob", "* zoe", "eve: hello")
+        terminal.wait_output("hello")
+        assert "3 clients" not in terminal.output, "only the user's own question is answered"
         fake_server.send("* 3 clients", "* Attila (you)", "* bob")
         terminal.wait_output("3 clients")
         fake_server.send("* zoe", "eve: hi")
@@ -267,7 +396,7 @@ class TestClientAtTerminal:
         terminal = PseudoTerminal(program, "--port", fake_server.port, "--user", "Attila")
         fake_server.admit()
         terminal.type("one\r\\exit\rtwo\r")
-        assert [fake_server.line(), fake_server.line()] == ["one", "\\exit"]
+        assert [fake_server.line() for _ in range(3)] == ["\\clients 200", "one", "\\exit"]
         terminal.wait_output("\u2026 Attila: two")
         fake_server.disconnect()
         assert terminal.client.wait_exit() == 0
@@ -284,7 +413,7 @@ class TestClientAtTerminal:
         fake_server.admit()
         line = "half-typed " * 20
         terminal.type(line)
-        terminal.wait_output(line)
+        terminal.wait_output("half-typed  \r")  # its last word, and the cell for the cursor
         terminal.output = ""
         if end == "SIGTERM":
             terminal.client.process.terminate()
@@ -302,6 +431,7 @@ class TestClientAtTerminal:
             name=FAST_RECONNECT,
         )
         fake_server.admit()
+        assert fake_server.line() == "\\clients 200"
         fake_server.send(f"PONG {fake_server.line().split()[1]}")
         terminal.wait_output(
             f"connection lost: 127.0.0.1:{fake_server.port} (nothing received for 0.2 s)"

@@ -24,7 +24,7 @@ MIXED = "abc d\u00e9e\u0301\u6f22\u5b57\ud55c\uff21\U0001f600\u2764\ufe0f\u200d\
 def wrapped(text: str, columns: int) -> list[str]:
     """Cut a text into rows, as a terminal does."""
     rows, used = [""], 0
-    for character in text.replace("\t", "    "):
+    for character in text:
         if used + cells_of(character) > columns:
             rows.append("")
             used = 0
@@ -33,14 +33,53 @@ def wrapped(text: str, columns: int) -> list[str]:
     return rows
 
 
-def cursor_in(typed: str, line: str, columns: int) -> tuple[int, int]:
-    """Return the row and column, in the input area, of the character after `typed`."""
-    following = (line[len(typed) :] + " ")[:1]
-    rows = wrapped(typed + following.replace("\t", " "), columns)
-    last = rows[-1]
-    while following != " " and cells_of(last[-1]) == 0:
-        last = last[:-1]
-    return len(rows) - 1, sum(map(cells_of, last[:-1]))
+def words_of(text: str, with_space: bool) -> list[str]:
+    """Split a text into words, single spaces and wide characters, each with its marks."""
+    words: list[str] = []
+    for character in text:
+        last = [letter for letter in words[-1] if cells_of(letter)][-1:] if words else []
+        joins = last and last != [" "] and cells_of(last[0]) == 1 == cells_of(character)
+        if words and (not cells_of(character) or (joins and (with_space or character != " "))):
+            words[-1] += character
+        else:
+            words.append(character)
+    return words
+
+
+def lines_of(text: str, columns: int, *, is_message: bool) -> list[str]:
+    """Break a text between words; the terminal wraps each line, where a word is too long."""
+    lines, used, after_space = [""], 0, False
+    for word in words_of(text.replace("\t", "    "), with_space=not is_message):
+        width = sum(map(cells_of, word))
+        is_word = cells_of(word[0]) == 1 and word[0] != " "
+        fits = used + width <= columns
+        if fits or not is_message or word != " ":  # no space begins a row of a message
+            is_moved = (
+                width <= columns if is_word and used < columns else is_message and after_space
+            )
+            if is_moved and not fits:
+                lines.append("")
+                used = 0
+            lines[-1] += word
+            used = sum(map(cells_of, wrapped("-" * used + word, columns)[-1]))
+        after_space = " " in word
+    return lines
+
+
+def rows_of(text: str, columns: int, *, is_message: bool) -> list[str]:
+    """Return the rows of a text, broken between words where that is possible."""
+    lines = lines_of(text, columns, is_message=is_message)
+    return [row for line in lines for row in wrapped(line, columns)]
+
+
+def cursor_in(typed: str, rows: Sequence[str]) -> tuple[int, int]:
+    """Return the row and column, in the rows of the input area, of the character after `typed`."""
+    index = len(typed.replace("\t", "    "))
+    for number, row in enumerate(rows):
+        if index < len(row):
+            return number, sum(map(cells_of, row[:index]))
+        index -= len(row)
+    raise AssertionError("not in the area")
 
 
 class ScreenTest:
@@ -60,7 +99,8 @@ class ScreenTest:
         self.check()
 
     def above(self, lines: Sequence[str]) -> None:
-        self.messages += lines
+        for line in lines:
+            self.messages += lines_of(line, self.terminal.columns, is_message=True)
         written = self.screen.above(lines, *self.area, self.waiting)
         self.terminal.write(written)
         self.check()
@@ -69,13 +109,16 @@ class ScreenTest:
         """Wrap everything again, as a terminal does, and redraw."""
         prompt, line, cursor = self.area
         over = self.messages + self.waiting_rows()
+        old_columns = self.terminal.columns
         self.terminal = Terminal(columns, rows)
-        self.terminal.write("".join(text.replace("\t", "    ") + "\r\n" for text in over))
-        self.terminal.write((prompt + line).replace("\t", "    ") + " ")
+        self.terminal.write("".join(f"{text}\r\n" for text in over))
+        lines = lines_of(prompt + line + " ", old_columns, is_message=False)
+        self.terminal.write("\r\n".join(lines))
         self.scrolled = self.terminal.scrolled
-        row, column = cursor_in(prompt + line[:cursor], prompt + line, columns)
+        area = [row for line in lines for row in wrapped(line, columns)]
+        row, column = cursor_in(prompt + line[:cursor], area)
         self.terminal.waits_to_wrap = False
-        self.terminal.row += row + 1 - len(wrapped(prompt + line + " ", columns))
+        self.terminal.row += row + 1 - len(area)
         self.terminal.column = column
         self.screen.resize(columns, rows)
         self.input(prompt, line, cursor)
@@ -83,7 +126,7 @@ class ScreenTest:
     def waiting_rows(self) -> list[str]:
         """Return the rows of what waits to be sent: the last ones, in less than half the screen."""
         columns, rows = self.terminal.columns, (self.terminal.rows - 1) // 2
-        texts = self.waiting
+        texts = [text.replace("\t", "    ") for text in self.waiting]
         if len(texts) > rows:
             hidden = len(texts) - rows + 1
             texts = [f"{hidden} lines", *texts[hidden:]][:rows]
@@ -98,8 +141,11 @@ class ScreenTest:
     def check(self) -> None:
         prompt, line, cursor = self.area
         columns, rows = self.terminal.columns, self.terminal.rows
-        area = wrapped(prompt + line + " ", columns)
-        row, column = cursor_in(prompt + line[:cursor], prompt + line, columns)
+        # What is more than a screenful above the cursor is not even broken into rows.
+        before = (prompt + line[:cursor]).replace("\t", "    ")
+        start = max(0, len(before) // (columns * rows) - 1) * columns * rows
+        area = rows_of((before + line[cursor:] + " ")[start:], columns, is_message=False)
+        row, column = cursor_in(before[start:], area)
         waiting = self.waiting_rows()
         height = min(len(area), rows - 1 - len(waiting))
         above = [shown for message in self.messages for shown in wrapped(message, columns)]
@@ -331,9 +377,7 @@ def test_screen_is_cleared_left_and_resumed() -> None:
     test.messages.clear()
     test.above(["three"])
     test.input("> ", "x" * 15, 12)
-    written = test.screen.leave()
-    test.terminal.write(written)
-    assert "\x1b[0m" not in written
+    test.terminal.write(test.screen.leave())
     assert (test.terminal.picture, test.terminal.cursor) == (
         ["three", "", "", "", "", ""],
         (1, 0),
@@ -342,7 +386,7 @@ def test_screen_is_cleared_left_and_resumed() -> None:
     test.messages.append("the shell")
     test.screen.resize(10, 6)
     test.input("> ", "x" * 15, 3)
-    assert Screen(10, 6, coloured=True, bell=False).leave().endswith("\x1b[0m")
+    assert test.screen.leave().endswith("\x1b[0m")
 
 
 # --- the styles of messages ---
@@ -408,7 +452,7 @@ def test_message_with_our_name_is_highlighted_and_rings(
         for bell in (True, False):
             styled = Screen(80, 24, coloured, bell).style(Message("other", text), CLOCK, own_name)
             assert styled.count("\a") == (named and bell)
-            assert ("\x1b[1;7m" in styled) == (named and coloured)
+            assert ("\x1b[1;7m" in styled) == named, "that is no colour"
             assert plain(styled).rstrip("\a") == f"12:34 other: {text}"
     assert "\a" not in Screen(80, 24, True, True).style(Message(own_name, text), CLOCK, own_name), (
         "our own message"
@@ -603,6 +647,8 @@ def test_tmux_shows_the_right_screen_after_a_resize(
         ("x" * 78, 20),
         ("\u6f22\u5b57a" * 12, 20),
         ("y" * 50 + "\u6f22" * 20, 70),
+        ("words that are wrapped, " * 5, 100),
+        ("words that are wrapped, " * 5, 35),
     ]:
         tmux.blank(*size)
         screen = Screen(*size, coloured=False, bell=False)
@@ -614,14 +660,66 @@ def test_tmux_shows_the_right_screen_after_a_resize(
         screen.resize(columns, rows)
         picture, at, history = tmux.write(screen.input("> ", line, cursor))
         above = [shown for message in messages for shown in wrapped(message, columns)]
-        area = [shown.rstrip() for shown in wrapped("> " + line, columns)]
-        row, column = cursor_in("> " + line[:cursor], "> " + line, columns)
+        area = rows_of(f"> {line} ", columns, is_message=False)
+        row, column = cursor_in("> " + line[:cursor], area)
+        area = [shown.rstrip() for shown in area]
         top = at[0] - row
         assert (picture[top:], at[1]) == (area + [""] * (rows - top - len(area)), column)
         over_it = history + picture[:top]
         if top == 0:  # tmux may have scrolled the old input area away
             over_it = over_it[: len(above)]
         assert over_it == above
+
+
+@pytest.mark.parametrize("waiting", [[], ["me: one", "me: " + "two " * 12]])
+@pytest.mark.parametrize("tiny", [(10, 3), (5, 2), (20, 5), (80, 2)])
+def test_tmux_shows_no_debris_after_a_tiny_window(
+    tmux: Tmux, tiny: tuple[int, int], waiting: list[str]
+) -> None:
+    messages = ["first", "m" * 45, "last"]
+    for line in (
+        "words that are wrapped, " * 5,
+        "x" * 78,
+        "y" * 200,
+        "\u6f22" * 60,
+        "two rows of words, and the second one ends in a word of some length " + "z" * 30,
+    ):
+        tmux.blank(80, 24)
+        screen = Screen(80, 24, coloured=False, bell=False)
+        tmux.write(screen.above(messages, "> ", line, len(line), waiting))
+        for size in (tiny, (80, 24), tiny, (20, 4), (80, 24)):
+            tmux.resize(*size)
+            _, (row, _), _ = tmux.write("")
+            if screen.resize(*size):
+                screen.locate(row)
+            tmux.write(screen.input("> ", line, len(line), waiting))
+        picture, at, history = tmux.write(screen.input("> ", line, len(line), waiting))
+        area = rows_of(f"> {line} ", 80, is_message=False)
+        shown = [row for row in picture if row]
+        above = [f"    \u2026 {text}".rstrip() for text in waiting]
+        expected = [*messages, *above, *(row.rstrip() for row in area if row.rstrip())]
+        assert shown == expected[-len(shown) :], "what is in the scrollback cannot be erased"
+        assert [row for row in history + picture if row in messages] == messages
+        assert at[1] == cursor_in("> " + line, area)[1]
+
+
+def test_only_the_answer_to_the_last_question_counts() -> None:
+    """Shift-F3 looks like an answer. If it counted, messages would be erased."""
+
+    def erased_rows(*answers: int) -> str:
+        screen = Screen(80, 24, coloured=False, bell=False)
+        screen.input("> ", "x" * 200, 200)
+        for columns in (20, 21):
+            assert screen.resize(columns, 5) == "\x1b[6n"
+            screen.input("> ", "x" * 200, 200)
+        for row in answers:
+            screen.locate(row)
+        screen.resize(21, 50)
+        return screen.input("> ", "x" * 200, 200).partition("A")[0]
+
+    assert erased_rows(0) == erased_rows(), "the first question was another one"
+    assert erased_rows(4, 2) == erased_rows(0, 2) != erased_rows()
+    assert erased_rows(4, 2, 0) == erased_rows(4, 2), "there is no third question"
 
 
 def test_typing_leaves_nothing_in_the_scrollback_of_tmux(tmux: Tmux) -> None:
