@@ -401,7 +401,7 @@ class TestClientAtTerminal:
         fake_server.disconnect()
         assert terminal.client.wait_exit() == 0
         terminal.wait_output("* not sent: \x1b[0mtwo\r")
-        assert "not sent: \x1b[0m\\exit" not in terminal.output
+        assert "Attila\x1b[0m: \\exit" in terminal.output
         assert "Attila\x1b[0m: two" not in terminal.output
         terminal.close()
 
