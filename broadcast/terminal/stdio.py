@@ -127,12 +127,14 @@ class Console:
         await asyncio.Event().wait()  # it cannot be watched on this system
 
     async def write(self, data: bytes) -> None:
-        """Write all data to stdout.
+        """Write all data to stdout, even if the call is cancelled; closing the console ends that.
 
         Raises OutputClosedError if its reader has gone, BroadcastError if writing fails otherwise.
         """
         try:
-            await self._write(self._writer, self._stdout, data)
+            if data:
+                # The caller takes it for written: what is on the screen must not differ from that.
+                await asyncio.shield(_run(self._writer, self._write_all, self._stdout, data))
         except BrokenPipeError:
             raise OutputClosedError from None
         except OSError as error:
@@ -141,7 +143,8 @@ class Console:
     async def write_errors(self, *lines: str) -> None:
         """Write lines to stderr, prefixed with `broadcast: `; they are lost if writing fails."""
         with contextlib.suppress(OSError):
-            await self._write(self._error_writer, self._stderr, _error_lines(*lines))
+            if lines:
+                await _run(self._error_writer, self._write_all, self._stderr, _error_lines(*lines))
 
     async def report(self, text: str) -> None:
         """Write a line to stderr like `write_errors`, but give up after ERROR_TIMEOUT."""
@@ -179,10 +182,6 @@ class Console:
         data = await asyncio.shield(self._pending_read)
         self._pending_read = None
         return data
-
-    async def _write(self, worker: Worker, fd: int | None, data: bytes) -> None:
-        if data:
-            await _run(worker, self._write_all, fd, data)
 
     def _read_once(self, fd: int | None) -> bytes:
         if self._wait_ready(fd) and fd is not None:

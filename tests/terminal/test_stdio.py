@@ -1,0 +1,36 @@
+"""The console: stdin, stdout and stderr without blocking the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import pytest
+from helpers import until
+
+from broadcast.terminal.stdio import Console
+
+
+async def test_output_is_written_although_its_caller_was_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, writing = os.pipe()
+    received = bytearray()
+    with open(writing, "wb") as stdout, open(reading, "rb", buffering=0) as reader:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        monkeypatch.setattr(sys, "stdin", None)
+        with Console() as console:
+            os.set_blocking(reading, False)
+            long = asyncio.create_task(console.write(b"a" * 200_000))  # more than a pipe takes
+            short = asyncio.create_task(console.write(b"b"))
+            await asyncio.sleep(0.01)
+            short.cancel()
+
+            def ends_with_the_short_one() -> bool:
+                received.extend(reader.read(65_536) or b"")
+                return received.endswith(b"b")
+
+            await until(ends_with_the_short_one)
+            await long
+    assert received == b"a" * 200_000 + b"b"
