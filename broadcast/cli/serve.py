@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import BroadcastError
 from ..net.tls import server_context
+from ..protocol.notices import client_count
 from ..server.server import DEFAULT_MAX_CLIENTS, BroadcastServer
 from ..server.strangers import DEFAULT_MAX_STRANGERS
 from ..terminal.stdio import print_error
@@ -93,9 +94,8 @@ def _limit_connections(parser: ArgumentParser, options: Namespace) -> None:
     if options.max_clients is None:
         options.max_clients = min(DEFAULT_MAX_CLIENTS, allowed)
         if allowed < FEW_CLIENTS:
-            clients = "1 client" if allowed == 1 else f"{allowed} clients"
             warning = "this system allows %d open files: at most %s; raise `ulimit -n`"
-            LOGGER.warning(warning, open_files, clients)
+            LOGGER.warning(warning, open_files, client_count(allowed))
     elif options.max_clients > allowed:
         parser.error(
             "argument --max-clients: the system's limit on open files allows"

@@ -90,7 +90,7 @@ def history(said_at: datetime.datetime, today: datetime.date, line: str) -> str:
 
 
 def client_count(count: int) -> str:
-    """Return the first line of the answer to `\\clients`."""
+    """Return a number of clients in words: the first line of the answer to `\\clients`."""
     return "1 client" if count == 1 else f"{count} clients"
 
 

@@ -20,6 +20,7 @@ from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.handshake import SHUTTING_DOWN
 from ..protocol.messages import error
+from ..protocol.notices import client_count
 from .clock import ServingClock
 from .handshake import HANDSHAKE_TIMEOUT, WRONG_TOKEN_DELAY, Admission
 from .history import DEFAULT_HISTORY_BYTES, History
@@ -316,8 +317,7 @@ class BroadcastServer:
             return
         self._state = ServerState.CLOSING  # no more sessions begin
         context = self._context
-        clients = len(context.room)
-        LOGGER.info("stopping with %d client%s", clients, "" if clients == 1 else "s")
+        LOGGER.info("stopping with %s", client_count(len(context.room)))
         await self._stop_accepting()
         # Clients that have joined are sent the last line; those in their handshake are refused.
         context.room.close()
