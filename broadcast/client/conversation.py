@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..errors import ConnectionLostError
 from ..protocol.blocks import sanitize
-from ..protocol.commands import is_exit
+from ..protocol.commands import is_command
 from ..protocol.messages import Incoming, is_close_reason
 from .client import EXIT, LEAVE_TIME, REASON_LIMIT, BroadcastClient
 
@@ -134,6 +134,6 @@ def _end_of_exit(lines: bytes) -> int:
         end = 0
         for line in lines.split(b"\n"):
             end += len(line) + 1
-            if is_exit(sanitize(line.removesuffix(b"\r"))):
+            if is_command(sanitize(line.removesuffix(b"\r")), "exit"):
                 return end
     return 0

@@ -41,19 +41,9 @@ def ping_word(line: str) -> str | None:
     return words[1] if len(words) == 2 and len(words[1]) <= PONG_LIMIT else None
 
 
-def is_exit(line: str) -> bool:
-    """Return whether a line is the command to leave."""
-    return line.startswith("\\") and command_word(line) == "exit"
-
-
-def is_help(line: str) -> bool:
-    """Return whether a line is the command that lists the commands."""
-    return line.startswith("\\") and command_word(line) == "help"
-
-
-def is_ping(line: str) -> bool:
-    """Return whether a line is the command that shows that the sender is alive."""
-    return line.startswith("\\") and command_word(line) == "ping"
+def is_command(line: str, word: str) -> bool:
+    """Return whether a line is this command, in any spelling."""
+    return line.startswith("\\") and command_word(line) == word
 
 
 def command_word(line: str) -> str:

@@ -13,7 +13,7 @@ from ..net.address import network_of
 from ..net.connection import TIME_SLICE, Connection
 from ..protocol import messages
 from ..protocol.blocks import Block, parse
-from ..protocol.commands import is_exit, parse_heartbeat
+from ..protocol.commands import is_command, parse_heartbeat
 from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
 from ..protocol.messages import error
@@ -271,7 +271,7 @@ class Session:
             for item in items:
                 if isinstance(item, Block):
                     self._context.room.publish(member, item)
-                elif is_exit(item):
+                elif is_command(item, "exit"):
                     return LeaveReason.LEFT
                 else:
                     roster = await self._context.room.roster()

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from ..errors import BroadcastError
 from ..protocol.blocks import sanitize
-from ..protocol.commands import COMMANDS, is_help, is_ping
+from ..protocol.commands import COMMANDS, is_command
 from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.messages import Incoming, Message, Notice, Pong
 from ..protocol.names import SENDER_LIMIT, name_key
@@ -170,7 +170,8 @@ class Terminal:
             return
         self._is_sending = False
         text, ping_word = self._waiting.popleft()
-        self._print(Message(self._name, text), *(map(Notice, KEYS) if is_help(text) else ()))
+        keys = map(Notice, KEYS) if is_command(text, "help") else ()
+        self._print(Message(self._name, text), *keys)
         if ping_word:
             self._pings[ping_word] = time.monotonic()
 
@@ -246,7 +247,7 @@ class Terminal:
         if text := sanitize(line.encode()):
             if self._as_text and text.startswith("\\"):
                 text = f" {text}"
-            ping_word = secrets.token_hex(3) if is_ping(text) else ""
+            ping_word = secrets.token_hex(3) if is_command(text, "ping") else ""
             self._waiting.append((text, ping_word))
             self._entered.put_nowait(encode(f"\\ping {ping_word}" if ping_word else text))
 
