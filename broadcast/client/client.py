@@ -108,7 +108,7 @@ class BroadcastClient:
             async with asyncio.timeout(self._connect_timeout):
                 await self._join(self._connection)
         except BaseException as problem:
-            await _close(self._connection)
+            await self._connection.aclose()
             self._connection = None
             if isinstance(problem, TimeoutError):
                 why = "does not answer: is it a broadcast server?"
@@ -234,7 +234,7 @@ class BroadcastClient:
                         while await connection.read_chunk():
                             pass
         finally:
-            await _close(connection)
+            await connection.aclose()
 
     def _stop_heartbeat(self) -> None:
         if self._heartbeat_task:
@@ -279,9 +279,3 @@ class BroadcastClient:
         lost = self._connection.lost if self._connection else None
         reason = f" ({lost})" if isinstance(lost, TimeoutError) else ""
         return ConnectionLostError(f"lost the connection to {self.address}{reason}")
-
-
-async def _close(connection: Connection) -> None:
-    connection.close()
-    # asyncio closes the socket in its next iteration, and this one may be the last.
-    await asyncio.sleep(0)

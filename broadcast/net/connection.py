@@ -460,6 +460,11 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         self.close()
 
+    async def aclose(self) -> None:
+        """Close like `close`; when this returns, asyncio has closed the socket as well."""
+        self.close()
+        await asyncio.sleep(0)  # the event loop itself may end after this
+
     def close(self) -> None:
         """Close without waiting for the peer; pending data may be lost."""
         if self._unsent:

@@ -54,8 +54,7 @@ async def connect(
             async with asyncio.timeout(seconds):
                 await connection.start_tls(tls, host)
         except BaseException as error:
-            connection.close()
-            await asyncio.sleep(0)  # asyncio closes the socket in the next iteration of the loop
+            await connection.aclose()
             if not isinstance(error, OSError):
                 raise
             raise _tls_error(where, error, seconds) from None
