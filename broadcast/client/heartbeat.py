@@ -25,6 +25,7 @@ class Heartbeat:
     def __init__(self) -> None:
         # Random, so that a word of the caller's own is not taken for one of these.
         self._prefix = secrets.token_hex(2) + "-"
+        self._answer_prefix = pong(self._prefix)
         self._word = ""  # of the last one
         self._count = 0
         self._silent = 0  # heartbeats since anything was received
@@ -39,7 +40,7 @@ class Heartbeat:
 
     def is_answer(self, line: str) -> bool:
         """Return whether a received line answers a heartbeat, and note it."""
-        if not line.startswith(pong(self._prefix)):
+        if not line.startswith(self._answer_prefix):
             return False
         self._server_answers = True
         if line == pong(self._word):
