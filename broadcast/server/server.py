@@ -119,13 +119,14 @@ class BroadcastServer:
         shutdown_timeout: float = SHUTDOWN_TIMEOUT,
         close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:
+        if history < 0:
+            raise ValueError(f"history must be 0 or more, not {history}")
         if max_rate is None:
             max_rate = math.inf
         _check_limits(
             timeout=timeout,
             backlog=backlog,
             grace=grace,
-            history=history + 1,
             history_bytes=history_bytes,
             handshake_timeout=handshake_timeout,
             line_limit=line_limit,

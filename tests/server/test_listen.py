@@ -78,6 +78,10 @@ class TestListening:
         with pytest.raises(ValueError, match=f"^{limit} must be above 0, not 0$"):
             BroadcastServer(**{limit: 0})  # type: ignore[arg-type]
 
+    def test_negative_history_raises_value_error(self) -> None:
+        with pytest.raises(ValueError, match="^history must be 0 or more, not -1$"):
+            BroadcastServer(history=-1)
+
 
 @pytest.mark.parametrize(
     ("options", "warning"),
