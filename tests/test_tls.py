@@ -91,20 +91,12 @@ async def test_tls_leaver_receives_all_that_was_published_before(
 async def test_data_that_arrives_with_the_end_of_the_handshake_is_handled(
     tls_server: BroadcastServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-    secrecy = client_context().wrap_bio(arriving, leaving, server_hostname="localhost")
     async with tls_client(tls_server, "listener") as listener:
-        peer = await connect(tls_server)
-        with pytest.raises(ssl.SSLWantReadError):
-            secrecy.do_handshake()
-        peer.writer.write(leaving.read())
-        arriving.write(await peer.reader.read(100_000))
-        secrecy.do_handshake()
+        raw = RawTLS(await connect(tls_server))
+        sent = await raw.begin_handshake()
         for plain in (b"CONNECT hasty\n", *[b"%b\n" % (b"x" * 999) * 16] * 13, b"last\n"):
-            secrecy.write(plain)
-        with pytest.raises(ssl.SSLWantReadError):
-            secrecy.unwrap()
-        peer.writer.write(leaving.read())
+            sent += raw.encrypt(plain)
+        raw.peer.send(sent + raw.end())
         lines = [str(await anext(listener)) for _ in range(209)]
         assert lines == [f"hasty: {'x' * 999}"] * 208 + ["hasty: last"]
         assert not caplog.records
@@ -272,16 +264,23 @@ class RawTLS:
         return self.leaving.read()
 
     async def shake_hands(self) -> None:
+        self.peer.send(await self.begin_handshake())
+
+    async def begin_handshake(self) -> bytes:
+        """Perform the handshake up to our last part of it, and return that."""
         self.peer.send(self.begin())
         while True:
             self.arriving.write(await self.peer.reader.read(100_000))
-            try:
+            with contextlib.suppress(ssl.SSLWantReadError):
                 self.tls.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                pass
-            finally:
-                self.peer.send(self.leaving.read())
+                return self.leaving.read()
+            self.peer.send(self.leaving.read())
+
+    def end(self) -> bytes:
+        """Return the close_notify."""
+        with pytest.raises(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        return self.leaving.read()
 
     def encrypt(self, plaintext: bytes) -> bytes:
         self.tls.write(plaintext)
@@ -320,9 +319,7 @@ async def test_close_notify_ends_only_one_direction(
         assert await raw.read() == b"SUCCESS\r\n"
         assert str(await anext(a)) == "b: last words"
         await a.send("hello")
-        with pytest.raises(ssl.SSLWantReadError):
-            raw.tls.unwrap()
-        raw.peer.send(raw.leaving.read())
+        raw.peer.send(raw.end())
         received = b""
         with pytest.raises((ssl.SSLError, EOFError)):
             while data := await raw.read():
@@ -336,16 +333,8 @@ async def test_lines_that_arrive_together_with_the_close_notify_are_handled(
 ) -> None:
     async with tls_client(tls_server, "a") as a:
         raw = RawTLS(await connect(tls_server))
-        raw.peer.send(raw.begin())
-        while True:
-            raw.arriving.write(await raw.peer.reader.read(100_000))
-            with contextlib.suppress(ssl.SSLWantReadError):
-                raw.tls.do_handshake()
-                break
-        raw.tls.write(b"CONNECT b\nlast words\n")
-        with pytest.raises(ssl.SSLWantReadError):
-            raw.tls.unwrap()
-        raw.peer.send(raw.leaving.read())
+        last_part = await raw.begin_handshake()
+        raw.peer.send(last_part + raw.encrypt(b"CONNECT b\nlast words\n") + raw.end())
         assert await anext(a) == Message("b", "last words")
 
 

@@ -15,6 +15,18 @@ from broadcast import __version__
 from broadcast.cli import main_client, main_server
 
 
+def usage_error(
+    main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> str:
+    """Return what a program writes about bad arguments: one line, and the exit code is 2."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert re.fullmatch(r"[^\n]+: error: [^\n]+; try --help\n", errors)
+    return errors
+
+
 class TestServerOptions:
     @pytest.mark.parametrize(
         "arguments",
@@ -36,11 +48,7 @@ class TestServerOptions:
     def test_bad_argument_of_the_server_exits_with_status_2(
         self, arguments: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        with pytest.raises(SystemExit) as end:
-            main_server(arguments)
-        assert end.value.code == 2
-        errors = capsys.readouterr().err
-        assert re.fullmatch(r"[^\n]+: error: [^\n]+; try --help\n", errors)
+        errors = usage_error(main_server, arguments, capsys)
         assert "invalid" not in errors and "usage" not in errors
 
     @pytest.mark.parametrize("content", ["", "\n", "\ufeff\n", "two words"])
@@ -74,11 +82,7 @@ class TestServerOptions:
         arguments: list[str],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        assert end.value.code == 2
-        errors = capsys.readouterr().err
-        assert re.fullmatch(r"[^\n]+: error: [^\n]+; try --help\n", errors)
+        errors = usage_error(main, arguments, capsys)
         assert "_ssl.c" not in errors
 
     @pytest.mark.parametrize("content", [b"\xef\xbb\xbfgeheim\r\n", b"geheim", b" geheim\n\n"])

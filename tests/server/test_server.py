@@ -16,7 +16,7 @@ import weakref
 from typing import Any
 
 import pytest
-from helpers import CERTIFICATE, Connect, MakeServer, alive, connections, linux_only, until
+from helpers import CERTIFICATE, Connect, MakeServer, Peer, alive, connections, linux_only, until
 
 from broadcast import BroadcastServer, ListenError
 from broadcast.net.connection import Connection
@@ -30,6 +30,17 @@ LAST = "* server is shutting down"
 def session_tasks() -> list[asyncio.Task[Any]]:
     """Return the tasks that run code of the server."""
     return [task for task in asyncio.all_tasks() if "broadcast/server/" in repr(task)]
+
+
+async def lagging_reader_and_sender(
+    server: BroadcastServer, connect: Connect, name: str
+) -> tuple[Peer, Peer]:
+    """Return a client that has stopped reading, and one that has sent it 5,000 lines."""
+    reader, sender = await connect(server, name, buffer=4096), await connect(server, "s")
+    reader.pause_reading()
+    sender.send(("x" * 1000 + "\n") * 5000)
+    await sender.synchronise()
+    return reader, sender
 
 
 class TestShuttingDown:
@@ -92,10 +103,7 @@ class TestShuttingDown:
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(notices=False, shutdown_timeout=0.3)
-        stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
-        stalled.pause_reading()
-        sender.send(("x" * 1000 + "\n") * 5000)
-        await sender.synchronise()
+        stalled, sender = await lagging_reader_and_sender(server, connect, "stalled")
         closing = asyncio.create_task(server.close())
         assert await sender.read_to_end() == [LAST]
         sender.writer.close()
@@ -110,10 +118,7 @@ class TestShuttingDown:
         self, make_server: MakeServer, connect: Connect
     ) -> None:
         server = await make_server(notices=False)
-        stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
-        stalled.pause_reading()
-        sender.send(("x" * 1000 + "\n") * 5000)
-        await sender.synchronise()
+        stalled, sender = await lagging_reader_and_sender(server, connect, "stalled")
         closing = asyncio.create_task(server.close())
         await asyncio.sleep(0.05)
         closing.cancel()
@@ -140,10 +145,7 @@ class TestShuttingDown:
     ) -> None:
         """SIGSTOP makes the time of the event loop jump; only what follows counts."""
         server = await make_server(notices=False, shutdown_timeout=1.2)
-        slow, sender = await connect(server, "slow", buffer=4096), await connect(server, "s")
-        slow.pause_reading()
-        sender.send(("x" * 1000 + "\n") * 5000)
-        await sender.synchronise()
+        slow, sender = await lagging_reader_and_sender(server, connect, "slow")
         closing = asyncio.create_task(server.close())
         assert await sender.read_to_end() == [LAST]
         sender.writer.close()
@@ -185,10 +187,7 @@ class TestShuttingDown:
     ) -> None:
         caplog.set_level(logging.INFO, "broadcast")
         server = await make_server(notices=False, shutdown_timeout=0.2)
-        stalled, sender = await connect(server, "stalled", buffer=4096), await connect(server, "s")
-        stalled.pause_reading()
-        sender.send(("x" * 1000 + "\n") * 5000)
-        await sender.synchronise()
+        stalled, sender = await lagging_reader_and_sender(server, connect, "stalled")
         closing = asyncio.create_task(server.close())
         assert await sender.read_to_end() == [LAST]
         sender.writer.close()
