@@ -134,7 +134,7 @@ class Console:
         try:
             if data:
                 # The caller takes it for written: what is on the screen must not differ from that.
-                await asyncio.shield(_run(self._writer, self._write_all, self._stdout, data))
+                await _uncancelled(_run(self._writer, self._write_all, self._stdout, data))
         except BrokenPipeError:
             raise OutputClosedError from None
         except OSError as error:
@@ -179,7 +179,7 @@ class Console:
     async def _read(self, fd: int | None) -> bytes:
         if self._pending_read is None:
             self._pending_read = _run(self._reader, self._read_once, fd)
-        data = await asyncio.shield(self._pending_read)
+        data = await _uncancelled(self._pending_read)
         self._pending_read = None
         return data
 
@@ -232,6 +232,15 @@ def _run(worker: Worker, work: Callable[..., T], *arguments: Any) -> asyncio.Fut
     # At exit nobody may be waiting when it fails: asyncio would log that to stderr, and block.
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
     return future
+
+
+async def _uncancelled(future: asyncio.Future[T]) -> T:
+    """Wait for a future that goes on if the caller is cancelled.
+
+    From 3.14 on, `asyncio.shield` would log the future's exception after that.
+    """
+    await asyncio.wait([future])
+    return future.result()
 
 
 def _error_lines(*lines: str) -> bytes:
