@@ -11,6 +11,7 @@ import logging
 import math
 import socket
 import ssl
+from collections.abc import Coroutine
 from typing import Self
 
 from ..errors import ListenError
@@ -54,6 +55,9 @@ CUT_OFF_TIMEOUT = 0.2
 ACCEPTS_PER_ITERATION = 16
 """Connections accepted in one iteration of the event loop: enough that busy senders do not delay
 new connections, and few enough that many of these do not delay messages."""
+
+DESCRIPTOR_RETRY_DELAY = 1.0
+"""Seconds until another attempt if no descriptor is free, as in asyncio after a failed accept."""
 
 DISPLACED_LOG_INTERVAL = 1.0
 """Minimum seconds between two log lines about displaced connections."""
@@ -256,22 +260,35 @@ class BroadcastServer:
         Only its socket is used, with a protocol of our own instead of asyncio's streams.
         """
         # Not a coroutine: asyncio would log a traceback when its task is cancelled.
-        with contextlib.suppress(OSError):  # no descriptor is free
-            self._adopt(writer.get_extra_info("socket").dup())
-        writer.close()
-        break_cycle(writer.transport)
+        transport = writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()  # what arrives is for the session
+        self._start_accepting(self._take_over(writer))
         for _ in range(ACCEPTS_PER_ITERATION - 1):
             try:
                 accepted, _ = listening.accept()
             except OSError:
                 return  # none is queued; asyncio's next attempt reports any other error
-            self._adopt(accepted)
+            accepted.setblocking(False)
+            self._start_accepting(self._begin_session(accepted))
 
-    def _adopt(self, accepted: socket.socket) -> None:
-        accepted.setblocking(False)
-        task = asyncio.create_task(self._begin_session(accepted))
+    def _start_accepting(self, steps: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(steps)
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
+
+    async def _take_over(self, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection that asyncio has accepted, as soon as a descriptor is free for it.
+
+        Its transport is closed, because the streams that come with it form a cycle.
+        """
+        try:
+            while (accepted := _duplicate(writer.get_extra_info("socket"))) is None:
+                await asyncio.sleep(DESCRIPTOR_RETRY_DELAY)
+        finally:
+            writer.close()
+            break_cycle(writer.transport)
+        await self._begin_session(accepted)
 
     async def _begin_session(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -357,6 +374,14 @@ class BroadcastServer:
     def _interrupt_all(self, reason: LeaveReason) -> None:
         for session in self._sessions.values():
             session.interrupt(reason)
+
+
+def _duplicate(accepted: socket.socket) -> socket.socket | None:
+    """Return a duplicate of a socket, or None if no descriptor is free."""
+    try:
+        return accepted.dup()
+    except OSError:
+        return None
 
 
 def _check_limits(**limits: float) -> None:
