@@ -12,6 +12,7 @@ import math
 import socket
 import ssl
 from collections.abc import Coroutine
+from dataclasses import KW_ONLY, dataclass
 from typing import Self
 
 from ..errors import ListenError
@@ -65,6 +66,13 @@ DISPLACED_LOG_INTERVAL = 1.0
 DEFAULT_MAX_CLIENTS = 10_240
 """Clients that have joined, at once: as many as one core serves well."""
 
+LIMITS = (
+    *("timeout", "handshake_timeout", "shutdown_timeout", "close_timeout", "wrong_token_delay"),
+    *("backlog", "grace", "history_bytes", "line_limit"),
+    *("max_clients", "max_strangers", "max_rate"),
+)
+"""The arguments of a server that must be above 0."""
+
 
 class ServerState(enum.Enum):
     """The state of a server, which may be started again once it is closed."""
@@ -75,6 +83,8 @@ class ServerState(enum.Enum):
     CLOSING = enum.auto()
 
 
+@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class BroadcastServer:
     """A broadcast server: `async with BroadcastServer(port=0) as server:` listens on `server.port`.
 
@@ -101,56 +111,33 @@ class BroadcastServer:
     ListenError with the reason.
     """
 
-    def __init__(
-        self,
-        host: str = DEFAULT_HOST,
-        port: int = DEFAULT_PORT,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        backlog: int = DEFAULT_BACKLOG,
-        grace: float = DEFAULT_GRACE,
-        notices: bool = True,
-        history: int = 0,
-        history_bytes: int = DEFAULT_HISTORY_BYTES,
-        handshake_timeout: float = HANDSHAKE_TIMEOUT,
-        line_limit: int = LINE_LIMIT,
-        max_clients: int = DEFAULT_MAX_CLIENTS,
-        max_strangers: int = DEFAULT_MAX_STRANGERS,
-        max_rate: float | None = None,
-        tls: ssl.SSLContext | None = None,
-        token: str | None = None,
-        wrong_token_delay: float = WRONG_TOKEN_DELAY,
-        shutdown_timeout: float = SHUTDOWN_TIMEOUT,
-        close_timeout: float = CLOSE_TIMEOUT,
-    ) -> None:
-        if history < 0:
-            raise ValueError(f"history must be 0 or more, not {history}")
-        if max_rate is None:
-            max_rate = math.inf
-        _check_limits(
-            timeout=timeout,
-            backlog=backlog,
-            grace=grace,
-            history_bytes=history_bytes,
-            handshake_timeout=handshake_timeout,
-            line_limit=line_limit,
-            max_clients=max_clients,
-            max_strangers=max_strangers,
-            max_rate=max_rate,
-            wrong_token_delay=wrong_token_delay,
-            shutdown_timeout=shutdown_timeout,
-            close_timeout=close_timeout,
-        )
-        self.host = host
-        self.port = port  # after `start`, the port that it listens on
-        rate = RateLimiter(max_rate) if math.isfinite(max_rate) else None
-        self._limits = Limits(timeout, handshake_timeout, close_timeout, line_limit, rate)
-        secret = None if token is None else token.encode()
-        self._admission = Admission(tls, secret, wrong_token_delay)
-        self._room_options = (backlog, grace, notices, max_clients)
-        self._history = (history, history_bytes)
-        self._max_strangers = max_strangers
-        self._shutdown_timeout = shutdown_timeout
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT  # after `start`, the port that it listens on
+    _: KW_ONLY
+    timeout: float = DEFAULT_TIMEOUT
+    backlog: int = DEFAULT_BACKLOG
+    grace: float = DEFAULT_GRACE
+    notices: bool = True
+    history: int = 0
+    history_bytes: int = DEFAULT_HISTORY_BYTES
+    handshake_timeout: float = HANDSHAKE_TIMEOUT
+    line_limit: int = LINE_LIMIT
+    max_clients: int = DEFAULT_MAX_CLIENTS
+    max_strangers: int = DEFAULT_MAX_STRANGERS
+    max_rate: float | None = None
+    tls: ssl.SSLContext | None = None
+    token: str | None = None
+    wrong_token_delay: float = WRONG_TOKEN_DELAY
+    shutdown_timeout: float = SHUTDOWN_TIMEOUT
+    close_timeout: float = CLOSE_TIMEOUT
+
+    def __post_init__(self) -> None:
+        for name in LIMITS:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        if self.history < 0:
+            raise ValueError(f"history must be 0 or more, not {self.history}")
         self._started_at = 0.0  # in the loop's time
         self._state = ServerState.CLOSED
         self._context: ServerContext  # since `start`
@@ -176,23 +163,32 @@ class BroadcastServer:
             raise RuntimeError("the server has been started already")
         self._state = ServerState.RUNNING
         clock = ServingClock()
-        history = History(*self._history) if self._history[0] else None
-        room = Room(clock, *self._room_options, history)
-        strangers = Strangers(self._max_strangers)
-        self._context = ServerContext(room, strangers, self._admission, self._limits, clock)
+        self._context = self._make_context(clock)
         self._started_at = asyncio.get_running_loop().time()
         addresses = await self._listen()
         self.port = addresses[0][1]
         for address in addresses:
             LOGGER.info("listening on %s", format_address(address))
         clock.start()
-        if self._limits.timeout < 2 * HEARTBEAT_INTERVAL:
+        if self.timeout < 2 * HEARTBEAT_INTERVAL:
             LOGGER.warning(
                 "the timeout of %g s is short: an idle client sends a heartbeat every %g s",
-                self._limits.timeout,
+                self.timeout,
                 HEARTBEAT_INTERVAL,
             )
         self._warn_of_exposure([host for host, *_ in addresses])
+
+    def _make_context(self, clock: ServingClock) -> ServerContext:
+        history = History(self.history, self.history_bytes) if self.history else None
+        room = Room(clock, self.backlog, self.grace, self.notices, self.max_clients, history)
+        token = None if self.token is None else self.token.encode()
+        admission = Admission(self.tls, token, self.wrong_token_delay)
+        max_rate = self.max_rate or math.inf
+        rate = RateLimiter(max_rate) if math.isfinite(max_rate) else None
+        limits = Limits(
+            self.timeout, self.handshake_timeout, self.close_timeout, self.line_limit, rate
+        )
+        return ServerContext(room, Strangers(self.max_strangers), admission, limits, clock)
 
     async def _listen(self) -> list[Address]:
         """Accept connections on every address of the host, and return these addresses."""
@@ -237,9 +233,9 @@ class BroadcastServer:
 
     def _warn_of_exposure(self, hosts: list[str]) -> None:
         addresses = [ipaddress.ip_address(host.partition("%")[0]) for host in hosts]
-        if self._admission.tls or all(address.is_loopback for address in addresses):
+        if self.tls or all(address.is_loopback for address in addresses):
             return
-        if self._admission.token is None:
+        if self.token is None:
             LOGGER.warning(
                 "anyone who reaches this port can join, read and speak: "
                 "no token is asked for, and nothing is encrypted"
@@ -315,7 +311,7 @@ class BroadcastServer:
         count = displaced - self._displaced_logged
         if count and now - self._displaced_logged_at >= DISPLACED_LOG_INTERVAL:
             message = "%d turned away: more than %d connections have not joined"
-            LOGGER.warning(message, count, self._max_strangers)
+            LOGGER.warning(message, count, self.max_strangers)
             self._displaced_logged, self._displaced_logged_at = displaced, now
 
     def _forget(self, task: asyncio.Task[None]) -> None:
@@ -344,7 +340,7 @@ class BroadcastServer:
         try:
             if self._accepting:  # these are refused
                 await asyncio.wait(self._accepting, timeout=CUT_OFF_TIMEOUT)
-            deadline = context.clock.running_time() + self._shutdown_timeout
+            deadline = context.clock.running_time() + self.shutdown_timeout
             while self._sessions and (left := deadline - context.clock.running_time()) > 0:
                 await asyncio.wait(self._sessions, timeout=left)
             self._interrupt_all(LeaveReason.CUT_OFF)
@@ -382,9 +378,3 @@ def _duplicate(accepted: socket.socket) -> socket.socket | None:
         return accepted.dup()
     except OSError:
         return None
-
-
-def _check_limits(**limits: float) -> None:
-    for name, value in limits.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, not {value}")
