@@ -27,13 +27,19 @@ class Log(logging.handlers.QueueListener):
     Its own thread writes it, so a blocked or missing stderr delays nobody. Lines that do not fit
     into a bounded queue are dropped and counted in `lost`. asyncio's errors are logged likewise,
     but not its warnings about writes to peers that have gone.
+
+    `queue_limit`: lines that may wait. `close_timeout`: seconds that `close` takes at most.
     """
 
     queue: queue.SimpleQueue[logging.LogRecord]
 
-    def __init__(self, level: str) -> None:
+    def __init__(
+        self, level: str, queue_limit: int = QUEUE_LIMIT, close_timeout: float = CLOSE_TIMEOUT
+    ) -> None:
         super().__init__(queue.SimpleQueue())
+        self.queue_limit = queue_limit
         self.lost = 0
+        self._close_timeout = close_timeout
         self._formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
         handler = DroppingQueueHandler(self.queue)
         handler.log = self
@@ -57,11 +63,11 @@ class Log(logging.handlers.QueueListener):
             self.lost += 1
 
     def close(self) -> None:
-        """Write the last lines, for at most CLOSE_TIMEOUT."""
+        """Write the last lines, for at most the close timeout."""
         # `stop` waits for the writer thread, which may be blocked forever.
         stopping = threading.Thread(target=self.stop, daemon=True)
         stopping.start()
-        stopping.join(CLOSE_TIMEOUT)
+        stopping.join(self._close_timeout)
 
 
 class DroppingQueueHandler(logging.handlers.QueueHandler):
@@ -84,7 +90,7 @@ class DroppingQueueHandler(logging.handlers.QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Queue a record without waiting, or count it as lost if the queue is full."""
-        if self.queue.qsize() < QUEUE_LIMIT:
+        if self.queue.qsize() < self.log.queue_limit:
             self.queue.put(record)
         else:
             self.log.lost += 1

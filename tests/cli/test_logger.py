@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 
-from broadcast.cli import logger
 from broadcast.cli.logger import LOGGER, Log
 
 
-@pytest.fixture
-def log() -> Iterator[Log]:
-    """A log that is used during the test, which must close it."""
+@pytest.fixture(params=[{}])
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    """A log that is used during the test, which must close it; its arguments are the parameter."""
     loggers = (LOGGER, logging.getLogger("asyncio"))
     before = [(used.handlers[:], used.level, used.propagate) for used in loggers]
-    yield Log("INFO")
+    yield Log("INFO", **request.param)
     for used, (handlers, level, propagate) in zip(loggers, before, strict=True):
         used.handlers[:] = handlers
         used.setLevel(level)
@@ -93,11 +92,8 @@ def test_traceback_is_written_and_its_frames_are_not_kept(
     assert written.endswith("ValueError: no good: Local\n")
 
 
-def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(
-    log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logger, "QUEUE_LIMIT", 100)
-    monkeypatch.setattr(logger, "CLOSE_TIMEOUT", 0.05)
+@pytest.mark.parametrize("log", [{"queue_limit": 100, "close_timeout": 0.05}], indirect=True)
+def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(log: Log) -> None:
     reading, writing = os.pipe()
     saved = os.dup(2)
     os.dup2(writing, 2)  # nobody reads the pipe
