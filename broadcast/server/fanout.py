@@ -77,7 +77,7 @@ class Fanout:
         self.evicted = 0  # clients that were too slow, since the start
         self._closed = False  # after `close`
         self._ready: dict[Connection, Subscription] = {}  # READY
-        self._lagging: dict[Subscription, None] = {}  # LAGGING or LEAVING
+        self._fed: dict[Subscription, None] = {}  # LAGGING or LEAVING
         self._receivers = 0  # READY or LAGGING
         self._batches: deque[Batch] = deque()  # from the slowest cursor to the open batch
         self.backlog = 0  # bytes of memory that they take up
@@ -103,8 +103,9 @@ class Fanout:
     def leave(self, subscription: Subscription) -> asyncio.Future[bool]:
         """Unsubscribe a client, which still receives everything published so far.
 
-        The future is done when the client has been sent all of it, or its connection is closed. Its
-        result is False if the client has been removed before that.
+        The future is done when its connection has been given all of it, which may not have been
+        sent to the system yet, or is closed. Its result is False if the client has been removed
+        before that.
         """
         if subscription.delivered is None:
             delivered = subscription.delivered = asyncio.get_running_loop().create_future()
@@ -115,10 +116,9 @@ class Fanout:
             if self._open.size:
                 self._open.exclude(subscription, self._open.size, None)
                 subscription.end_batch += 1
-            was_ready = subscription.state is SubscriptionState.READY
             self._set_state(subscription, SubscriptionState.LEAVING)
-            if was_ready and not subscription.connection.write_pending:
-                self._feed(subscription)
+            if subscription.cursor + 1 >= subscription.end_batch:
+                self._feed(subscription)  # its cursor must not keep any later batches
         return subscription.delivered
 
     def remove(self, subscription: Subscription) -> None:
@@ -130,11 +130,11 @@ class Fanout:
         self.publish(None, last)
         self._flush()
         self._closed = True
-        for subscription in [*self._ready.values(), *self._lagging]:
+        for subscription in [*self._ready.values(), *self._fed]:
             self.leave(subscription)
 
     def _set_state(self, subscription: Subscription, state: SubscriptionState) -> None:
-        """Change a client's state, and keep `_ready`, `_lagging` and its cursor consistent with it.
+        """Change a client's state, and keep `_ready`, `_fed` and its cursor consistent with it.
 
         READY and LAGGING alternate until LEAVING; GONE may follow any of these, and is final.
         """
@@ -142,7 +142,7 @@ class Fanout:
         if subscription.state in RECEIVING and state not in RECEIVING:
             self._receivers -= 1
         connection = subscription.connection
-        was_fed = subscription in self._lagging
+        was_fed = subscription in self._fed
         is_fed = state in (SubscriptionState.LAGGING, SubscriptionState.LEAVING)
         subscription.state = state
         if state is SubscriptionState.READY:
@@ -150,12 +150,12 @@ class Fanout:
         else:
             self._ready.pop(connection, None)
         if is_fed and not was_fed:
-            self._lagging[subscription] = None
+            self._fed[subscription] = None
             subscription.cursor = self._open.number
             self._open.waiting += 1
             connection.on_drained = lambda: self._feed(subscription)
         elif was_fed and not is_fed:
-            del self._lagging[subscription]
+            del self._fed[subscription]
             connection.on_drained = None
             self._batch_at(subscription.cursor).waiting -= 1
             self._trim()
@@ -165,7 +165,7 @@ class Fanout:
     @property
     def lagging(self) -> int:
         """The number of clients that have not been sent everything."""
-        return len(self._lagging)
+        return len(self._fed)
 
     @property
     def input_paused(self) -> bool:
@@ -239,7 +239,7 @@ class Fanout:
                 connection.send(part)
             if connection.write_pending:
                 behind.append(subscription)
-        if self._lagging:
+        if self._fed:
             self._batches.append(batch)
             batch.start = self._stream_position
             self._stream_position += batch.memory_cost
@@ -261,20 +261,20 @@ class Fanout:
                 return
             batch = self._batch_at(subscription.cursor)
             is_sent = connection.send(batch.data_for(subscription))
-            if batch is self._open:
-                subscription.end_batch = batch.number  # it has received its part of the last batch
-            else:
-                batch.waiting -= 1
-                subscription.cursor += 1
-                self._batch_at(subscription.cursor).waiting += 1
-                self._trim()
+            if is_leaving and batch.number + 1 == end:
+                self._stop_feeding(subscription)
+                return
+            batch.waiting -= 1
+            subscription.cursor += 1
+            self._batch_at(subscription.cursor).waiting += 1
+            self._trim()
             if not is_sent:
                 return
         asyncio.get_running_loop().call_soon(self._continue_feeding, subscription)
 
     def _continue_feeding(self, subscription: Subscription) -> None:
         # Meanwhile it may have been removed, or sent an answer, which calls `_feed` when drained.
-        if subscription in self._lagging and not subscription.connection.write_pending:
+        if subscription in self._fed and not subscription.connection.write_pending:
             self._feed(subscription)
 
     def _stop_feeding(self, subscription: Subscription) -> None:
@@ -342,7 +342,7 @@ class Fanout:
         """Update `_stragglers`: the clients more than half the bound behind, and their progress."""
         now = self._clock.running_time()
         known, self._stragglers = self._stragglers, {}
-        for subscription in self._lagging:
+        for subscription in self._fed:
             batch = self._batch_at(subscription.cursor)
             behind = 0 if batch is self._open else self._stream_position - batch.start
             if behind > self._bound // 2:

@@ -157,6 +157,25 @@ async def test_leaver_receives_what_was_published_before_in_the_same_iteration(
     assert await leaves.synchronise() == ["before"]
 
 
+async def test_stalled_leaver_that_is_owed_no_later_batch_keeps_none_in_the_backlog(
+    make_server: MakeServer, connect: Connect
+) -> None:
+    server = await make_server(history=100, history_bytes=2**23, backlog=100_000, grace=0.2)
+    sender, reader = await connect(server, "s"), await connect(server, "r")
+    sender.send(f"{'y' * 60_000}\n" * 40)
+    await sender.synchronise()
+    leaver = await connect(server, "leaver", buffer=SMALL)
+    leaver.pause_reading()
+    leaver.send("\\exit\n")
+    await until(lambda: server.statistics()["clients"] <= 2)
+    await flood(sender, 10_000)
+    assert numbers(await reader.lines_until("s: end"), "s") == list(range(10_000))
+    assert (backlog(server), server.statistics()["dropped"]) == (0, 0)
+    leaver.resume_reading()
+    lines = await leaver.read_to_end()
+    assert sum("] s: yyy" in line for line in lines) == 40
+
+
 class TestStalledReader:
     async def test_stalled_reader_is_dropped_and_reset_and_the_others_miss_nothing(
         self, make_server: MakeServer, connect: Connect

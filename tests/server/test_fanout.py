@@ -188,6 +188,8 @@ class TestLeaving:
 
     async def test_leaver_that_is_removed_is_not_waited_for(self) -> None:
         fanout, subscription = self.fanout()
+        for _ in range(3):
+            fanout.publish(None, bytes(BATCH_SIZE))
         delivered = fanout.leave(subscription)
         assert not delivered.done()
         fanout.remove(subscription)
