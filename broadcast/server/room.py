@@ -149,7 +149,10 @@ class Room:
     # --- the whole room ---
 
     def close(self) -> None:
-        """Notify everyone of the shutdown, and remove all; from now on nobody can join."""
+        """Notify everyone of the shutdown, and remove all; from now on nobody can join or speak.
+
+        A second call has no effect.
+        """
         self._closed = True
         self._fanout.close(encode(messages.notice(SHUTTING_DOWN)))
 

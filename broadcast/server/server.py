@@ -66,12 +66,8 @@ DISPLACED_LOG_INTERVAL = 1.0
 DEFAULT_MAX_CLIENTS = 10_240
 """Clients that have joined, at once: as many as one core serves well."""
 
-LIMITS = (
-    *("timeout", "handshake_timeout", "shutdown_timeout", "close_timeout", "wrong_token_delay"),
-    *("backlog", "grace", "history_bytes", "line_limit"),
-    *("max_clients", "max_strangers", "max_rate"),
-)
-"""The arguments of a server that must be above 0."""
+MAY_BE_ZERO = ("port", "history")
+"""The numbers among the arguments of a server that need not be above 0."""
 
 
 class ServerState(enum.Enum):
@@ -83,7 +79,6 @@ class ServerState(enum.Enum):
     CLOSING = enum.auto()
 
 
-@dataclass(eq=False, repr=False)
 @dataclass(eq=False, repr=False)
 class BroadcastServer:
     """A broadcast server: `async with BroadcastServer(port=0) as server:` listens on `server.port`.
@@ -132,9 +127,9 @@ class BroadcastServer:
     close_timeout: float = CLOSE_TIMEOUT
 
     def __post_init__(self) -> None:
-        for name in LIMITS:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
+        for name, value in vars(self).items():
+            is_limit = type(value) in (int, float) and name not in MAY_BE_ZERO
+            if is_limit and not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
         if self.history < 0:
             raise ValueError(f"history must be 0 or more, not {self.history}")
@@ -161,15 +156,18 @@ class BroadcastServer:
         """
         if self._state is not ServerState.CLOSED:
             raise RuntimeError("the server has been started already")
-        self._state = ServerState.RUNNING
-        clock = ServingClock()
-        self._context = self._make_context(clock)
+        self._context = self._make_context()
         self._started_at = asyncio.get_running_loop().time()
-        addresses = await self._listen()
+        self._state = ServerState.RUNNING
+        self._context.clock.start()
+        try:
+            addresses = await self._listen()
+        except BaseException:
+            await self._release()
+            raise
         self.port = addresses[0][1]
         for address in addresses:
             LOGGER.info("listening on %s", format_address(address))
-        clock.start()
         if self.timeout < 2 * HEARTBEAT_INTERVAL:
             LOGGER.warning(
                 "the timeout of %g s is short: an idle client sends a heartbeat every %g s",
@@ -178,20 +176,28 @@ class BroadcastServer:
             )
         self._warn_of_exposure([host for host, *_ in addresses])
 
-    def _make_context(self, clock: ServingClock) -> ServerContext:
+    def _make_context(self) -> ServerContext:
+        clock = ServingClock()
         history = History(self.history, self.history_bytes) if self.history else None
         room = Room(clock, self.backlog, self.grace, self.notices, self.max_clients, history)
         token = None if self.token is None else self.token.encode()
         admission = Admission(self.tls, token, self.wrong_token_delay)
         max_rate = self.max_rate or math.inf
-        rate = RateLimiter(max_rate) if math.isfinite(max_rate) else None
         limits = Limits(
-            self.timeout, self.handshake_timeout, self.close_timeout, self.line_limit, rate
+            timeout=self.timeout,
+            handshake_timeout=self.handshake_timeout,
+            close_timeout=self.close_timeout,
+            line_limit=self.line_limit,
+            rate=RateLimiter(max_rate) if math.isfinite(max_rate) else None,
         )
         return ServerContext(room, Strangers(self.max_strangers), admission, limits, clock)
 
     async def _listen(self) -> list[Address]:
-        """Accept connections on every address of the host, and return these addresses."""
+        """Accept connections on every address of the host, and return these addresses.
+
+        `asyncio.start_server` accepts them, but the streams that it makes are not used: sessions
+        have a protocol of their own.
+        """
         sockets: list[socket.socket] = []
         try:
             sockets = await listen(self.host, self.port)
@@ -202,26 +208,24 @@ class BroadcastServer:
                 listener = await asyncio.start_server(on_accepted, sock=listening, backlog=1)
                 self._listeners.append(listener)
                 listening.listen(LISTEN_BACKLOG)
-        except BaseException as problem:
-            self._state = ServerState.CLOSED
-            self._close_listeners()
-            for listening in sockets:
+            if not self._is_running:
+                raise RuntimeError("the server has been closed while it was starting")
+        except OSError as problem:
+            where = format_address((self.host or "*", self.port))
+            why = describe_os_error(problem)
+            raise ListenError(f"can't listen on {where}: {why}") from None
+        finally:
+            for listening in sockets[len(self._listeners) :]:
                 listening.close()
-            if isinstance(problem, OSError):
-                where = format_address((self.host or "*", self.port))
-                why = describe_os_error(problem)
-                raise ListenError(f"can't listen on {where}: {why}") from None
-            raise
         return [listening.getsockname() for listening in sockets]
 
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
+    @property
+    def _is_running(self) -> bool:
+        return self._state is ServerState.RUNNING
 
     def statistics(self) -> dict[str, int | float]:
         """Return counts, bytes and seconds since the start or as of now; empty if not listening."""
-        if self._state is not ServerState.RUNNING:
+        if not self._is_running:
             return {}
         return {
             "clients": len(self._context.room),
@@ -294,7 +298,7 @@ class BroadcastServer:
             accepted.close()
             return
         context = self._context
-        if self._state is not ServerState.RUNNING:
+        if not self._is_running:
             if context.admission.tls is None:  # otherwise the peer would not understand it
                 connection.send(encode(error(SHUTTING_DOWN)))
             connection.close()
@@ -327,17 +331,17 @@ class BroadcastServer:
         A client that does not read it within the shutdown timeout is cut off. If this method is
         cancelled, all clients are cut off at once.
         """
-        if self._state is not ServerState.RUNNING:
+        if not self._is_running:
             return
         self._state = ServerState.CLOSING  # no more sessions begin
         context = self._context
         LOGGER.info("stopping with %s", client_count(len(context.room)))
-        await self._stop_accepting()
-        # Clients that have joined are sent the last line; those in their handshake are refused.
-        context.room.close()
-        self._interrupt_all(LeaveReason.SHUTDOWN)
         # Sessions end by themselves, are interrupted with a reason to log, or are cancelled.
         try:
+            await self._stop_accepting()
+            # Clients that have joined are sent the last line; those in their handshake are refused.
+            context.room.close()
+            self._interrupt_all(LeaveReason.SHUTDOWN)
             if self._accepting:  # these are refused
                 await asyncio.wait(self._accepting, timeout=CUT_OFF_TIMEOUT)
             deadline = context.clock.running_time() + self.shutdown_timeout
@@ -347,12 +351,23 @@ class BroadcastServer:
             if self._sessions:
                 await asyncio.wait(self._sessions, timeout=CUT_OFF_TIMEOUT)
         finally:
-            tasks = [*self._sessions, *self._accepting]
-            for task in tasks:
-                task.cancel()
-            context.clock.stop()
-            self._state = ServerState.CLOSED
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._release()
+
+    async def _release(self) -> None:
+        """Close the listeners, and cancel what still runs: from now on, the server is closed."""
+        self._close_listeners()
+        self._context.room.close()
+        self._context.clock.stop()
+        self._state = ServerState.CLOSED
+        tasks = [*self._sessions, *self._accepting]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     async def _stop_accepting(self) -> None:
         """Stop listening, after asyncio has dealt with the connections that it has accepted.

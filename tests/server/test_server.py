@@ -155,6 +155,36 @@ class TestShuttingDown:
         assert (len(lines), lines[-1]) == (5001, LAST)
         await closing
 
+    @pytest.mark.parametrize("iterations", [1, 2, 5])
+    async def test_cancelled_close_cuts_off_all_clients_and_stops_listening(
+        self, make_server: MakeServer, connect: Connect, iterations: int
+    ) -> None:
+        server = await make_server()
+        peer = await connect(server, "peer")
+        closing = asyncio.create_task(server.close())
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                await peer.reader.read()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", server.port)
+        await server.start()
+        await connect(server, "peer")
+
+    async def test_server_that_is_closed_while_it_starts_does_not_listen(self) -> None:
+        server = BroadcastServer(port=0)
+        starting = asyncio.create_task(server.start())
+        await asyncio.sleep(0)
+        await server.close()
+        with pytest.raises(RuntimeError, match="closed while it was starting"):
+            await starting
+        await server.start()
+        await server.close()
+
     async def test_client_that_does_not_close_its_side_is_cut_off_at_shutdown(
         self, make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
