@@ -27,8 +27,13 @@ class Member:
     subscription: Subscription
 
     @property
+    def joined_at(self) -> float:
+        """When it joined, in running time."""
+        return self.subscription.joined_at
+
+    @property
     def position(self) -> int:
-        """Increases as the client is sent its missing batches."""
+        """How far the client has been fed from the backlog; it only grows."""
         return self.subscription.cursor
 
 
@@ -59,8 +64,8 @@ class Room:
         self._history = history
         self._members = 0
         self._closed = False
-        self.lines_in = 0  # from all members, since the start
-        self.bytes_in = 0
+        self._lines_in = 0  # from all members, since the start
+        self._bytes_in = 0
 
     def __len__(self) -> int:
         return len(self._registry)
@@ -148,6 +153,11 @@ class Room:
 
     # --- the whole room ---
 
+    def count_input(self, lines: int, size: int) -> None:
+        """Count lines and bytes that a member has sent, for the statistics."""
+        self._lines_in += lines
+        self._bytes_in += size
+
     def close(self) -> None:
         """Notify everyone of the shutdown, and remove all; from now on nobody can join or speak.
 
@@ -160,8 +170,8 @@ class Room:
         """Return counts since the start or as of now, and the bytes of the backlog."""
         return {
             "lagging": self._fanout.lagging,
-            "lines in": self.lines_in,
-            "bytes in": self.bytes_in,
+            "lines in": self._lines_in,
+            "bytes in": self._bytes_in,
             "deliveries": self._fanout.deliveries,
             "backlog bytes": self._fanout.backlog,
             "dropped": self._fanout.evicted,

@@ -308,7 +308,6 @@ class BroadcastServer:
         task = asyncio.create_task(session.run(), name="session")
         self._sessions[task] = session
         task.add_done_callback(self._forget)
-        self._log_displaced(context.strangers.displaced)
 
     def _log_displaced(self, displaced: int) -> None:
         now = asyncio.get_running_loop().time()
@@ -320,6 +319,7 @@ class BroadcastServer:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._sessions[task]
+        self._log_displaced(self._context.strangers.displaced)
         if not task.cancelled() and (problem := task.exception()):
             LOGGER.error("a session failed: please report this", exc_info=problem)
 

@@ -16,10 +16,9 @@ from ..protocol.blocks import Block, parse
 from ..protocol.commands import is_command, parse_heartbeat
 from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
-from ..protocol.messages import error
-from . import dispatcher, handshake
+from . import dispatcher
 from .clock import ServingClock
-from .handshake import Admission
+from .handshake import READ_SIZE, Admission, shake_hands
 from .rate import RateLimiter
 from .room import Member, Room
 from .scope import Scope
@@ -109,7 +108,6 @@ class Session:
     # After it has joined.
     _member: Member | None = None
     _prefix: bytes = b""  # precedes each of its messages
-    _joined_at: float = 0.0  # in running time
     _lines: int = 0  # received
     _rate_used_until: float = 0.0  # its state in the rate limiter, if there is one
     _last_progress: tuple[int, int] = (0, 0)  # while LEAVING: its position and unsent bytes
@@ -117,14 +115,13 @@ class Session:
     def __post_init__(self) -> None:
         self._last_activity = self._context.clock.reading_time()
         self._splitter = LineSplitter(self._context.limits.line_limit)
-        self._context.strangers.add(self)
 
     async def run(self) -> None:
         """Serve the client; when this returns, everything that it used has been released."""
         try:
+            self._context.strangers.add(self)
             if member := await self._run_handshake():
-                body = self._message_loop(member)
-                reason = await self._run_phase(body)
+                reason = await self._run_watched(self._message_loop(member))
                 await self._run_leaving(member, reason or LeaveReason.LEFT)
         finally:
             has_failed = self._state is State.JOINED  # because of a bug, or it was cancelled
@@ -155,7 +152,7 @@ class Session:
         self._state = state
         self._scope = Scope()
 
-    async def _run_phase(self, body: Awaitable[LeaveReason | None]) -> LeaveReason | None:
+    async def _run_watched(self, body: Awaitable[LeaveReason | None]) -> LeaveReason | None:
         """Run a coroutine until it ends, is interrupted or misses its deadline; return why."""
         watching = watch_deadline(self._time_left, self._timeout, self._on_expired)
         watchdog = asyncio.create_task(watching, name="watchdog")
@@ -193,35 +190,36 @@ class Session:
     async def _run_handshake(self) -> Member | None:
         """Admit the client to the room, or refuse it with a reason."""
         try:
-            reason = await self._run_phase(self._join())
-        except HandshakeError as error:
-            await self._refuse(str(error))
+            reason = await self._run_watched(self._join())
+        except HandshakeError as refusal:
+            await self._refuse(str(refusal))
         else:
-            if self._member is None and reason is LeaveReason.DISPLACED:
+            if self._member:  # it has joined, even if it was interrupted in the same iteration
+                return self._member
+            if reason is LeaveReason.DISPLACED:
                 await self._close_slowly()
-            elif self._member is None and reason:
+            elif reason:
                 timed_out = reason is LeaveReason.TIMED_OUT
                 await self._refuse(HANDSHAKE_TIMED_OUT if timed_out else reason.value)
-        return self._member
+        return None
 
     async def _join(self) -> None:
         context, connection = self._context, self._connection
-        connection.set_read_size(handshake.READ_SIZE)
+        connection.set_read_size(READ_SIZE)
         if context.admission.tls is None:
             context.room.check_space()
-        connect, rest, size = await handshake.shake_hands(connection, context.admission)
+        connect, rest, size = await shake_hands(connection, context.admission)
         self._member = await context.room.join(connect.username, connection, self._on_evicted)
-        self._enter(State.JOINED)
+        self._enter(State.JOINED)  # at once: it may be evicted from now on
         context.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
-        self._joined_at = context.clock.running_time()
         self._last_activity = context.clock.reading_time()
-        context.room.bytes_in += size
+        self._count(0, size)
         if rest:
             self._split(rest)
         connection.limit_read_ahead(self._splitter.held)
         if rate := context.limits.rate:
-            self._rate_used_until = rate.enter(network_of(connection.peer), self._joined_at)
+            self._rate_used_until = rate.enter(network_of(connection.peer), self._member.joined_at)
         else:
             connection.on_chunk = self._try_fast_path
         LOGGER.info("%s in from %s", self._member.name, connection.peer)
@@ -245,7 +243,7 @@ class Session:
         # Before TLS is set up, the client would not understand it.
         plain = self._context.admission.tls is None
         if plain or self._member or self._connection.is_encrypted:
-            self._connection.send(encode(error(text)))
+            self._connection.send(encode(messages.error(text)))
 
     # --- JOINED ---
 
@@ -267,7 +265,7 @@ class Session:
                     return LeaveReason.LOST
             await self._wait_to_publish()
             count, items = parse(chunk, self._prefix)
-            self._count(count)
+            self._count(count, 0)
             for item in items:
                 if isinstance(item, Block):
                     self._context.room.publish(member, item)
@@ -279,7 +277,7 @@ class Session:
                 if loop.time() > slice_ends:
                     await self._yield()
                     slice_ends = loop.time() + TIME_SLICE
-                await self._wait_to_publish()  # the next item is made after this
+                await self._wait_to_publish()  # before `parse` makes the next item
         return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
 
     async def _wait_to_publish(self) -> None:
@@ -298,7 +296,7 @@ class Session:
             if self._input_ended:
                 return None
             data = await self._connection.read_chunk()
-            self._context.room.bytes_in += len(data)
+            self._count(0, len(data))
             self._split(data)
         return self._chunks.pop(0)
 
@@ -319,34 +317,39 @@ class Session:
         This is cheaper than waking the session's task. Returns False if handling it may have to
         wait, and the chunk is left to the task.
         """
-        member, room = self._member, self._context.room
-        if member is None or self._state is not State.JOINED:
-            return False
         limit = min(FAST_PATH_LIMIT, self._context.limits.line_limit)
-        if len(data) > limit or not self._splitter.is_between_lines:
+        if self._member is None or self._state is not State.JOINED or len(data) > limit:
             return False
-        count = 1
-        blocks: Iterable[Block | str] = ()
-        word = parse_heartbeat(data) if data.startswith(b"\\") else None
+        if not self._splitter.is_between_lines:
+            return False
+        is_command = data.startswith(b"\\")
+        lines = self._try_heartbeat(data) if is_command else self._try_messages(data, self._member)
+        if lines:
+            self._count(lines, len(data))
+            self._last_activity = self._context.clock.reading_time()
+        return lines > 0
+
+    def _try_heartbeat(self, data: bytes) -> int:
+        word = parse_heartbeat(data)
+        if word is None or (word and self._connection.write_pending):
+            return 0
         if word:
-            if self._connection.write_pending:
-                return False
             self._connection.send(encode(messages.pong(word.decode())))
-        elif word is None:
-            if b"\\" in data or not data.endswith(b"\n") or room.must_wait_to_publish:
-                return False
-            count, blocks = parse(data, self._prefix)
-        self._context.room.bytes_in += len(data)
-        self._count(count)
-        self._last_activity = self._context.clock.reading_time()
+        return 1
+
+    def _try_messages(self, data: bytes, member: Member) -> int:
+        room = self._context.room
+        if b"\\" in data or not data.endswith(b"\n") or room.must_wait_to_publish:
+            return 0
+        count, blocks = parse(data, self._prefix)
         for block in blocks:
             assert isinstance(block, Block)  # a command would contain a backslash
             room.publish(member, block)
-        return True
+        return count
 
-    def _count(self, lines: int) -> None:
+    def _count(self, lines: int, size: int) -> None:
         self._lines += lines
-        self._context.room.lines_in += lines
+        self._context.room.count_input(lines, size)
 
     async def _limit_rate(self, chunk: bytes, rate: RateLimiter) -> bytes | None:
         """Wait until the first lines of a chunk may be handled, and return these lines.
@@ -387,7 +390,7 @@ class Session:
         if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
             # After a shutdown this is not announced: the room is closed.
             rest = self._deliver_rest(self._context.room.leave(member, reason.value))
-            outcome = await self._run_phase(rest) or reason
+            outcome = await self._run_watched(rest) or reason
         else:
             self._context.room.remove(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
@@ -413,6 +416,6 @@ class Session:
 
     def _log_leave(self, member: Member, reason: LeaveReason) -> None:
         why = reason.value or "left"
-        duration = self._context.clock.running_time() - self._joined_at
+        duration = self._context.clock.running_time() - member.joined_at
         lines = f"{self._lines} line{'' if self._lines == 1 else 's'}"
         LOGGER.info("%s out: %s, after %.1f s, %s", member.name, why, duration, lines)
