@@ -111,7 +111,6 @@ class Connection(asyncio.Protocol):
     # TLS, after `start_tls` is called.
     _tls: TLSLayer | None = None
     _ciphertext: memoryview = NO_CIPHERTEXT  # arrived and not decrypted yet
-    _close_notify_sent: bool = False
 
     # --- called by asyncio: input ---
 
@@ -220,11 +219,14 @@ class Connection(asyncio.Protocol):
         if self._writing in (_Writing.ENDED, _Writing.CLOSED) and state is not _Writing.CLOSED:
             return
         self._writing = state
-        # TLS has to encrypt first; outside POSIX, a socket is not a file descriptor.
-        is_direct = state is _Writing.READY and not self._tls and os.name == "posix"
-        self._direct_fd = self._socket.fileno() if is_direct else NO_DIRECT_FD
+        self._update_direct_fd()
         if state is _Writing.CLOSED:
             self._unsent.clear()
+
+    def _update_direct_fd(self) -> None:
+        # TLS has to encrypt first; outside POSIX, a socket is not a file descriptor.
+        is_direct = self._writing is _Writing.READY and not self._tls and os.name == "posix"
+        self._direct_fd = self._socket.fileno() if is_direct else NO_DIRECT_FD
 
     def _notify_drained(self) -> None:
         if self._drained:
@@ -241,7 +243,7 @@ class Connection(asyncio.Protocol):
         Raises OSError, of which ssl.SSLError is one, when that fails. It has no timeout.
         """
         tls = self._tls = TLSLayer(context, hostname)
-        self._set_writing(self._writing)  # no longer to the file descriptor
+        self._update_direct_fd()
         self.transport.write(tls.take_output())
         arrived, self._received = self._received, b""
         self._ciphertext = memoryview(arrived)
@@ -249,8 +251,10 @@ class Connection(asyncio.Protocol):
         while tls.phase is Phase.HANDSHAKE and self._reading is not _Reading.ENDED:
             await self._wait_for_input()
         if tls.phase is not Phase.OPEN and (self.lost or not self._received):
+            if self.lost is None:
+                raise ConnectionResetError(CUT_OFF)
             # A copy: the raised error refers to frames that refer to this connection, a cycle.
-            raise copy(self.lost) or ConnectionResetError(CUT_OFF)
+            raise copy(self.lost)
 
     @property
     def is_encrypted(self) -> bool:
@@ -269,8 +273,7 @@ class Connection(asyncio.Protocol):
             plaintext += tls.decrypt(self._ciphertext[:PIECE_SIZE])
             # An empty slice would keep the whole buffer in memory.
             self._ciphertext = self._ciphertext[PIECE_SIZE:] or NO_CIPHERTEXT
-            reply = tls.take_output()
-            if reply and not self.is_closing and not self._close_notify_sent:
+            if (reply := tls.take_output()) and not self.is_closing:
                 self.transport.write(reply)
             if tls.phase is Phase.ENDED:
                 self._ciphertext = NO_CIPHERTEXT
@@ -446,9 +449,8 @@ class Connection(asyncio.Protocol):
                 self.reset()
 
     def _send_close_notify(self) -> None:
-        if self._tls and not self._close_notify_sent and not self.is_closing:
-            self._close_notify_sent = True
-            self.transport.write(self._tls.close())
+        if self._tls and not self.is_closing and (last := self._tls.close()):
+            self.transport.write(last)
 
     def reset(self) -> None:
         """Abort the connection, which the peer sees as an error; no effect if it is closed."""

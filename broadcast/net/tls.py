@@ -81,6 +81,7 @@ class TLSLayer:
     _outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
     # A server creates it when the client has sent something: a silent one costs nothing.
     _object: ssl.SSLObject | None = None
+    _is_closed: bool = False  # by `close`: there is no more output
 
     def __post_init__(self) -> None:
         if not self.is_server:
@@ -129,12 +130,16 @@ class TLSLayer:
 
     def take_output(self) -> bytes:
         """Return what must be sent now: a part of the handshake, a reply, or an alert."""
-        return self._outgoing.read() if self._outgoing.pending else b""
+        return b"" if self._is_closed or not self._outgoing.pending else self._outgoing.read()
 
     def close(self) -> bytes:
-        """Return a close_notify, which tells the peer that the stream is complete."""
-        if self._object and self.phase is not Phase.HANDSHAKE:
+        """Return a close_notify, which tells the peer that the stream is complete.
+
+        It is the last output: a second call, or a later `take_output`, returns nothing.
+        """
+        if self._object and self.phase is not Phase.HANDSHAKE and not self._is_closed:
             # It raises if the peer has not sent its own yet, or if the session is broken.
             with contextlib.suppress(ssl.SSLError):
                 self._object.unwrap()
-        return self.take_output()
+        last, self._is_closed = self.take_output(), True
+        return last
