@@ -95,8 +95,8 @@ async def _connect_to_any(addresses: list[Address]) -> Connection:
 
 def _enable_keepalive(connected: socket.socket) -> None:
     """Enable TCP keepalive so that a vanished peer is detected, where the system supports it."""
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        if hasattr(socket, option):
-            with contextlib.suppress(OSError):  # the connection has ended: the next read reports it
+    with contextlib.suppress(OSError):  # the connection has ended: the next read reports it
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            if hasattr(socket, option):
                 connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -12,6 +13,7 @@ import struct
 import termios
 import time
 import tracemalloc
+from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -468,6 +470,17 @@ class TestConnecting:
             )
             limit = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             assert idle + interval + limit / 1000 <= 30
+            connection.close()
+
+    async def test_failing_socket_option_does_not_prevent_the_connection(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:  # as macOS does once the peer has reset the connection
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(TransportSocket, "setsockopt", fail)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            connection = await connect("127.0.0.1", listening.getsockname()[1], 5)
             connection.close()
 
     async def test_slow_name_lookup_does_not_delay_the_timeout(
