@@ -98,8 +98,11 @@ class BroadcastClient:
     async def connect(self) -> None:
         """Connect and join, or leave nothing open.
 
-        Raises ConnectError, RefusedError, or ConnectionLostError if the answer breaks off.
+        Raises ConnectError or RefusedError, ConnectionLostError if the answer is a line that is too
+        long, and RuntimeError if this client has been connected and not closed since.
         """
+        if self._connection is not None:
+            raise RuntimeError("the client is connected already")
         self._lines.clear()
         self._splitter = LineSplitter(self._line_limit)
         self._heartbeats = Heartbeat()

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from helpers import PATIENCE, Connect, MakeServer, until
+from helpers import PATIENCE, Connect, MakeServer, connections, until
 from sockets import reset_on_close
 
 from broadcast import (
@@ -165,9 +165,13 @@ class TestConnecting:
             with pytest.raises(RefusedError, match="does not speak this protocol"):
                 await BroadcastClient(port=port).connect()
 
-    async def test_server_that_closes_immediately_raises_connect_error(self) -> None:
+    @pytest.mark.parametrize("answer", [b"", b"SUCC"])
+    async def test_server_that_closes_before_its_answer_is_whole_raises_connect_error(
+        self, answer: bytes
+    ) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readline()
+            writer.write(answer)
 
         async with fake_server(serve) as port:
             with pytest.raises(ConnectError, match="closed the connection without an answer"):
@@ -180,6 +184,16 @@ class TestConnecting:
         async with fake_server(serve) as port:
             with pytest.raises(ConnectError, match="does not answer"):
                 await BroadcastClient(port=port, connect_timeout=0.1).connect()
+
+    async def test_client_that_is_connected_cannot_connect_again(
+        self, server: BroadcastServer
+    ) -> None:
+        async with client_of(server) as client:
+            with pytest.raises(RuntimeError, match="connected already"):
+                await client.connect()
+            assert connections(server) == 1
+        async with client:
+            assert client.is_connected
 
     async def test_every_error_is_a_broadcast_error(self) -> None:
         for error in (ConnectError, ConnectionLostError, RefusedError, UsernameError):
