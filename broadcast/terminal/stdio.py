@@ -53,14 +53,14 @@ class Worker:
         self._thread.start()
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Queue a call; OSError and BroadcastError are passed on to its future."""
+        """Queue a call; its future gets the result or the exception."""
         future: Future[T] = Future()
 
         def call() -> None:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work(*arguments))
-                except (OSError, BroadcastError) as error:
+                except BaseException as error:  # otherwise the caller would wait for ever
                     future.set_exception(error)
 
         self._calls.put(call)
