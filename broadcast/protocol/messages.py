@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .handshake import SHUTTING_DOWN
 from .names import SENDER_LIMIT
-from .notices import Details, Event, parse_notice
+from .notices import Event, parse_notice
 
 TOO_SLOW = "too slow: did not read what it was sent in time"
 
@@ -36,104 +35,75 @@ def line_too_long(limit: int) -> str:
     return error(f"line too long (at most {limit} bytes)")
 
 
-class _Described:
-    """Gives programs what a line is about, without its English."""
+class _Line:
+    """A line from the server; its attributes say what it is about, without its English."""
 
     __slots__ = ()
 
-    @property
-    def details(self) -> Details:
-        """All that the line says."""
-        raise NotImplementedError
+    event = Event.NOTICE
+    """What the line is about."""
 
-    @property
-    def event(self) -> Event:
-        """What the line is about."""
-        return self.details.event
+    reason: str | None = None
+    """Why the client that it is about left."""
 
-    @property
-    def name(self) -> str | None:
-        """The client that the line is about."""
-        return self.details.name
+    time: str | None = None
+    """When a message of the history was said: `13:05`, or `2026-11-22 13:05` on another day."""
 
-    @property
-    def reason(self) -> str | None:
-        """Why that client left."""
-        return self.details.reason
-
-    @property
-    def time(self) -> str | None:
-        """When a message of the history was said: `13:05`, or `2026-11-22 13:05`."""
-        return self.details.time
-
-    @property
-    def said(self) -> str | None:
-        """The text of a message of the history."""
-        return self.details.said
+    said: str | None = None
+    """The text of a message of the history."""
 
 
 @dataclass(frozen=True, slots=True)
-class Message(_Described):
+class Message(_Line):
     """A message from another client."""
 
     sender: str
     text: str
+    event = Event.MESSAGE
 
     @property
-    def details(self) -> Details:
-        """All that the line says."""
-        return Details(Event.MESSAGE, self.sender)
+    def name(self) -> str:
+        """The client that the line is about."""
+        return self.sender
 
     def __str__(self) -> str:
         return f"{self.sender}: {self.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class Notice(_Described):
+@dataclass(frozen=True)
+class _ServerLine(_Line):
+    """A line that no other client has written."""
+
+    text: str
+    sender: ClassVar[None] = None
+    _prefix: ClassVar[str]
+    name: ClassVar[str | None] = None
+    """The client that the line is about."""
+
+    def __str__(self) -> str:
+        return self._prefix + self.text
+
+
+@dataclass(frozen=True)
+class Notice(_ServerLine):
     """A notice from the server: a join, a leave, or the answer to a command."""
 
-    text: str
-    sender: ClassVar[None] = None
+    _prefix = _NOTICE
 
-    @property
-    def details(self) -> Details:
-        """All that the line says."""
-        return parse_notice(self.text)
-
-    def __str__(self) -> str:
-        return notice(self.text)
+    def __post_init__(self) -> None:
+        self.__dict__.update(parse_notice(self.text))
 
 
-@dataclass(frozen=True, slots=True)
-class ServerError(_Described):
+class ServerError(_ServerLine):
     """An error from the server that concerns this client alone."""
 
-    text: str
-    sender: ClassVar[None] = None
-
-    @property
-    def details(self) -> Details:
-        """All that the line says."""
-        return Details(Event.ERROR)
-
-    def __str__(self) -> str:
-        return error(self.text)
+    _prefix, event = _ERROR, Event.ERROR
 
 
-@dataclass(frozen=True, slots=True)
-class Pong(_Described):
+class Pong(_ServerLine):
     r"""The server's answer to `\ping <word>`; the text is the word."""
 
-    text: str
-    sender: ClassVar[None] = None
-
-    @property
-    def details(self) -> Details:
-        """All that the line says."""
-        return Details(Event.PONG)
-
-    def __str__(self) -> str:
-        return pong(self.text)
+    _prefix, event = _PONG, Event.PONG
 
 
 Incoming = Message | Notice | ServerError | Pong
@@ -158,6 +128,6 @@ def parse_incoming(line: str) -> Incoming:
 
 def is_close_reason(incoming: Incoming) -> bool:
     """Return whether this is the server's last line, which says why it closes the connection."""
-    if isinstance(incoming, Notice):
-        return incoming.text == SHUTTING_DOWN
-    return isinstance(incoming, ServerError) and incoming.text.startswith((TOO_SLOW, TIMED_OUT))
+    return incoming.event is Event.SHUTDOWN or (
+        incoming.event is Event.ERROR and incoming.text.startswith((TOO_SLOW, TIMED_OUT))
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import enum
 import re
-from dataclasses import dataclass
 
 from .handshake import SHUTTING_DOWN
 
@@ -36,21 +35,6 @@ PRESENCE = (Event.JOINED, Event.LEFT)
 
 ANSWERS = (Event.CLIENTS, Event.HELP, Event.PONG)
 """What only a command of the client itself brings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Details:
-    """What a notice says; what it does not say is None."""
-
-    event: Event
-    name: str | None = None
-    """The client that it is about."""
-    reason: str | None = None
-    """Why that client left."""
-    time: str | None = None
-    """When a message of the history was said: `13:05`, or `2026-11-22 13:05` on another day."""
-    said: str | None = None
-    """The text of that message."""
 
 
 _TIME = r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d"
@@ -94,9 +78,9 @@ def client_count(count: int) -> str:
     return "1 client" if count == 1 else f"{count} clients"
 
 
-def parse_notice(text: str) -> Details:
-    """Return what the text of a notice says."""
+def parse_notice(text: str) -> dict[str, str | None]:
+    """Return what the text of a notice says, as attributes; none if it has no known shape."""
     for event, shape in _SHAPES:
         if match := shape.fullmatch(text):
-            return Details(event, **match.groupdict())
-    return Details(Event.NOTICE)
+            return {"event": event, **match.groupdict()}
+    return {}

@@ -80,8 +80,7 @@ class Pipeline:
         now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
         prefix = f"{now} " if self._timestamps else ""
         for incoming in received:
-            # Most lines are messages, for which the event need not be found out.
-            event = Event.MESSAGE if isinstance(incoming, Message) else incoming.event
+            event = incoming.event
             if event in PRESENCE and not self._notices:
                 continue
             if self._as_json:
@@ -118,18 +117,17 @@ def _as_text(lines: bytes) -> bytes:
 
 def _as_json(incoming: Incoming, now: str) -> str:
     kinds = {Message: "message", ServerError: "error"}
-    details = incoming.details
     fields = {
         "time": now,
         "type": kinds.get(type(incoming), "notice"),
         "sender": incoming.sender,
         "text": incoming.text,
-        "event": details.event,
-        "name": details.name,
+        "event": incoming.event,
+        "name": incoming.name,
     }
-    if details.event is Event.LEFT:
-        fields["reason"] = details.reason
-    elif details.event is Event.HISTORY and details.time:
-        date, _, clock = details.time.rpartition(" ")
-        fields |= {"time": f"{date or now.partition('T')[0]}T{clock}", "text": details.said}
+    if incoming.event is Event.LEFT:
+        fields["reason"] = incoming.reason
+    elif incoming.event is Event.HISTORY and incoming.time:
+        date, _, clock = incoming.time.rpartition(" ")
+        fields |= {"time": f"{date or now.partition('T')[0]}T{clock}", "text": incoming.said}
     return json.dumps(fields, ensure_ascii=False)

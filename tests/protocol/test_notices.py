@@ -9,40 +9,45 @@ import pytest
 from broadcast import Event, Message, Notice, Pong, ServerError
 from broadcast.protocol import notices
 from broadcast.protocol.handshake import SHUTTING_DOWN
-from broadcast.protocol.notices import Details
 
 SAID_AT = datetime.datetime(2026, 11, 22, 13, 5, 59)
 
 
 @pytest.mark.parametrize(
-    ("text", "details"),
+    ("text", "event", "attributes"),
     [
-        (notices.joined("bob"), Details(Event.JOINED, "bob")),
-        (notices.left("bob", ""), Details(Event.LEFT, "bob")),
-        (notices.left("bob", "timed out"), Details(Event.LEFT, "bob", reason="timed out")),
-        (notices.renamed("bob", "bob-2"), Details(Event.RENAMED, "bob-2")),
+        (notices.joined("bob"), Event.JOINED, {"name": "bob"}),
+        (notices.left("bob", ""), Event.LEFT, {"name": "bob"}),
+        (notices.left("bob", "timed out"), Event.LEFT, {"name": "bob", "reason": "timed out"}),
+        (notices.renamed("bob", "bob-2"), Event.RENAMED, {"name": "bob-2"}),
         (
             notices.history(SAID_AT, SAID_AT.date(), "bob: a: b"),
-            Details(Event.HISTORY, "bob", time="13:05", said="a: b"),
+            Event.HISTORY,
+            {"name": "bob", "time": "13:05", "said": "a: b"},
         ),
         (
             notices.history(SAID_AT, datetime.date(2026, 11, 23), "bob:  x"),
-            Details(Event.HISTORY, "bob", time="2026-11-22 13:05", said=" x"),
+            Event.HISTORY,
+            {"name": "bob", "time": "2026-11-22 13:05", "said": " x"},
         ),
-        (notices.client_count(1), Details(Event.CLIENTS)),
-        (notices.client_count(20), Details(Event.CLIENTS)),
-        ("bob", Details(Event.CLIENTS, "bob")),
-        ("bob (you)", Details(Event.CLIENTS, "bob")),
-        ("\\ping: a sign of life", Details(Event.HELP)),
-        (SHUTTING_DOWN, Details(Event.SHUTDOWN)),
-        ("something else entirely", Details(Event.NOTICE)),
-        ("[13:05] joined", Details(Event.JOINED, "[13:05]")),
-        ("joined", Details(Event.CLIENTS, "joined")),
-        ("left left", Details(Event.LEFT, "left")),
+        (notices.client_count(1), Event.CLIENTS, {}),
+        (notices.client_count(20), Event.CLIENTS, {}),
+        ("bob", Event.CLIENTS, {"name": "bob"}),
+        ("bob (you)", Event.CLIENTS, {"name": "bob"}),
+        ("\\ping: a sign of life", Event.HELP, {}),
+        (SHUTTING_DOWN, Event.SHUTDOWN, {}),
+        ("something else entirely", Event.NOTICE, {}),
+        ("[13:05] joined", Event.JOINED, {"name": "[13:05]"}),
+        ("joined", Event.CLIENTS, {"name": "joined"}),
+        ("left left", Event.LEFT, {"name": "left"}),
     ],
 )
-def test_notice_tells_programs_what_it_tells_people(text: str, details: Details) -> None:
-    assert Notice(text).details == details
+def test_notice_tells_programs_what_it_tells_people(
+    text: str, event: Event, attributes: dict[str, str]
+) -> None:
+    notice, none = Notice(text), dict.fromkeys(("name", "reason", "time", "said"))
+    assert notice.event is event
+    assert {name: getattr(notice, name) for name in none} == none | attributes
 
 
 def test_every_line_has_an_event_and_the_name_of_its_client() -> None:
