@@ -55,8 +55,8 @@ LAST_WRITE_TIMEOUT = 0.2
 LOST_CONNECTION = "lost the connection to "
 """What an error may begin with, which the notice of an outage says in its own words."""
 
-_NAMING = (Event.JOINED, Event.HISTORY, Event.CLIENTS)
-"""The notices that tell who is in the room, or was."""
+_NAMING = (Event.MESSAGE, Event.JOINED, Event.HISTORY, Event.CLIENTS)
+"""What tells who is in the room, or was."""
 
 _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
@@ -150,16 +150,13 @@ class Terminal:
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Draw what was received above the input area; `name` is the user's current name."""
         self._name = name
+        shown: list[Incoming] = []
         for incoming in received:
-            if isinstance(incoming, Message):
-                self._remember(incoming.sender)
-            elif incoming.event in _NAMING and incoming.name:
+            if incoming.name and incoming.event in _NAMING:
                 self._remember(incoming.name)
-        received = [incoming for incoming in received if not self._is_hidden(incoming)]
-        if not self._notices:
-            received = [incoming for incoming in received if incoming.event not in PRESENCE]
-        shown = self._clients.gather(received)
-        self._print(*[incoming for incoming in shown if not self._answers_ping(incoming)])
+            if not self._is_hidden(incoming) and not self._answers_ping(incoming):
+                shown.append(incoming)
+        self._print(*self._clients.gather(shown))
         await self._draw()
 
     def on_sent(self) -> None:
@@ -332,10 +329,10 @@ class Terminal:
         await self._console.write(silent.encode(errors="replace"))
 
     def _is_hidden(self, incoming: Incoming) -> bool:
-        """Return whether this answers what the user did not ask."""
-        if self._roster is Roster.DONE or isinstance(incoming, Message):
-            return False
-        if incoming.event is not Event.CLIENTS:
+        """Return whether the user wants no such notice, or has not asked for this answer."""
+        if incoming.event in PRESENCE:
+            return not self._notices
+        if self._roster is Roster.DONE or incoming.event is not Event.CLIENTS:
             return False
         if incoming.name is None:
             is_ours = self._roster in (Roster.ASKING, Roster.ASKED)
