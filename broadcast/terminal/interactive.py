@@ -176,7 +176,7 @@ class Terminal:
         """Print that there is a connection, or one again; `name` is the user's name there."""
         self._name, self._next_try = name, None
         if self._has_connected:
-            self._print_own(f"{_clock()} connected again")
+            self._print_own(f"{_time_of_day()} connected again")
         else:
             self._has_connected = True
             self._print_own(f"connected to {address} as {name}; \\help lists commands and keys")
@@ -185,7 +185,7 @@ class Terminal:
         """Print why there is no connection, once, and show in the prompt when the next try is."""
         if self._next_try is None:
             what = "connection lost" if self._has_connected else "no connection"
-            self._print_own(f"{_clock()} {what}: {problem.removeprefix(LOST_CONNECTION)}")
+            self._print_own(f"{_time_of_day()} {what}: {problem.removeprefix(LOST_CONNECTION)}")
             self._pings.clear()
         if self._roster is Roster.ASKED:
             self._roster = Roster.NOT_ASKED  # the answer is lost
@@ -206,9 +206,8 @@ class Terminal:
                 raw_mode.enter()
                 self._stale.set()
 
-            with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(signal.SIGWINCH, on_resize)
-                loop.add_signal_handler(signal.SIGCONT, on_continue)
+            loop.add_signal_handler(signal.SIGWINCH, on_resize)
+            loop.add_signal_handler(signal.SIGCONT, on_continue)
             drawing = asyncio.create_task(self._keep_drawn())
             try:
                 await self._draw(_PASTE_ON)
@@ -258,7 +257,7 @@ class Terminal:
 
     def _print(self, *received: Incoming) -> None:
         """Print above the input area when it is drawn next, which will be soon."""
-        clock = _clock()
+        clock = _time_of_day()
         self._new += [self._screen.style(incoming, clock, self._name) for incoming in received]
         self._stale.set()
 
@@ -365,7 +364,7 @@ def _left_out_text(characters: int) -> str:
     return f"{were} left out: a line has at most {LINE_LIMIT:,} bytes"
 
 
-def _clock() -> str:
+def _time_of_day() -> str:
     return time.strftime("%H:%M")
 
 
