@@ -311,13 +311,12 @@ class Terminal:
         # Not wrapped by us, so that each can be copied as one line.
         kept = [self._screen.dim("* not sent: ") + text for text in filter(None, unsent)]
         erased = self._screen.leave() + _PASTE_OFF
-        writing = asyncio.ensure_future(
-            self._write(erased + "".join(f"{line}\r\n" for line in [*self._new, *kept]))
-        )
-        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
-        _, late = await asyncio.wait([writing], timeout=LAST_WRITE_TIMEOUT)
-        if late:
-            writing.cancel()
+        last = erased + "".join(f"{line}\r\n" for line in [*self._new, *kept])
+        try:
+            with contextlib.suppress(BroadcastError):
+                async with asyncio.timeout(LAST_WRITE_TIMEOUT):
+                    await self._write(last)
+        except TimeoutError:
             self._console.write_nowait(erased.encode())
 
     async def _write(self, text: str) -> None:
