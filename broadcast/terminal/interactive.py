@@ -12,6 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 from ..errors import BroadcastError
 from ..protocol.blocks import sanitize
@@ -65,13 +66,23 @@ class Roster(enum.Enum):
     r"""Progress of the `\clients` that is sent, and answered, without the user seeing it."""
 
     NOT_ASKED = enum.auto()
-    ASKING = enum.auto()
-    """The question is to be sent before anything else, even over another connection."""
     ASKED = enum.auto()
     COUNTED = enum.auto()
     """The count, which comes first, has arrived: names may follow."""
     DONE = enum.auto()
     r"""The user has asked: what arrives from now on answers that."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outgoing:
+    """A line for the server, until it is on its way."""
+
+    text: str
+    ping_word: str = ""
+    """The word that is sent in its place with a ping, so that its answer is known."""
+
+
+ROSTER_QUESTION = Outgoing(f"\\clients {ROSTER_LIMIT}")
 
 
 class Terminal:
@@ -96,9 +107,8 @@ class Terminal:
         self._console = console
         self._name = name
         self._entered: asyncio.Queue[bytes | None] = asyncio.Queue()
-        # What was entered and is not on its way yet, each with the word if it is a ping.
-        self._waiting: deque[tuple[str, str]] = deque()
-        self._is_sending = False  # the first of them has been returned by `read`
+        # What is not on its way yet, in order: `read` returns it, and `on_sent` removes it.
+        self._waiting: deque[Outgoing] = deque()
         self._pings: dict[str, float] = {}  # words, and when they were sent
         self._clients = ClientList()
         self._as_text = as_text
@@ -141,11 +151,10 @@ class Terminal:
     async def read(self) -> bytes | None:
         """Return the next line to send, None when the user has left."""
         if self._roster is Roster.NOT_ASKED:
-            self._roster = Roster.ASKING
-            return encode(f"\\clients {ROSTER_LIMIT}")
-        line = await self._entered.get()
-        self._is_sending = True
-        return line
+            self._roster = Roster.ASKED
+            self._waiting.appendleft(ROSTER_QUESTION)
+            return encode(ROSTER_QUESTION.text)
+        return await self._entered.get()
 
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Draw what was received above the input area; `name` is the user's current name."""
@@ -160,17 +169,14 @@ class Terminal:
         await self._draw()
 
     def on_sent(self) -> None:
-        """Print the first entered line that was waiting, as said."""
-        if self._roster is Roster.ASKING:
-            self._roster = Roster.ASKED
-        if not self._is_sending:
+        """Print the line that `read` returned last, if the user has entered it."""
+        sent = self._waiting.popleft()
+        if sent is ROSTER_QUESTION:
             return
-        self._is_sending = False
-        text, ping_word = self._waiting.popleft()
-        keys = map(Notice, KEYS) if is_command(text, "help") else ()
-        self._print(Message(self._name, text), *keys)
-        if ping_word:
-            self._pings[ping_word] = time.monotonic()
+        keys = map(Notice, KEYS) if is_command(sent.text, "help") else ()
+        self._print(Message(self._name, sent.text), *keys)
+        if sent.ping_word:
+            self._pings[sent.ping_word] = time.monotonic()
 
     async def on_connected(self, address: str, name: str) -> None:
         """Print that there is a connection, or one again; `name` is the user's name there."""
@@ -187,7 +193,7 @@ class Terminal:
             what = "connection lost" if self._has_connected else "no connection"
             self._print_own(f"{_time_of_day()} {what}: {problem.removeprefix(LOST_CONNECTION)}")
             self._pings.clear()
-        if self._roster is Roster.ASKED:
+        if self._roster is Roster.ASKED and ROSTER_QUESTION not in self._waiting:
             self._roster = Roster.NOT_ASKED  # the answer is lost
         self._next_try = time.monotonic() + delay
         self._stale.set()
@@ -244,7 +250,7 @@ class Terminal:
             if self._as_text and text.startswith("\\"):
                 text = f" {text}"
             ping_word = secrets.token_hex(3) if is_command(text, "ping") else ""
-            self._waiting.append((text, ping_word))
+            self._waiting.append(Outgoing(text, ping_word))
             self._entered.put_nowait(encode(f"\\ping {ping_word}" if ping_word else text))
 
     def _answers_ping(self, incoming: Incoming) -> bool:
@@ -267,8 +273,12 @@ class Terminal:
         self._stale.set()
 
     def _input(self) -> tuple[str, str, int, list[str]]:
-        waiting = [f"{self._name}: {text}" for text, _ in self._waiting]
+        waiting = [f"{self._name}: {text}" for text in self._unsent()]
         return self._prompt(), self._editor.line, self._editor.cursor, waiting
+
+    def _unsent(self) -> list[str]:
+        """Return what the user has entered and is not on its way yet."""
+        return [line.text for line in self._waiting if line is not ROSTER_QUESTION]
 
     def _prompt(self) -> str:
         if self._next_try is None or self._editor.search:
@@ -307,7 +317,7 @@ class Terminal:
 
     async def _write_last(self) -> None:
         """Erase the input area, but leave what was typed and not sent on the screen."""
-        unsent = [*(text for text, _ in self._waiting), self._editor.line]
+        unsent = [*self._unsent(), self._editor.line]
         # Not wrapped by us, so that each can be copied as one line.
         kept = [self._screen.dim("* not sent: ") + text for text in filter(None, unsent)]
         erased = self._screen.leave() + _PASTE_OFF
@@ -333,8 +343,7 @@ class Terminal:
         if self._roster is Roster.DONE or incoming.event is not Event.CLIENTS:
             return False
         if incoming.name is None:
-            is_ours = self._roster in (Roster.ASKING, Roster.ASKED)
-            self._roster = Roster.COUNTED if is_ours else Roster.DONE
+            self._roster = Roster.COUNTED if self._roster is Roster.ASKED else Roster.DONE
         return self._roster is Roster.COUNTED
 
     def _remember(self, name: str) -> None:
