@@ -6,6 +6,11 @@ from __future__ import annotations
 class BroadcastError(Exception):
     """Base class of this package's exceptions; the text is one line, written for people."""
 
+    def __init__(self, text: str = "", details: str = "") -> None:
+        super().__init__(f"{text}{details}")
+        self.details = details or text
+        """The text without its beginning, for a place that says that already."""
+
 
 class HandshakeError(BroadcastError):
     """A client's first line was rejected; the text is what follows `ERROR ` in the answer."""

@@ -281,4 +281,4 @@ class BroadcastClient:
     def _lost_error(self) -> ConnectionLostError:
         lost = self._connection.lost if self._connection else None
         reason = f" ({lost})" if isinstance(lost, TimeoutError) else ""
-        return ConnectionLostError(f"lost the connection to {self.address}{reason}")
+        return ConnectionLostError("lost the connection to ", f"{self.address}{reason}")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from ..errors import ConnectionLostError
+from ..errors import BroadcastError, ConnectionLostError
 from ..protocol.blocks import sanitize
 from ..protocol.commands import is_command
 from ..protocol.messages import Incoming, is_close_reason
@@ -41,7 +41,7 @@ class View(Protocol):
     async def on_connected(self, address: str, name: str) -> None:
         """Note that there is a connection, or one again, to a server that gave us this name."""
 
-    async def on_disconnected(self, problem: str, delay: float) -> None:
+    async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
         """Note that there is no connection, and that the next try is after `delay` seconds."""
 
 

@@ -45,7 +45,7 @@ async def run_with_reconnect(
             unsent = conversation.unsent
             delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
             shortened = max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))
-            await view.on_disconnected(str(problem), shortened)
+            await view.on_disconnected(problem, shortened)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(shortened):
                 await view.quit_requested.wait()

@@ -53,9 +53,6 @@ COUNTDOWN_INTERVAL = 1.0
 LAST_WRITE_TIMEOUT = 0.2
 """Seconds that a terminal has to take the last output: a stopped one must not delay the exit."""
 
-LOST_CONNECTION = "lost the connection to "
-"""What an error may begin with, which the notice of an outage says in its own words."""
-
 _NAMING = (Event.MESSAGE, Event.JOINED, Event.HISTORY, Event.CLIENTS)
 """What tells who is in the room, or was."""
 
@@ -187,11 +184,11 @@ class Terminal:
             self._has_connected = True
             self._print_own(f"connected to {address} as {name}; \\help lists commands and keys")
 
-    async def on_disconnected(self, problem: str, delay: float) -> None:
+    async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
         """Print why there is no connection, once, and show in the prompt when the next try is."""
         if self._next_try is None:
             what = "connection lost" if self._has_connected else "no connection"
-            self._print_own(f"{_time_of_day()} {what}: {problem.removeprefix(LOST_CONNECTION)}")
+            self._print_own(f"{_time_of_day()} {what}: {problem.details}")
             self._pings.clear()
         if self._roster is Roster.ASKED and ROSTER_QUESTION not in self._waiting:
             self._roster = Roster.NOT_ASKED  # the answer is lost

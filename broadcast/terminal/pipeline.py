@@ -7,6 +7,7 @@ import datetime
 import json
 from collections.abc import Sequence
 
+from ..errors import BroadcastError
 from ..protocol.blocks import sanitize
 from ..protocol.framing import LINE_LIMIT, LineSplitter, TooLong
 from ..protocol.messages import Incoming, Message, ServerError, is_close_reason
@@ -101,7 +102,7 @@ class Pipeline:
             self._is_disconnected = False
             await self._console.report("connected again")
 
-    async def on_disconnected(self, problem: str, _delay: float) -> None:
+    async def on_disconnected(self, problem: BroadcastError, _delay: float) -> None:
         """Report the beginning of an outage."""
         if not self._is_disconnected:
             self._is_disconnected = True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from helpers import until
 
-from broadcast import BroadcastClient, BroadcastServer, Incoming, Message, Notice
+from broadcast import BroadcastClient, BroadcastError, BroadcastServer, Incoming, Message, Notice
 from broadcast.client.conversation import Conversation
 from broadcast.client.reconnect import run_with_reconnect
 
@@ -34,8 +34,8 @@ class Script:
     async def on_connected(self, address: str, name: str) -> None:
         self.told.append(f"{name} at {address}")
 
-    async def on_disconnected(self, problem: str, delay: float) -> None:
-        self.told.append(problem)
+    async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
+        self.told.append(str(problem))
 
 
 async def test_lines_read_after_the_connection_was_lost_are_sent_by_the_next_conversation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+from broadcast import ConnectionLostError
 from broadcast.terminal.interactive import Terminal
 from broadcast.terminal.stdio import Console
 
@@ -21,11 +22,12 @@ async def test_names_are_asked_again_only_if_the_question_had_been_sent() -> Non
         cast(Console, FakeConsole()), "me", coloured=False, bell=False, as_text=False, notices=True
     )
     assert await terminal.read() == b"\\clients 200\r\n"
-    await terminal.on_disconnected("read, but not sent: the conversation still has it", 1.0)
+    # Read, but not sent: the conversation still has it.
+    await terminal.on_disconnected(ConnectionLostError(), 1.0)
     reading = asyncio.create_task(terminal.read())
     await asyncio.sleep(0)
     assert not reading.done()
     reading.cancel()
     terminal.on_sent()
-    await terminal.on_disconnected("sent, but not answered", 1.0)
+    await terminal.on_disconnected(ConnectionLostError(), 1.0)  # sent, but not answered
     assert await terminal.read() == b"\\clients 200\r\n"
