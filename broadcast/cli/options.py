@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import UsernameError
 from ..protocol.blocks import sanitize
 from ..protocol.commands import HEARTBEAT_INTERVAL
+from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_USERNAME
 from ..protocol.names import check_username
 from ..server import server
 from ..server.history import DEFAULT_HISTORY_BYTES
@@ -90,9 +91,9 @@ def username(text: str) -> str:
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the server."""
     add: Callable[..., Any] = parser.add_argument
-    add("--host", default=server.DEFAULT_HOST,
+    add("--host", default=DEFAULT_HOST,
         help="address or name to listen on; empty for every interface (default: %(default)s)")
-    add("--port", type=port_number, default=server.DEFAULT_PORT,
+    add("--port", type=port_number, default=DEFAULT_PORT,
         help="port to listen on; 0 for any free one (default: %(default)s)")
     add("--timeout", type=positive, default=server.DEFAULT_TIMEOUT, metavar="S",
         help="seconds a client may be silent (default: %(default)s)")
@@ -123,11 +124,11 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the client."""
     add: Callable[..., Any] = parser.add_argument
-    add("--host", default=server.DEFAULT_HOST,
+    add("--host", default=DEFAULT_HOST,
         help="address or name of the server (default: %(default)s)")
-    add("--port", type=port_number, default=server.DEFAULT_PORT,
+    add("--port", type=port_number, default=DEFAULT_PORT,
         help="port of the server (default: %(default)s)")
-    add("--user", type=username, default="anonymous", metavar="NAME",
+    add("--user", type=username, default=DEFAULT_USERNAME, metavar="NAME",
         help="your name in the room (default: %(default)s)")
     add("--heartbeat", type=positive, default=HEARTBEAT_INTERVAL, metavar="S",
         help="seconds between heartbeats (default: %(default)s)")

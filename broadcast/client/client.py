@@ -14,10 +14,10 @@ from ..net.address import format_address
 from ..net.connection import Connection
 from ..net.dial import connect
 from ..net.tls import ALERT
+from ..protocol import handshake
 from ..protocol.blocks import REPLACEMENT_GROWTH, sanitize
 from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.framing import ENDING, LINE_LIMIT, LineSplitter, TooLong, encode
-from ..protocol.handshake import NOT_AUTHORISED, SUCCESS, TEMPORARY_REFUSALS, Connect
 from ..protocol.messages import Incoming, ServerError, parse_incoming
 from ..protocol.names import NAME_BYTES, SENDER_LIMIT, check_username
 from ..protocol.notices import Event
@@ -59,9 +59,9 @@ class BroadcastClient:
 
     def __init__(
         self,
-        host: str = "127.0.0.1",
-        port: int = 8888,
-        user: str = "anonymous",
+        host: str = handshake.DEFAULT_HOST,
+        port: int = handshake.DEFAULT_PORT,
+        user: str = handshake.DEFAULT_USERNAME,
         *,
         heartbeat: float | None = HEARTBEAT_INTERVAL,
         connect_timeout: float = CONNECT_TIMEOUT,
@@ -121,7 +121,7 @@ class BroadcastClient:
             self._heartbeat_task = asyncio.create_task(self.keep_alive(self._heartbeat))
 
     async def _join(self, connection: Connection) -> None:
-        connection.send(Connect(self.user, self._token).encode())
+        connection.send(handshake.Connect(self.user, self._token).encode())
         while not self._lines:
             data = await self._read()
             if data.startswith(ALERT) and not self._tls:
@@ -130,14 +130,14 @@ class BroadcastClient:
                 hint = "" if self._tls else "; does it want --tls?"
                 raise ConnectError(f"{self.address} closed the connection without an answer{hint}")
         answer = self._lines.popleft()
-        if answer != SUCCESS:
+        if answer != handshake.SUCCESS:
             refusal = parse_incoming(answer)
             if not isinstance(refusal, ServerError):
                 raise RefusedError(f"{self.address} does not speak this protocol")
-            if refusal.text in TEMPORARY_REFUSALS:
+            if refusal.text in handshake.TEMPORARY_REFUSALS:
                 raise ConnectError(f"{self.address} is temporarily unavailable: {refusal.text}")
             hint = ""
-            if refusal.text == NOT_AUTHORISED:
+            if refusal.text == handshake.NOT_AUTHORISED:
                 problem = "it wants a token" if self._token is None else "the token is wrong"
                 hint = f"; {problem}: see --token-file"
             raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}{hint}")

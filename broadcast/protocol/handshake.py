@@ -8,6 +8,8 @@ from ..errors import HandshakeError
 from .framing import encode
 from .names import check_username
 
+DEFAULT_HOST, DEFAULT_PORT, DEFAULT_USERNAME = "127.0.0.1", 8888, "anonymous"
+
 HANDSHAKE_LIMIT = 1_024
 """Bytes that a client may send up to the end of its CONNECT, blank lines included. A username has
 128 at most, which leaves enough for a token."""
@@ -55,5 +57,5 @@ def parse_connect(text: str) -> Connect:
     words = list(filter(None, rest.split(" ")))
     if keyword != "CONNECT" or len(words) > 2:
         raise HandshakeError(EXPECTED_CONNECT)
-    username, token = (*words, None, None)[:2]
-    return Connect(check_username("anonymous" if username is None else username), token)
+    username = check_username(words[0] if words else DEFAULT_USERNAME)
+    return Connect(username, words[1] if len(words) == 2 else None)

@@ -20,7 +20,7 @@ from ..net.address import Address, describe_os_error, format_address
 from ..net.connection import CLOSE_TIMEOUT, SEND_BUFFER, Connection, break_cycle
 from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.framing import LINE_LIMIT, encode
-from ..protocol.handshake import SHUTTING_DOWN
+from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT, SHUTTING_DOWN
 from ..protocol.messages import error
 from ..protocol.notices import client_count
 from .clock import ServingClock
@@ -33,10 +33,6 @@ from .session import LeaveReason, Limits, ServerContext, Session
 from .strangers import DEFAULT_MAX_STRANGERS, Strangers
 
 LOGGER = logging.getLogger("broadcast")
-
-DEFAULT_HOST = "127.0.0.1"
-
-DEFAULT_PORT = 8888
 
 DEFAULT_TIMEOUT = 300.0
 """Seconds: ten times the client's heartbeat, so that a short network failure disconnects nobody."""
