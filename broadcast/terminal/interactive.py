@@ -23,7 +23,7 @@ from ..protocol.names import SENDER_LIMIT, name_key
 from ..protocol.notices import PRESENCE, Event
 from .client_list import ClientList
 from .editor import CursorRow, Editor, Key, LeftOut
-from .screen import Screen, fit_prompt
+from .screen import InputArea, Screen, fit_prompt
 from .stdio import Console
 from .tty import RawMode
 
@@ -235,7 +235,7 @@ class Terminal:
             case Key.BELL:
                 await self._write("\a")
             case Key.REDRAW:
-                await self._write(self._screen.clear(*self._input()))
+                await self._write(self._screen.clear(self._input_area()))
 
     def _quit(self) -> None:
         self.quit_requested.set()
@@ -269,9 +269,9 @@ class Terminal:
         self._new.append(self._screen.dim(f"* {text}"))
         self._stale.set()
 
-    def _input(self) -> tuple[str, str, int, list[str]]:
+    def _input_area(self) -> InputArea:
         waiting = [f"{self._name}: {text}" for text in self._unsent()]
-        return self._prompt(), self._editor.line, self._editor.cursor, waiting
+        return InputArea(self._prompt(), self._editor.line, self._editor.cursor, waiting)
 
     def _unsent(self) -> list[str]:
         """Return what the user has entered and is not on its way yet."""
@@ -296,7 +296,7 @@ class Terminal:
         if self._has_resized or size != self._size:
             self._has_resized, self._size = False, size
             question = self._screen.resize(*size)
-        await self._write(prefix + question + self._screen.above(new, *self._input()))
+        await self._write(prefix + question + self._screen.above(new, self._input_area()))
 
     async def _keep_drawn(self) -> None:
         """Draw when the screen is stale, and every second while the prompt counts down."""

@@ -20,6 +20,7 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from ..protocol.messages import Incoming, Message, ServerError
 from ..protocol.names import name_key
@@ -140,6 +141,17 @@ def _split(text: str, breaks: Sequence[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise([0, *breaks, len(text)])]
 
 
+class InputArea(NamedTuple):
+    """What the input area shows."""
+
+    prompt: str
+    line: str
+    cursor: int
+    """An index into the line."""
+    waiting: Sequence[str] = ()
+    """What waits to be sent, above the prompt."""
+
+
 class Screen:
     r"""Draws the input area of a terminal, and messages above it.
 
@@ -164,33 +176,22 @@ class Screen:
         self._resized: tuple[str, list[tuple[int, int]], int] | None = None
         self._replies_due = 0  # answers of the terminal about its cursor
 
-    def input(self, prompt: str, line: str, cursor: int, waiting: Sequence[str] = ()) -> str:
-        """Redraw the input area in place; `cursor` is an index into the line."""
-        return self._erase() + self._draw(prompt, line, cursor, waiting)
-
-    def above(
-        self,
-        lines: Sequence[str],
-        prompt: str,
-        line: str,
-        cursor: int,
-        waiting: Sequence[str] = (),
-    ) -> str:
-        """Print styled lines above the input area."""
+    def above(self, lines: Sequence[str], area: InputArea) -> str:
+        """Print styled lines, if there are any, and redraw the input area below."""
         if lines:
             self._forget_pushed_out()  # messages are between now
         printed = "".join(f"{self._wrap(styled)}\r\n" for styled in lines)
-        return self._erase() + printed + self._draw(prompt, line, cursor, waiting)
+        return self._erase() + printed + self._draw(area)
 
-    def clear(self, prompt: str, line: str, cursor: int, waiting: Sequence[str] = ()) -> str:
+    def clear(self, area: InputArea) -> str:
         """Clear the screen and draw the input area at the top."""
         self._forget_pushed_out()
-        return "\x1b[H\x1b[J" + self._draw(prompt, line, cursor, waiting)
+        return "\x1b[H\x1b[J" + self._draw(area)
 
     def leave(self) -> str:
         """Erase the input area, to quit or to suspend, and reset the colours.
 
-        `input` and `above` draw the area again, in the row where the cursor is then.
+        `above` draws the area again, in the row where the cursor is then.
         """
         erased = self._erase()
         self._drawn, self._cursor_index, self._rows_above = "", 0, 0
@@ -198,7 +199,7 @@ class Screen:
         return erased + _RESET
 
     def resize(self, columns: int, rows: int) -> str:
-        """Adjust to a new size, for which the terminal has already wrapped; then call `input`.
+        """Adjust to a new size, for which the terminal has already wrapped; then call `above`.
 
         Returns what is to be written before that: it asks the terminal for the cursor's row, which
         tells how much of the area has been pushed out. Call `locate` with the answer.
@@ -276,11 +277,12 @@ class Screen:
             waiting = [f"{count - rows + 1} lines", *waiting[count - rows + 1 :]][:rows]
         return [cut(f"    \u2026 {text}", self._columns - 1) for text in waiting]
 
-    def _draw(self, prompt: str, line: str, cursor: int, waiting: Sequence[str]) -> str:
+    def _draw(self, area: InputArea) -> str:
         """Draw the input area from the beginning of an empty row, and record what is drawn.
 
         An area that would leave no row for messages is cut down to the rows around the cursor.
         """
+        prompt, line, cursor, waiting = area
         waiting = self._fit_waiting(waiting)
         index = len(_expand_tabs(prompt + line[:cursor]))  # of the character that the cursor is on
         # Text further away than a screenful cannot be visible, so it is not laid out at each key.

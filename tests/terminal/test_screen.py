@@ -15,7 +15,7 @@ import pytest
 from terminal_model import Terminal, cells_of
 
 from broadcast.protocol.messages import Incoming, Message, Notice, ServerError
-from broadcast.terminal.screen import Screen, cells, fit_prompt
+from broadcast.terminal.screen import InputArea, Screen, cells, fit_prompt
 
 NARROW = "abcdefg hij"
 MIXED = "abc d\u00e9e\u0301\u6f22\u5b57\ud55c\uff21\U0001f600\u2764\ufe0f\u200d\t"
@@ -95,13 +95,13 @@ class ScreenTest:
 
     def input(self, prompt: str, line: str, cursor: int) -> None:
         self.area = (prompt, line, cursor)
-        self.terminal.write(self.screen.input(prompt, line, cursor, self.waiting))
+        self.terminal.write(self.screen.above((), InputArea(*self.area, self.waiting)))
         self.check()
 
     def above(self, lines: Sequence[str]) -> None:
         for line in lines:
             self.messages += lines_of(line, self.terminal.columns, is_message=True)
-        written = self.screen.above(lines, *self.area, self.waiting)
+        written = self.screen.above(lines, InputArea(*self.area, self.waiting))
         self.terminal.write(written)
         self.check()
 
@@ -274,7 +274,7 @@ def test_lines_that_wait_to_be_sent_are_redrawn_after_a_resize() -> None:
 
 def test_lines_that_wait_to_be_sent_are_dim() -> None:
     screen, terminal = Screen(40, 10, coloured=True, bell=False), Terminal(40, 10)
-    written = screen.input("> ", "", 0, ["me: hello"])
+    written = screen.above((), InputArea("> ", "", 0, ["me: hello"]))
     assert "\x1b[2m    \u2026 me: hello\x1b[0m" in written
     terminal.write(written)
     assert terminal.picture[:2] == ["    \u2026 me: hello", ">"]
@@ -322,7 +322,9 @@ def test_drawing_a_huge_line_costs_no_more_than_a_screenful() -> None:
     def seconds(line: str) -> float:
         began = time.process_time()
         for step in range(40):
-            assert len(screen.input("> ", line, len(line) * step // 40)) < 80 * 24 + 40
+            assert (
+                len(screen.above((), InputArea("> ", line, len(line) * step // 40))) < 80 * 24 + 40
+            )
         return time.process_time() - began
 
     assert seconds("x" * 65_536) < 6 * seconds("x" * 3_000), (
@@ -334,10 +336,10 @@ def test_cursor_is_on_its_character_however_long_the_line() -> None:
     chosen = random.Random(33)
     line = "x" + "".join(chosen.choices(MIXED.replace("\t", ""), k=5_000))
     screen, terminal = Screen(20, 5, coloured=False, bell=False), Terminal(20, 5)
-    terminal.write(screen.above(["message"], "> ", "", 0))
+    terminal.write(screen.above(["message"], InputArea("> ", "", 0)))
     for _ in range(100):
         cursor = cursor_for(chosen, line)
-        terminal.write(screen.input("> ", line, cursor))
+        terminal.write(screen.above((), InputArea("> ", line, cursor)))
         screen.resize(20, 5)
         assert terminal.screen[terminal.row][terminal.column][0] == (line[cursor:] + " ")[0]
         assert terminal.scrolled == 0
@@ -347,7 +349,7 @@ def test_cursor_is_on_its_character_however_long_the_line() -> None:
 def test_cursor_of_a_long_line_is_in_the_middle_of_the_screen() -> None:
     screen, terminal = Screen(10, 6, coloured=False, bell=False), Terminal(10, 6)
     for cursor, expected in ((0, (0, 2)), (98, (2, 0)), (200, (4, 2))):
-        terminal.write(screen.input("> ", "x" * 200, cursor))
+        terminal.write(screen.above((), InputArea("> ", "x" * 200, cursor)))
         assert terminal.cursor == expected
         assert (terminal.picture[5], terminal.scrolled) == ("", 0)
 
@@ -355,14 +357,16 @@ def test_cursor_of_a_long_line_is_in_the_middle_of_the_screen() -> None:
 def test_tiny_window_still_shows_the_input() -> None:
     screen = Screen(0, 0, coloured=False, bell=False)
     for _ in range(2):
-        assert "\u6f22" in screen.above(["message"], "> ", "\u6f22\u6f22", 1)
+        assert "\u6f22" in screen.above(["message"], InputArea("> ", "\u6f22\u6f22", 1))
         screen.resize(1, 1)
 
 
 def test_many_lines_are_written_at_once_and_the_input_drawn_once() -> None:
     screen = Screen(40, 10, coloured=False, bell=False)
-    screen.input("> ", "half-typed", 4)
-    written = screen.above([f"message {number}" for number in range(1_000)], "> ", "half-typed", 4)
+    screen.above((), InputArea("> ", "half-typed", 4))
+    written = screen.above(
+        [f"message {number}" for number in range(1_000)], InputArea("> ", "half-typed", 4)
+    )
     assert written.count("half-typed") == 1
     assert written.count("\x1b") < 5
 
@@ -371,7 +375,7 @@ def test_screen_is_cleared_left_and_resumed() -> None:
     test = ScreenTest(10, 6)
     test.above(["one", "two"])
     test.input("> ", "x" * 15, 3)
-    test.terminal.write(test.screen.clear("> ", "x" * 15, 12))
+    test.terminal.write(test.screen.clear(InputArea("> ", "x" * 15, 12)))
     assert test.terminal.picture == ["> xxxxxxxx", "xxxxxxx", "", "", "", ""]
     assert test.terminal.cursor == (1, 4)
     test.messages.clear()
@@ -508,7 +512,7 @@ def test_bell_rings_once_for_a_message_on_the_screen() -> None:
         screen.style(Message("other", "hi me, me, me and me"), CLOCK, "me"),
         screen.style(Message("other", "hi"), CLOCK, "me"),
     ]
-    terminal.write(screen.above(lines, "me> ", "", 0))
+    terminal.write(screen.above(lines, InputArea("me> ", "", 0)))
     assert terminal.bells == 1
     assert terminal.picture == [
         "12:34 other: hi me,",
@@ -617,18 +621,15 @@ def test_tmux_and_the_model_terminal_show_the_same(tmux: Tmux, columns: int, row
         )
         cursor = cursor_for(chosen, line)
         waiting = [some(chosen, ALIKE, columns) for _ in range(chosen.choice([0, 1, 3, 20]))]
-        written = screen.input("> ", line, cursor, waiting)
+        written = screen.above((), InputArea("> ", line, cursor, waiting))
         for _ in range(3):
             texts = [some(chosen, ALIKE, columns * 2) for _ in range(chosen.randint(0, 4))]
             written += screen.above(
                 [screen.style(Message("other", text), CLOCK, "me") for text in texts],
-                "> ",
-                line,
-                cursor,
-                waiting,
+                InputArea("> ", line, cursor, waiting),
             )
         if step == 6:
-            written += screen.leave() + screen.clear("> ", line, cursor, waiting)
+            written += screen.leave() + screen.clear(InputArea("> ", line, cursor, waiting))
         terminal.write(written)
         assert tmux.write(written)[:2] == (terminal.picture, terminal.cursor)
 
@@ -653,12 +654,12 @@ def test_tmux_shows_the_right_screen_after_a_resize(
         tmux.blank(*size)
         screen = Screen(*size, coloured=False, bell=False)
         tmux.write(
-            screen.input("> ", "z" * 3 * columns, 0)
+            screen.above((), InputArea("> ", "z" * 3 * columns, 0))
         )  # must not be wrapped with what replaces it
-        tmux.write(screen.above(messages, "> ", line, cursor))
+        tmux.write(screen.above(messages, InputArea("> ", line, cursor)))
         tmux.resize(columns, rows)
         screen.resize(columns, rows)
-        picture, at, history = tmux.write(screen.input("> ", line, cursor))
+        picture, at, history = tmux.write(screen.above((), InputArea("> ", line, cursor)))
         above = [shown for message in messages for shown in wrapped(message, columns)]
         area = rows_of(f"> {line} ", columns, is_message=False)
         row, column = cursor_in("> " + line[:cursor], area)
@@ -686,14 +687,16 @@ def test_tmux_shows_no_debris_after_a_tiny_window(
     ):
         tmux.blank(80, 24)
         screen = Screen(80, 24, coloured=False, bell=False)
-        tmux.write(screen.above(messages, "> ", line, len(line), waiting))
+        tmux.write(screen.above(messages, InputArea("> ", line, len(line), waiting)))
         for size in (tiny, (80, 24), tiny, (20, 4), (80, 24)):
             tmux.resize(*size)
             _, (row, _), _ = tmux.write("")
             if screen.resize(*size):
                 screen.locate(row)
-            tmux.write(screen.input("> ", line, len(line), waiting))
-        picture, at, history = tmux.write(screen.input("> ", line, len(line), waiting))
+            tmux.write(screen.above((), InputArea("> ", line, len(line), waiting)))
+        picture, at, history = tmux.write(
+            screen.above((), InputArea("> ", line, len(line), waiting))
+        )
         area = rows_of(f"> {line} ", 80, is_message=False)
         shown = [row for row in picture if row]
         above = [f"    \u2026 {text}".rstrip() for text in waiting]
@@ -708,14 +711,14 @@ def test_only_the_answer_to_the_last_question_counts() -> None:
 
     def erased_rows(*answers: int) -> str:
         screen = Screen(80, 24, coloured=False, bell=False)
-        screen.input("> ", "x" * 200, 200)
+        screen.above((), InputArea("> ", "x" * 200, 200))
         for columns in (20, 21):
             assert screen.resize(columns, 5) == "\x1b[6n"
-            screen.input("> ", "x" * 200, 200)
+            screen.above((), InputArea("> ", "x" * 200, 200))
         for row in answers:
             screen.locate(row)
         screen.resize(21, 50)
-        return screen.input("> ", "x" * 200, 200).partition("A")[0]
+        return screen.above((), InputArea("> ", "x" * 200, 200)).partition("A")[0]
 
     assert erased_rows(0) == erased_rows(), "the first question was another one"
     assert erased_rows(4, 2) == erased_rows(0, 2) != erased_rows()
@@ -726,4 +729,4 @@ def test_typing_leaves_nothing_in_the_scrollback_of_tmux(tmux: Tmux) -> None:
     tmux.blank(40, 10)
     screen = Screen(40, 10, coloured=False, bell=False)
     for length in range(0, 100, 9):
-        assert tmux.write(screen.input("> ", "x" * length, length))[2] == []
+        assert tmux.write(screen.above((), InputArea("> ", "x" * length, length)))[2] == []
