@@ -42,8 +42,12 @@ consecutive combining marks. It ends before white space if possible, so that a w
 stays whole, or else before a letter or digit, where a cut hardly ever matters."""
 
 
-_PIECE = re.compile(r"[!-~]+|\x1b\[[0-9;]*m|.", re.DOTALL)
-"""A word of ASCII, one other character, or an escape sequence of a styled text."""
+_PIECES = {
+    hanging: re.compile(rf"[!-~]+{space}|\x1b\[[0-9;]*m|.", re.DOTALL)
+    for hanging, space in ((True, ""), (False, " ?"))
+}
+"""A word of ASCII, with the space after it unless that hangs; one other character; or an escape
+sequence of a styled text."""
 
 _STYLES = re.compile(r"\x1b\[[0-9;]*m|\a")
 
@@ -93,6 +97,31 @@ def fit_prompt(states: Sequence[str], name: str, columns: int) -> str:
     return cut(prompt, max(columns - 1, 1))
 
 
+def _words(text: str, *, hanging: bool) -> list[tuple[int, int, str]]:
+    """Return the start, the width and the first character of each word and each wide character.
+
+    Marks belong to what they follow, and styles to what follows them. A word includes the space
+    after it, unless spaces are `hanging`: then each counts as a word that has no width.
+    """
+    words = []
+    start = end = width = 0
+    first, begins = "-", False  # whether the next character begins a word, whatever it is
+    for piece in _PIECES[hanging].finditer(text):
+        letters = piece[0]
+        if letters < " ":
+            continue
+        needed, hangs = cells(letters[-1]), hanging and letters == " "
+        if needed and (begins or needed == 2 or hangs):
+            words.append((start, width, first))
+            start, width, first = end, 0, letters[0]
+        end = piece.end()
+        if needed:
+            begins = needed == 2 or letters[-1] == " "
+        if not hangs or not cells(text[end : end + 1] or "-"):  # a space with a mark does not hang
+            width += needed * len(letters)
+    return [*words, (start, width, first)]
+
+
 def _find_breaks(text: str, columns: int, *, hanging: bool) -> list[int]:
     """Return the indices at which a row has to end so that the terminal cuts no word.
 
@@ -101,39 +130,23 @@ def _find_breaks(text: str, columns: int, *, hanging: bool) -> list[int]:
     it does between wide characters, which need no spaces.
     """
     breaks: list[int] = []
-    column = end = 0  # behind the pieces so far
-    word_start = word_column = 0
-    moved_from = 0  # the column from which the word was moved to the next row
-    previous, was_wide = " ", False
-    for piece in _PIECE.finditer(text):
-        character = piece[0][-1]
-        if piece[0] < " ":
-            continue  # it takes up no column, and belongs to what follows
-        width = len(piece[0]) if character.isascii() else cells(character)
-        is_wide = width == 2 and not character.isascii()
-        if hanging and character == " " and cells(text[piece.end() : piece.end() + 1] or "-"):
-            width = min(width, columns - column)
-        begins = width > 0 and (
-            is_wide or was_wide or previous == " " or (hanging and character == " ")
-        )
-        if begins:
-            word_start, word_column, moved_from = end, column, 0
-        column += width
-        if column > columns:
-            word_width, was_full = column - word_column, column - width == columns
-            after_space = hanging and previous == " "
-            is_movable = after_space or not (begins and (is_wide or was_full))
-            if word_column and is_movable and (word_width <= columns or (after_space and was_full)):
-                breaks.append(word_start)
-                column, moved_from = word_width, word_column % columns
-            elif moved_from:  # it is longer than a row
-                breaks.pop()
-                column, moved_from = moved_from + column, 0
-            column = width if is_wide else (column - 1) % columns + 1
-            word_column = 0
-        end = piece.end()
-        if width or character == " ":
-            previous, was_wide = character, is_wide
+    column, previous = 0, ""
+    for start, width, first in _words(text, hanging=hanging):
+        if first == " " and not width:
+            column = min(column + 1, columns)
+        elif column + width > columns:
+            is_full, is_wide = column == columns, cells(first) == 2
+            if hanging and previous == " ":
+                is_moved = is_full or width <= columns
+            else:  # between words without a space, the terminal wraps by itself
+                is_moved = not is_full and not is_wide and width <= columns
+            if is_moved and column:
+                breaks.append(start)
+                column = 0
+            column = width if is_wide else (column + width - 1) % columns + 1
+        else:
+            column += width
+        previous = first
     return breaks
 
 
