@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -102,12 +103,13 @@ def _blocks(chunk: bytes, start: int, end: int, lines: int, prefix: bytes) -> It
     """Return the messages between two offsets, which contain that many lines, as blocks."""
     sent = end - start + lines * (len(prefix) + len(ENDING))
     if lines > BLOCK_LINES or sent > BLOCK_LIMIT:
-        blocks = max(-(-lines // BLOCK_LINES), -(-sent // BLOCK_LIMIT))
-        return _several_blocks(chunk, start, end, -(-(end - start) // blocks), prefix)
+        blocks = math.ceil(max(lines / BLOCK_LINES, sent / BLOCK_LIMIT))
+        return _several_blocks(chunk, start, end, math.ceil((end - start) / blocks), prefix)
     # The usual case is one block: it is made without the cost of a generator.
     block = _block(chunk[start:end], lines, prefix)
     if block and _is_too_large(block):
-        return _several_blocks(chunk, start, end, -(-(end - start) // REPLACEMENT_GROWTH), prefix)
+        step = math.ceil((end - start) / REPLACEMENT_GROWTH)
+        return _several_blocks(chunk, start, end, step, prefix)
     return (block,) if block else ()
 
 
@@ -116,23 +118,31 @@ def _several_blocks(
 ) -> Iterator[Block]:
     """Yield blocks of about `step` bytes of input each, so that they are few and equal in size."""
     while start < end:
-        stop = chunk.index(b"\n", min(start + step, end) - 1) + 1
-        while True:
-            size, lines = stop - start, chunk.count(b"\n", start, stop)
-            sent = size + lines * len(prefix + ENDING)
-            if lines > 1 and (lines > BLOCK_LINES or sent > BLOCK_LIMIT + BLOCK_TOLERANCE):
-                # Shrink by a sixteenth at least, however unevenly the lines are distributed.
-                most = min(size * BLOCK_LIMIT // sent, size * BLOCK_LINES // lines, size * 15 // 16)
-            else:
-                block = _block(chunk[start:stop], lines, prefix)
-                if not block or not _is_too_large(block):
-                    break
-                most = size // REPLACEMENT_GROWTH  # replacements made it grow; a third always fits
-                step = -(-step // REPLACEMENT_GROWTH)
-            stop = chunk.rfind(b"\n", start, start + most) + 1 or chunk.index(b"\n", start) + 1
+        stop, lines = _fit(chunk, start, min(start + step, end), len(prefix + ENDING))
+        block = _block(chunk[start:stop], lines, prefix)
+        if block and _is_too_large(block):  # because of replacements; a third always fits
+            step = math.ceil(step / REPLACEMENT_GROWTH)
+            continue
         if block:
             yield block
         start = stop
+
+
+def _fit(chunk: bytes, start: int, stop: int, added: int) -> tuple[int, int]:
+    """Return where a block that ends near `stop` can end without being too large, and its lines.
+
+    `added`: bytes that are sent with each line.
+    """
+    stop = chunk.index(b"\n", stop - 1) + 1
+    while (lines := chunk.count(b"\n", start, stop)) > 1:
+        size = stop - start
+        sent = size + lines * added
+        if lines <= BLOCK_LINES and sent <= BLOCK_LIMIT + BLOCK_TOLERANCE:
+            break
+        # Shrink by a sixteenth at least, however unevenly the lines are distributed.
+        most = min(size * BLOCK_LIMIT // sent, size * BLOCK_LINES // lines, size * 15 // 16)
+        stop = chunk.rfind(b"\n", start, start + most) + 1 or chunk.index(b"\n", start) + 1
+    return stop, lines
 
 
 def _is_too_large(block: Block) -> bool:

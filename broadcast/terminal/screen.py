@@ -138,7 +138,7 @@ def _find_breaks(text: str, columns: int, *, hanging: bool) -> list[int]:
             is_full, is_wide = column == columns, cells(first) == 2
             if hanging and previous == " ":
                 is_moved = is_full or width <= columns
-            else:  # between words without a space, the terminal wraps by itself
+            else:  # at the end of a row and at wide characters, the terminal wraps by itself
                 is_moved = not is_full and not is_wide and width <= columns
             if is_moved and column:
                 breaks.append(start)
