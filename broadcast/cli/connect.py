@@ -6,8 +6,7 @@ import asyncio
 import functools
 import os
 import signal
-import ssl
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 
 from ..client.client import BroadcastClient
@@ -17,7 +16,7 @@ from ..net.tls import client_context
 from ..terminal.interactive import Terminal
 from ..terminal.pipeline import Pipeline
 from ..terminal.stdio import Console
-from .options import CLIENT, add_client_arguments, describe_file_error, make_parser, read_token
+from .options import CLIENT, add_client_arguments, load_tls, make_parser, read_token
 from .signals import FAILED, INTERRUPTED, OK, TERMINATED, handle_signal
 
 
@@ -30,28 +29,18 @@ def main_client(arguments: Sequence[str] | None = None, program: str | None = No
     parser = make_parser(program, CLIENT)
     add_client_arguments(parser)
     options = parser.parse_args(arguments)
+    if options.tls_ca and not options.tls:
+        parser.error("argument --tls-ca: needs --tls")
     make_client = functools.partial(
         BroadcastClient,
         options.host,
         options.port,
         options.user,
         heartbeat=options.heartbeat,
-        tls=_tls_context(parser, options),
+        tls=load_tls(parser, "--tls-ca", client_context, options.tls_ca) if options.tls else None,
         token=read_token(parser, options),
     )
     return asyncio.run(_run_client(options, make_client))
-
-
-def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext | None:
-    if not options.tls:
-        if options.tls_ca:
-            parser.error("argument --tls-ca: needs --tls")
-        return None
-    try:
-        return client_context(options.tls_ca)
-    except OSError as error:
-        reason = describe_file_error(error)
-        parser.error(f"argument --tls-ca: can't use {options.tls_ca}: {reason}")
 
 
 async def _run_client(options: Namespace, make_client: Callable[[], BroadcastClient]) -> int:

@@ -57,10 +57,10 @@ def whole_number(text: str) -> int:
 
 def count(text: str) -> int:
     """Parse a whole number, 0 included."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
 
 
 def port_number(text: str) -> int:
@@ -72,7 +72,7 @@ def port_number(text: str) -> int:
 
 
 def log_level(text: str) -> str:
-    """Parse the name of a log level, in any case."""
+    """Parse the name of a log level, ignoring case."""
     if text.upper() not in LEVELS:
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(LEVELS)}, not {text!r}")
     return text.upper()
@@ -163,7 +163,7 @@ def make_parser(program: str | None, description: str) -> Parser:
     return parser
 
 
-def read_token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
+def read_token(parser: Parser, options: argparse.Namespace) -> str | None:
     """Return the token from its file or the environment; `ps` would show it in an argument."""
     if not options.token_file:
         source, is_public = "BROADCAST_TOKEN", False
@@ -177,8 +177,8 @@ def read_token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         except UnicodeError:
             parser.error(f"argument --token-file: {options.token_file} is not UTF-8")
         except OSError as error:
-            reason = describe_file_error(error)
-            parser.error(f"argument --token-file: can't read {options.token_file}: {reason}")
+            why = _describe(error)
+            parser.error(f"argument --token-file: can't read {options.token_file}: {why}")
     if token == "":
         parser.error(f"{source} is empty: put a token in it")
     sanitized = token and sanitize(token.encode(errors="replace"))
@@ -189,7 +189,17 @@ def read_token(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
     return token
 
 
-def describe_file_error(error: OSError) -> str:
+def load_tls(
+    parser: Parser, argument: str, load: Callable[..., ssl.SSLContext], *files: str | None
+) -> ssl.SSLContext:
+    """Return the TLS context of some files; an error in them is a usage error of `argument`."""
+    try:
+        return load(*files)
+    except OSError as error:
+        parser.error(f"argument {argument}: can't use {files[0]}: {_describe(error)}")
+
+
+def _describe(error: OSError) -> str:
     """Return why a file can't be used, without OpenSSL's own wording."""
     if not isinstance(error, ssl.SSLError):
         return error.strerror or str(error)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import signal
-import ssl
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from ..server.server import DEFAULT_MAX_CLIENTS, BroadcastServer
 from ..server.strangers import DEFAULT_MAX_STRANGERS
 from ..terminal.stdio import print_error
 from .logger import LOGGER, Log
-from .options import SERVER, add_server_arguments, describe_file_error, make_parser, read_token
+from .options import SERVER, add_server_arguments, load_tls, make_parser, read_token
 from .signals import FAILED, OK, handle_signal
 
 GC_THRESHOLDS = (5_000, 10, 200)
@@ -47,7 +46,12 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     parser = make_parser(program, SERVER)
     add_server_arguments(parser)
     options = parser.parse_args(arguments)
-    tls, token = _tls_context(parser, options), read_token(parser, options)
+    tls = None
+    if options.tls_cert:
+        tls = load_tls(parser, "--tls-cert", server_context, options.tls_cert, options.tls_key)
+    elif options.tls_key:
+        parser.error("argument --tls-key: needs --tls-cert")
+    token = read_token(parser, options)
     gc.set_threshold(*GC_THRESHOLDS)
     log = Log(options.log_level)
     try:
@@ -70,18 +74,6 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
         return asyncio.run(_serve(server, log))
     finally:
         log.close()
-
-
-def _tls_context(parser: ArgumentParser, options: Namespace) -> ssl.SSLContext | None:
-    if not options.tls_cert:
-        if options.tls_key:
-            parser.error("argument --tls-key: needs --tls-cert")
-        return None
-    try:
-        return server_context(options.tls_cert, options.tls_key)
-    except OSError as error:
-        reason = describe_file_error(error)
-        parser.error(f"argument --tls-cert: can't use {options.tls_cert}: {reason}")
 
 
 def _limit_connections(parser: ArgumentParser, options: Namespace) -> None:

@@ -42,6 +42,7 @@ class TestServerOptions:
             ["a\nb"],
             ["--max-rate"],
             ["--max-clients", "1.5"],
+            ["--history", "x"],
             ["--log-level", "loud"],
         ],
     )
