@@ -12,7 +12,7 @@ server's timeout, and seldom enough to cost it nothing."""
 PONG_LIMIT = 64
 """Characters of the word in `\\ping <word>`; a longer one is not answered."""
 
-_HEARTBEAT = re.compile(rb"\\{1,2}ping(?: ([!-~]{1,64}))?\r?\n")
+_HEARTBEAT = re.compile(rb"\\{1,2}ping(?: ([!-~]{1,%d}))?\r?\n" % PONG_LIMIT)
 
 SHOWN_COMMAND_LIMIT = 64
 """Characters of an unknown command that the error message repeats."""

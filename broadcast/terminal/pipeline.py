@@ -70,7 +70,7 @@ class Pipeline:
                 self._chunks += self._splitter.feed(chunk) if chunk else self._splitter.finish()
             lines = self._chunks.pop(0)
             if not isinstance(lines, TooLong):
-                return _as_text(lines) if self._as_text and _BACKSLASH in lines else lines
+                return _escape_commands(lines) if self._as_text and _BACKSLASH in lines else lines
             self.skipped_line = True
             await self._console.report(f"a line of more than {self._line_limit} bytes was not sent")
 
@@ -85,7 +85,7 @@ class Pipeline:
             if event in PRESENCE and not self._notices:
                 continue
             if self._as_json:
-                lines.append(_as_json(incoming, now))
+                lines.append(_to_json(incoming, now))
             elif event is Event.MESSAGE or event in ANSWERS or self._console.stdout_is_terminal:
                 lines.append(f"{prefix}{incoming}")
             elif not is_close_reason(incoming):  # the error at the end will contain it
@@ -109,14 +109,14 @@ class Pipeline:
             await self._console.report(f"{problem}; trying until it is there again")
 
 
-def _as_text(lines: bytes) -> bytes:
-    """Escape every command in a chunk of lines: the protocol's escape is a space in front."""
+def _escape_commands(lines: bytes) -> bytes:
+    """Put a space in front of every command in a chunk of lines, which makes it text."""
     return b"\n".join(
         b" " + line if sanitize(line).startswith("\\") else line for line in lines.split(b"\n")
     )
 
 
-def _as_json(incoming: Incoming, now: str) -> str:
+def _to_json(incoming: Incoming, now: str) -> str:
     kinds = {Message: "message", ServerError: "error"}
     fields = {
         "time": now,
