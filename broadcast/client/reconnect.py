@@ -46,6 +46,7 @@ async def run_with_reconnect(
             delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
             shortened = max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))
             await view.on_disconnected(problem, shortened)
+        # Ctrl-D ends the wait: one more attempt is made to send what was entered meanwhile.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(shortened):
                 await view.quit_requested.wait()
