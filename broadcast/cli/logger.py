@@ -25,7 +25,7 @@ class Log(logging.handlers.QueueListener):
     """The log of a program on stderr, one line per event, from `level` up; `close` it at the end.
 
     Its own thread writes it, so a blocked or missing stderr delays nobody. Lines that do not fit
-    into a bounded queue are dropped and counted in `lost`. asyncio's errors are logged likewise,
+    into a bounded queue are dropped and counted in `lost`. asyncio's errors are logged, too,
     but not its warnings about writes to peers that have gone.
 
     `queue_limit`: lines that may wait. `close_timeout`: seconds that `close` takes at most.

@@ -1,4 +1,4 @@
-"""BroadcastClient: connects, sends, iterates over what arrives; it needs no terminal."""
+"""BroadcastClient: connect to a server, send, and iterate over what arrives."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class BroadcastClient:
         self._name_may_follow = False  # from SUCCESS to the line after it
         self._connection: Connection | None = None  # from `connect` to `close`
         self._heartbeats = Heartbeat()  # of this connection
-        self._heartbeat_task: asyncio.Task[None] | None = None  # likewise, if there is a heartbeat
+        self._heartbeat_task: asyncio.Task[None] | None = None  # also of this connection
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -244,14 +244,14 @@ class BroadcastClient:
             self._heartbeat_task.cancel()
 
     async def _wait_received(self) -> None:
-        """Wait until there are lines, or there will be none because the connection has ended."""
+        """Wait until lines have arrived, or the connection has ended."""
         while not self._lines and await self._read():
             pass
         if not self._lines and self._require_connection().lost:
             raise self._lost_error()
 
     async def _read(self) -> bytes:
-        """Read, split and return a chunk, empty at the end, where an unfinished line is dropped."""
+        """Read a chunk, add its lines to `_lines`, and return it; it is empty at the end."""
         async with self._read_lock:
             data = await self._require_connection().read_chunk()
         self.bytes_received += len(data)

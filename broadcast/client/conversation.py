@@ -36,20 +36,20 @@ class View(Protocol):
         """Show what was received; `name` is the user's current name."""
 
     def on_sent(self) -> None:
-        """Note that what `read` returned is on its way; called once for each time it did."""
+        """Note that what `read` returned last is on its way; called once for each `read`."""
 
     async def on_connected(self, address: str, name: str) -> None:
-        """Note that there is a connection, or one again, to a server that gave us this name."""
+        """Note that the client is connected, perhaps again; the server gave it this name."""
 
     async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
-        """Note that there is no connection, and that the next try is after `delay` seconds."""
+        """Note that there is no connection, and that the next attempt is in `delay` seconds."""
 
 
 class Conversation:
     r"""Exchanges lines between a connected client and a view until the connection ends.
 
-    `run` it once. It is leaving from `\exit` or the end of the input on, which the server answers
-    by sending what is pending and closing. `unsent`: lines to send before those of the view;
+    `run` it once. It is leaving once it sends `\exit`, also at the end of the input; the server
+    then sends what is pending and closes. `unsent`: lines to send before those of the view;
     afterwards, those that were read when the connection no longer accepted any.
     """
 

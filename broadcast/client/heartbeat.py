@@ -1,4 +1,4 @@
-"""What the client's heartbeats and their answers tell about the server."""
+"""Tells from the answers to heartbeats whether the server is lost."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Heartbeat:
         # Random, so that a word of the caller's own is not taken for one of these.
         self._prefix = secrets.token_hex(2) + "-"
         self._answer_prefix = pong(self._prefix)
-        self._word = ""  # of the last one
+        self._word = ""  # of the last heartbeat
         self._count = 0
         self._silent = 0  # heartbeats since anything was received
         self._server_answers = False
         self._lines_sent = 0  # without the heartbeats
-        self._lines_before = 0  # of them, before the last heartbeat
-        self._lines_handled = 0  # of them, before the last heartbeat that was answered
+        self._lines_before = 0  # sent before the last heartbeat
+        self._lines_handled = 0  # sent before the last heartbeat that was answered
 
     def count_lines(self, lines: bytes) -> None:
         """Note that these lines were sent."""

@@ -100,7 +100,7 @@ def _blocks_and_commands(chunk: bytes, prefix: bytes) -> Iterator[Block | str]:
 
 
 def _blocks(chunk: bytes, start: int, end: int, lines: int, prefix: bytes) -> Iterable[Block]:
-    """Return the messages between two offsets, which contain that many lines, as blocks."""
+    """Return the messages in `chunk[start:end]`, which has this number of lines, as blocks."""
     sent = end - start + lines * (len(prefix) + len(ENDING))
     if lines > BLOCK_LINES or sent > BLOCK_LIMIT:
         blocks = math.ceil(max(lines / BLOCK_LINES, sent / BLOCK_LIMIT))

@@ -36,7 +36,7 @@ def parse_heartbeat(chunk: bytes) -> bytes | None:
 
 
 def ping_word(line: str) -> str | None:
-    """Return the word of a `\\ping <word>` that is to be answered, None if it is not."""
+    """Return the word of a `\\ping <word>`, None if the line is not to be answered."""
     words = line.split(maxsplit=2)
     return words[1] if len(words) == 2 and len(words[1]) <= PONG_LIMIT else None
 
@@ -58,6 +58,6 @@ def first_word(line: str) -> str:
 
 
 def largest_room(line: str) -> int:
-    r"""Return the `200` of `\clients 200`: in a larger room, only the clients' number is asked."""
+    r"""Return the size above which `\clients` only counts: the `200` of `\clients 200`."""
     words = line[:SHOWN_COMMAND_LIMIT].split()
     return int(words[1]) if words[1:] and words[1].isdecimal() else sys.maxsize

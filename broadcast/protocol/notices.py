@@ -34,7 +34,7 @@ PRESENCE = (Event.JOINED, Event.LEFT)
 """What a client hides when it is told to show no notices of who joins and leaves."""
 
 ANSWERS = (Event.CLIENTS, Event.HELP, Event.PONG)
-"""What only a command of the client itself brings."""
+"""What only answers a command of the client's own."""
 
 
 _TIME = r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d"

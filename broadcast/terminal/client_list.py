@@ -1,4 +1,4 @@
-r"""The answer to `\clients` as one paragraph: on the wire it has a name a line."""
+r"""Joins the answer to `\clients`, which has one name per line, into a paragraph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..protocol.names import SENDER_LIMIT
 from ..protocol.notices import Event
 
 PARAGRAPH_LIMIT = 10_000
-"""Names in a paragraph: as many as a room has, but not all that a server can send."""
+"""Names in a paragraph: as many as a room has, but bounded, whatever the server sends."""
 
 _NAME_LIMIT = SENDER_LIMIT + len(" (you)")
 
@@ -22,9 +22,9 @@ class ClientList:
         self._missing = 0  # names that are still to come
 
     def gather(self, received: Sequence[Incoming]) -> list[Incoming]:
-        """Return what is to be shown for what was received.
+        """Return what to show of what was received.
 
-        Names are held until all have come, or something is received that has none of them: the
+        Names are held until all have arrived, or until something arrives that contains none: the
         count of a large room need not be exact.
         """
         shown: list[Incoming] = []

@@ -39,11 +39,11 @@ _PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 _CURSOR_POSITION = re.compile(r"\x1b\[([0-9]{1,5});[0-9]{1,5}R")
 
 _DELETING_KEYS = frozenset(("\x15", "\x0b", "\x17", "\x1bd", "\x1b\x7f", "\x03"))
-"""What these delete, Ctrl-Y inserts again."""
+"""The keys whose deleted text Ctrl-Y inserts again."""
 
 
 class Paste(enum.Enum):
-    """How far a paste has come."""
+    """Progress of a paste."""
 
     NONE = enum.auto()
     FIRST_LINE = enum.auto()
@@ -53,7 +53,7 @@ class Paste(enum.Enum):
 
 
 class Key(enum.Enum):
-    """Something that the program does, not the editor."""
+    """A key that is handled by the program, not by the editor."""
 
     INTERRUPT = "\x03"  # Ctrl-C on an empty line
     END = "\x04"  # Ctrl-D on an empty line
@@ -108,7 +108,7 @@ class Editor:
 
     @property
     def search(self) -> str:
-        """What Ctrl-R looks for, to be shown before the prompt; empty if it does not."""
+        """What Ctrl-R searches for, as shown before the prompt; empty if it does not search."""
         if self._searched is None:
             return ""
         return f"({'search' if self._is_found else 'not found'}: {self._searched}) "
@@ -237,9 +237,9 @@ class Editor:
             self._left_out = 0
 
     def _search_on(self, token: str, is_text: bool) -> bool:
-        """Process a key while Ctrl-R searches; return False if it ends that and has its own effect.
+        """Process a key while Ctrl-R searches; return False if it ends that and acts as usual.
 
-        Ctrl-R finds the next older line; Ctrl-G and Ctrl-C show again what was there before.
+        Ctrl-R finds the next older line; Ctrl-G and Ctrl-C restore what was there before.
         """
         assert self._searched is not None
         if is_text:
@@ -258,7 +258,7 @@ class Editor:
         return True
 
     def _find(self, first: int) -> None:
-        """Show the latest entered line, from this offset back, that contains what is searched."""
+        """Show the latest line, from this offset back, that contains what Ctrl-R searches for."""
         key = (self._searched or "").casefold()
         for offset, line in enumerate(reversed(self._history), 1):
             if offset >= first and key in line.casefold():
@@ -299,9 +299,9 @@ class Editor:
         self._replace(self.cursor, self.cursor, text)
 
     def _replace(self, start: int, end: int, text: str = "") -> None:
-        """Put as much of the text there as LINE_LIMIT allows, and the cursor behind it.
+        """Replace a part of the line by as much text as LINE_LIMIT allows, and move the cursor.
 
-        A command is limited to one byte less, which the space takes that would make it a text.
+        A command has one byte less, which is left for a space that makes it text.
         """
         before, after = self.line[:start], self.line[end:]
         is_command = (before + text + after).startswith("\\")
@@ -385,7 +385,7 @@ class Editor:
 
 
 def _common_prefix(words: Sequence[str]) -> str:
-    """Return the prefix that all words share in any case, spelled as in the first one."""
+    """Return the prefix that all words share, ignoring case, as the first one spells it."""
     length = 0
     for letters in zip(*words, strict=False):
         if len({letter.casefold() for letter in letters}) > 1:

@@ -28,7 +28,7 @@ from .stdio import Console
 from .tty import RawMode
 
 REMEMBERED_NAMES_LIMIT = 10_000
-"""Names that Tab completes: more than a room has, but not all that a year in one brings."""
+"""Names that Tab completes: more than a room has, but bounded, however long one stays."""
 
 ROSTER_LIMIT = 200
 """Clients in the largest room whose names are asked for: in others, whoever speaks is enough."""
@@ -176,7 +176,7 @@ class Terminal:
             self._pings[sent.ping_word] = time.monotonic()
 
     async def on_connected(self, address: str, name: str) -> None:
-        """Print that there is a connection, or one again; `name` is the user's name there."""
+        """Print that the client is connected, perhaps again; `name` is the user's name there."""
         self._name, self._next_try = name, None
         if self._has_connected:
             self._print_own(f"{_time_of_day()} connected again")
@@ -185,7 +185,7 @@ class Terminal:
             self._print_own(f"connected to {address} as {name}; \\help lists commands and keys")
 
     async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
-        """Print why there is no connection, once, and show in the prompt when the next try is."""
+        """Print once why there is no connection, and count down to the next try in the prompt."""
         if self._next_try is None:
             what = "connection lost" if self._has_connected else "no connection"
             self._print_own(f"{_time_of_day()} {what}: {problem.details}")
@@ -197,7 +197,7 @@ class Terminal:
 
     @contextlib.asynccontextmanager
     async def _terminal_session(self) -> AsyncIterator[RawMode]:
-        """Enter raw mode, keep the screen up to date, also after a stop; undo it at the end."""
+        """Enter raw mode and keep the screen up to date; restore the terminal at the end."""
         loop = asyncio.get_running_loop()
         with self._console.raw_mode() as raw_mode:
 
@@ -242,7 +242,7 @@ class Terminal:
         self._entered.put_nowait(None)
 
     def _enter(self, line: str) -> None:
-        """Queue an entered line for sending, a ping with a word by which its answer is known."""
+        """Queue an entered line; a ping is sent with a word by which its answer is known."""
         if text := sanitize(line.encode()):
             if self._as_text and text.startswith("\\"):
                 text = f" {text}"
@@ -265,7 +265,7 @@ class Terminal:
         self._stale.set()
 
     def _print_own(self, text: str) -> None:
-        """Print a notice of the client's own likewise."""
+        """Print a notice of the client's own in the same way."""
         self._new.append(self._screen.dim(f"* {text}"))
         self._stale.set()
 
@@ -300,7 +300,7 @@ class Terminal:
 
     async def _keep_drawn(self) -> None:
         """Draw when the screen is stale, and every second while the prompt counts down."""
-        with contextlib.suppress(BroadcastError):  # reading the keys fails likewise
+        with contextlib.suppress(BroadcastError):  # reading the keys fails, too
             while True:
                 try:
                     is_counting = self._next_try is not None

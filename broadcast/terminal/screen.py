@@ -89,7 +89,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def fit_prompt(states: Sequence[str], name: str, columns: int) -> str:
-    """Return a prompt with the first state, and the name, that leave room to type in the row."""
+    """Return a prompt with the first of the states that leaves room to type in the row."""
     room = columns - ROOM_TO_TYPE
     for prompt in [*(f"({state}) {name}> " for state in states), f"({states[-1]}) > "]:
         if sum(map(cells, prompt)) <= room:
@@ -231,7 +231,7 @@ class Screen:
         return "\x1b[6n"
 
     def locate(self, row: int) -> None:
-        """Take the terminal's answer: the row, from 0, that the cursor was in after the resize."""
+        """Handle the terminal's answer: the row, from 0, of its cursor after the resize."""
         if self._replies_due == 1:  # otherwise this answers an earlier question, or is a key
             self._keep_pushed_out(row)
         self._replies_due = max(0, self._replies_due - 1)
@@ -330,7 +330,7 @@ def _expand_tabs(text: str) -> str:
 
 
 def _mentions(text: str, name: str) -> bool:
-    """Return whether a text contains a name as a word, in any case.
+    """Return whether a text contains a name as a word, ignoring case.
 
     `Al` is neither in `also` nor in `Al-2`, which is another name.
     """

@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr through executors, so that none of them blocks the event loop.
+"""stdin, stdout and stderr through threads, so that none of them blocks the event loop.
 
 They must not delay the exit either: `readline` in an ordinary executor delays the exit until
 Enter is pressed, and `print` into a full pipe delays it forever. So the threads here wait in
@@ -133,7 +133,7 @@ class Console:
         """
         try:
             if data:
-                # The caller takes it for written: what is on the screen must not differ from that.
+                # The caller assumes that it was written, and the screen must not differ from that.
                 await _uncancelled(_run(self._writer, self._write_all, self._stdout, data))
         except BrokenPipeError:
             raise OutputClosedError from None

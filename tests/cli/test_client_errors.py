@@ -52,9 +52,7 @@ class TestClientErrors:
         assert client.wait_exit() == 1
         assert re.fullmatch(r"broadcast: 127\.0\.0\.1:\d+ refuses: no room\n", client.errors())
 
-    def test_reconnecting_ends_at_once_on_what_no_attempt_mends(
-        self, program: StartProgram
-    ) -> None:
+    def test_reconnecting_ends_at_once_on_what_no_retry_fixes(self, program: StartProgram) -> None:
         plain = program("main_server.py", "--port", "0").port
         encrypted = program(
             "main_server.py", "--port", "0", "--tls-cert", CERTIFICATE, env=WITH_TOKEN
