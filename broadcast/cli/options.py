@@ -9,7 +9,7 @@ import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from .. import __version__
 from ..errors import UsernameError
@@ -29,6 +29,8 @@ CLIENT = "Join a room: lines typed or piped in go to all others, what they send 
 
 TOKEN_HELP = "file with the token that clients must know; or set BROADCAST_TOKEN"
 
+T = TypeVar("T", int, float)
+
 
 class Parser(argparse.ArgumentParser):
     """Reports a usage error as one line on stderr, whatever the arguments contain, and exits."""
@@ -39,36 +41,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line}; try --help\n")
 
 
-def positive(text: str) -> float:
-    """Parse a time or a rate: above 0, fractions allowed."""
-    with contextlib.suppress(ValueError):
-        if 0 < (value := float(text)) < math.inf:
-            return value
-    raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+def _number(kind: type[T], what: str, is_valid: Callable[[T], bool]) -> Callable[[str], T]:
+    """Return the type of an argument that is `what`."""
+
+    def parse(text: str) -> T:
+        with contextlib.suppress(ValueError):
+            if is_valid(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+
+    return parse
 
 
-def whole_number(text: str) -> int:
-    """Parse a whole number above 0."""
-    with contextlib.suppress(ValueError):
-        if (value := int(text)) > 0:
-            return value
-    raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-
-
-def count(text: str) -> int:
-    """Parse a whole number, 0 included."""
-    with contextlib.suppress(ValueError):
-        if (value := int(text)) >= 0:
-            return value
-    raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
-
-
-def port_number(text: str) -> int:
-    """Parse a port."""
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := int(text)) <= 65_535:
-            return value
-    raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
+positive = _number(float, "a number above 0", lambda value: 0 < value < math.inf)
+whole_number = _number(int, "a whole number above 0", lambda value: value > 0)
+count = _number(int, "a whole number, 0 or more", lambda value: value >= 0)
+port_number = _number(int, "a number from 0 to 65535", lambda value: 0 <= value <= 65_535)
 
 
 def log_level(text: str) -> str:
