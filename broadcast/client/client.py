@@ -69,7 +69,7 @@ class BroadcastClient:
         tls: ssl.SSLContext | None = None,
         token: str | None = None,
     ) -> None:
-        # The requested name, until the first line after SUCCESS may tell of another.
+        # The requested name, until the server may tell of another, in the line after SUCCESS.
         self.user = check_username(user)
         self.address = format_address((host, port))
         self.bytes_received = 0  # over all connections
@@ -83,7 +83,6 @@ class BroadcastClient:
         self._splitter = LineSplitter(self._line_limit)
         self._lines: deque[str] = deque()  # received, but not returned yet
         self._read_lock = asyncio.Lock()
-        self._name_may_follow = False  # from SUCCESS to the line after it
         self._connection: Connection | None = None  # from `connect` to `close`
         self._heartbeats = Heartbeat()  # of this connection
         self._heartbeat_task: asyncio.Task[None] | None = None  # also of this connection
@@ -141,7 +140,6 @@ class BroadcastClient:
                 problem = "it wants a token" if self._token is None else "the token is wrong"
                 hint = f"; {problem}: see --token-file"
             raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}{hint}")
-        self._name_may_follow = True
         if self._lines:
             self._interpret(self._lines[0])
 
@@ -266,11 +264,8 @@ class BroadcastClient:
 
     def _interpret(self, line: str) -> Incoming:
         incoming = parse_incoming(line)
-        if self._name_may_follow:
-            name = incoming.name if incoming.event is Event.RENAMED else None
-            if name and len(name) <= SENDER_LIMIT:  # our server assigns no longer one
-                self.user = name
-            self._name_may_follow = False
+        if incoming.event is Event.RENAMED and len(name := incoming.name or "") <= SENDER_LIMIT:
+            self.user = name
         return incoming
 
     def _require_connection(self) -> Connection:
