@@ -7,6 +7,7 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Self
 
 from ..errors import ConnectError, ConnectionLostError, RefusedError, TLSMismatchError
@@ -40,6 +41,7 @@ REASON_LIMIT = 256
 short enough for a prompt."""
 
 
+@dataclass(eq=False, repr=False)
 class BroadcastClient:
     r"""A client, connected within `async with BroadcastClient(port=8888, user="bob") as client:`.
 
@@ -57,35 +59,26 @@ class BroadcastClient:
     reached, TLSMismatchError if it never can with this `tls`, RefusedError if it refuses.
     """
 
-    def __init__(
-        self,
-        host: str = handshake.DEFAULT_HOST,
-        port: int = handshake.DEFAULT_PORT,
-        user: str = handshake.DEFAULT_USERNAME,
-        *,
-        heartbeat: float | None = HEARTBEAT_INTERVAL,
-        connect_timeout: float = CONNECT_TIMEOUT,
-        line_limit: int = LINE_LIMIT,
-        tls: ssl.SSLContext | None = None,
-        token: str | None = None,
-    ) -> None:
-        # The requested name, until the server may tell of another, in the line after SUCCESS.
-        self.user = check_username(user)
-        self.address = format_address((host, port))
+    host: str = handshake.DEFAULT_HOST
+    port: int = handshake.DEFAULT_PORT
+    user: str = handshake.DEFAULT_USERNAME  # the server may tell of another after SUCCESS
+    _: KW_ONLY
+    heartbeat: float | None = HEARTBEAT_INTERVAL
+    connect_timeout: float = CONNECT_TIMEOUT
+    line_limit: int = LINE_LIMIT
+    tls: ssl.SSLContext | None = None
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        check_username(self.user)
+        self.address = format_address((self.host, self.port))
         self.bytes_received = 0  # over all connections
-        self._host = host
-        self._port = port
-        self._heartbeat = heartbeat
-        self._connect_timeout = connect_timeout
-        self._tls = tls
-        self._token = token
-        self._line_limit = REPLACEMENT_GROWTH * line_limit + NAME_BYTES
-        self._splitter = LineSplitter(self._line_limit)
+        self._splitter: LineSplitter  # of the connection
+        self._heartbeats = Heartbeat()  # of the connection
+        self._heartbeat_task: asyncio.Task[None] | None = None  # of the connection
         self._lines: deque[str] = deque()  # received, but not returned yet
         self._read_lock = asyncio.Lock()
         self._connection: Connection | None = None  # from `connect` to `close`
-        self._heartbeats = Heartbeat()  # of this connection
-        self._heartbeat_task: asyncio.Task[None] | None = None  # also of this connection
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -103,11 +96,11 @@ class BroadcastClient:
         if self._connection is not None:
             raise RuntimeError("the client is connected already")
         self._lines.clear()
-        self._splitter = LineSplitter(self._line_limit)
+        self._splitter = LineSplitter(REPLACEMENT_GROWTH * self.line_limit + NAME_BYTES)
         self._heartbeats = Heartbeat()
-        self._connection = await connect(self._host, self._port, self._connect_timeout, self._tls)
+        self._connection = await connect(self.host, self.port, self.connect_timeout, self.tls)
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with asyncio.timeout(self.connect_timeout):
                 await self._join(self._connection)
         except BaseException as problem:
             await self._connection.aclose()
@@ -116,17 +109,17 @@ class BroadcastClient:
                 why = "does not answer: is it a broadcast server?"
                 raise ConnectError(f"{self.address} {why}") from None
             raise
-        if self._heartbeat is not None:
-            self._heartbeat_task = asyncio.create_task(self.keep_alive(self._heartbeat))
+        if self.heartbeat is not None:
+            self._heartbeat_task = asyncio.create_task(self.keep_alive(self.heartbeat))
 
     async def _join(self, connection: Connection) -> None:
-        connection.send(handshake.Connect(self.user, self._token).encode())
+        connection.send(handshake.Connect(self.user, self.token).encode())
         while not self._lines:
             data = await self._read()
-            if data.startswith(ALERT) and not self._tls:
+            if data.startswith(ALERT) and not self.tls:
                 raise TLSMismatchError(f"{self.address} uses TLS; connect with --tls")
             if not data:
-                hint = "" if self._tls else "; does it want --tls?"
+                hint = "" if self.tls else "; does it want --tls?"
                 raise ConnectError(f"{self.address} closed the connection without an answer{hint}")
         answer = self._lines.popleft()
         if answer != handshake.SUCCESS:
@@ -137,7 +130,7 @@ class BroadcastClient:
                 raise ConnectError(f"{self.address} is temporarily unavailable: {refusal.text}")
             hint = ""
             if refusal.text == handshake.NOT_AUTHORISED:
-                problem = "it wants a token" if self._token is None else "the token is wrong"
+                problem = "it wants a token" if self.token is None else "the token is wrong"
                 hint = f"; {problem}: see --token-file"
             raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}{hint}")
         if self._lines:
