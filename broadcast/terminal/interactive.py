@@ -12,7 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ..errors import BroadcastError
 from ..protocol.blocks import sanitize
@@ -82,6 +82,7 @@ class Outgoing:
 ROSTER_QUESTION = Outgoing(f"\\clients {ROSTER_LIMIT}")
 
 
+@dataclass(eq=False)
 class Terminal:
     """A view on the terminal that is stdin and stdout; `run` reads its keys until it is cancelled.
 
@@ -90,33 +91,28 @@ class Terminal:
     who joins and leaves.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        name: str,
-        *,
-        coloured: bool,
-        bell: bool,
-        as_text: bool,
-        notices: bool,
-    ) -> None:
+    console: Console
+    name: str
+    _: KW_ONLY
+    coloured: bool
+    bell: bool
+    as_text: bool
+    notices: bool
+
+    def __post_init__(self) -> None:
         self.quit_requested = asyncio.Event()  # set by Ctrl-D and by a hang-up
-        self._console = console
-        self._name = name
         self._entered: asyncio.Queue[bytes | None] = asyncio.Queue()
         # What is not on its way yet, in order: `read` returns it, and `on_sent` removes it.
         self._waiting: deque[Outgoing] = deque()
         self._pings: dict[str, float] = {}  # words, and when they were sent
         self._clients = ClientList()
-        self._as_text = as_text
         self._roster = Roster.NOT_ASKED
         self._next_bell = 0.0  # on the monotonic clock
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
         self._editor = Editor(self._complete)
-        self._size = console.size()
+        self._size = self.console.size()
         self._has_resized = False  # a signal said so; perhaps the size is the same again
-        self._screen = Screen(*self._size, coloured, bell)
-        self._notices = notices
+        self._screen = Screen(*self._size, self.coloured, self.bell)
         self._new: list[str] = []  # styled lines that are not on the screen yet
         self._stale = asyncio.Event()  # the screen has to be drawn again
         self._has_connected = False  # once at least
@@ -126,7 +122,7 @@ class Terminal:
         """Read keys in raw mode until cancelled; the terminal is always restored."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async with self._terminal_session() as raw_mode:
-            while chunk := await self._console.read():
+            while chunk := await self.console.read():
                 left_out: list[LeftOut] = []
                 for event in self._editor.feed(decoder.decode(chunk)):
                     if isinstance(event, str):
@@ -155,7 +151,7 @@ class Terminal:
 
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Draw what was received above the input area; `name` is the user's current name."""
-        self._name = name
+        self.name = name
         shown: list[Incoming] = []
         for incoming in received:
             if incoming.name and incoming.event in _NAMING:
@@ -171,13 +167,13 @@ class Terminal:
         if sent is ROSTER_QUESTION:
             return
         keys = map(Notice, KEYS) if is_command(sent.text, "help") else ()
-        self._print(Message(self._name, sent.text), *keys)
+        self._print(Message(self.name, sent.text), *keys)
         if sent.ping_word:
             self._pings[sent.ping_word] = time.monotonic()
 
     async def on_connected(self, address: str, name: str) -> None:
         """Print that the client is connected, perhaps again; `name` is the user's name there."""
-        self._name, self._next_try = name, None
+        self.name, self._next_try = name, None
         if self._has_connected:
             self._print_own(f"{_time_of_day()} connected again")
         else:
@@ -199,7 +195,7 @@ class Terminal:
     async def _terminal_session(self) -> AsyncIterator[RawMode]:
         """Enter raw mode and keep the screen up to date; restore the terminal at the end."""
         loop = asyncio.get_running_loop()
-        with self._console.raw_mode() as raw_mode:
+        with self.console.raw_mode() as raw_mode:
 
             def on_resize() -> None:
                 self._has_resized = True
@@ -244,7 +240,7 @@ class Terminal:
     def _enter(self, line: str) -> None:
         """Queue an entered line; a ping is sent with a word by which its answer is known."""
         if text := sanitize(line.encode()):
-            if self._as_text and text.startswith("\\"):
+            if self.as_text and text.startswith("\\"):
                 text = f" {text}"
             ping_word = secrets.token_hex(3) if is_command(text, "ping") else ""
             self._waiting.append(Outgoing(text, ping_word))
@@ -261,7 +257,7 @@ class Terminal:
     def _print(self, *received: Incoming) -> None:
         """Print above the input area when it is drawn next, which will be soon."""
         clock = _time_of_day()
-        self._new += [self._screen.style(incoming, clock, self._name) for incoming in received]
+        self._new += [self._screen.style(incoming, clock, self.name) for incoming in received]
         self._stale.set()
 
     def _print_own(self, text: str) -> None:
@@ -270,7 +266,7 @@ class Terminal:
         self._stale.set()
 
     def _input_area(self) -> InputArea:
-        waiting = [f"{self._name}: {text}" for text in self._unsent()]
+        waiting = [f"{self.name}: {text}" for text in self._unsent()]
         return InputArea(self._prompt(), self._editor.line, self._editor.cursor, waiting)
 
     def _unsent(self) -> list[str]:
@@ -279,20 +275,20 @@ class Terminal:
 
     def _prompt(self) -> str:
         if self._next_try is None or self._editor.search:
-            return f"{self._editor.search}{self._name}> "
+            return f"{self._editor.search}{self.name}> "
         seconds = math.ceil(self._next_try - time.monotonic())
         states = [f"no connection, next try in {seconds} s", f"no connection: {seconds} s"]
         states.append(f"off: {seconds} s")
         if seconds <= 0:
             states = ["no connection, trying", "no connection", "off"]
-        columns, _ = self._console.size()
-        return fit_prompt(states, self._name, columns)
+        columns, _ = self.console.size()
+        return fit_prompt(states, self.name, columns)
 
     async def _draw(self, prefix: str = "") -> None:
         """Print what is new, and draw the input area below, for the terminal's present size."""
         self._stale.clear()
         new, self._new = self._new, []
-        size, question = self._console.size(), ""
+        size, question = self.console.size(), ""
         if self._has_resized or size != self._size:
             self._has_resized, self._size = False, size
             question = self._screen.resize(*size)
@@ -324,19 +320,19 @@ class Terminal:
                 async with asyncio.timeout(LAST_WRITE_TIMEOUT):
                     await self._write(last)
         except TimeoutError:
-            self._console.write_nowait(erased.encode())
+            self.console.write_nowait(erased.encode())
 
     async def _write(self, text: str) -> None:
         silent = text.replace("\a", "")
         if text != silent and (now := time.monotonic()) >= self._next_bell:
             self._next_bell = now + BELL_INTERVAL
             silent += "\a"
-        await self._console.write(silent.encode(errors="replace"))
+        await self.console.write(silent.encode(errors="replace"))
 
     def _is_hidden(self, incoming: Incoming) -> bool:
         """Return whether the user wants no such notice, or has not asked for this answer."""
         if incoming.event in PRESENCE:
-            return not self._notices
+            return not self.notices
         if self._roster is Roster.DONE or incoming.event is not Event.CLIENTS:
             return False
         if incoming.name is None:
@@ -356,7 +352,7 @@ class Terminal:
             return [f"\\{command}" for command in COMMANDS if command.startswith(prefix)]
         if not 0 < len(word) <= SENDER_LIMIT + 1:
             return []  # no name begins with it, and normalizing it takes quadratic time
-        key, others = name_key(word), self._names.keys() - {self._name}
+        key, others = name_key(word), self._names.keys() - {self.name}
         matching = [name for name in others if name_key(name).startswith(key)]
         if word.startswith("@"):
             key = key.removeprefix("@")

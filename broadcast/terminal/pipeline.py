@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 from ..errors import BroadcastError
 from ..protocol.blocks import sanitize
@@ -17,6 +18,7 @@ from .stdio import Console
 _BACKSLASH = b"\\"
 
 
+@dataclass(eq=False)
 class Pipeline:
     """A view on stdin and stdout as streams of lines.
 
@@ -27,25 +29,18 @@ class Pipeline:
     line on stdout that is not an object, which has it.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        as_json: bool,
-        as_text: bool,
-        listen: bool,
-        notices: bool,
-        timestamps: bool,
-    ) -> None:
+    console: Console
+    _: KW_ONLY
+    as_json: bool
+    as_text: bool
+    listen: bool
+    notices: bool
+    timestamps: bool
+
+    def __post_init__(self) -> None:
         self.quit_requested = asyncio.Event()  # never set: a pipeline has no key for it
         self.skipped_line = False  # set when a line of the input was too long to be sent
-        self._console = console
-        self._as_json = as_json
-        self._as_text = as_text
-        self._listen = listen
-        self._notices = notices
-        self._timestamps = timestamps
-        self._line_limit = LINE_LIMIT - as_text  # which may put a space in front
+        self._line_limit = LINE_LIMIT - self.as_text  # which may put a space in front
         self._splitter = LineSplitter(self._line_limit)
         self._chunks: list[bytes | TooLong] = []  # whole lines that have not been returned yet
         self._input_ended = False
@@ -59,39 +54,39 @@ class Pipeline:
 
         If the call is cancelled, no input is lost.
         """
-        if self._listen:
-            await self._console.wait_output_closed()
+        if self.listen:
+            await self.console.wait_output_closed()
         while True:
             while not self._chunks:
                 if self._input_ended:
                     return None
-                chunk = await self._console.read()
+                chunk = await self.console.read()
                 self._input_ended = not chunk
                 self._chunks += self._splitter.feed(chunk) if chunk else self._splitter.finish()
             lines = self._chunks.pop(0)
             if not isinstance(lines, TooLong):
-                return _escape_commands(lines) if self._as_text and _BACKSLASH in lines else lines
+                return _escape_commands(lines) if self.as_text and _BACKSLASH in lines else lines
             self.skipped_line = True
-            await self._console.report(f"a line of more than {self._line_limit} bytes was not sent")
+            await self.console.report(f"a line of more than {self._line_limit} bytes was not sent")
 
     async def display(self, received: Sequence[Incoming], _name: str) -> None:
         """Print what was received; only a view with a prompt shows the user's name."""
         lines: list[str] = []
         errors: list[str] = []
         now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
-        prefix = f"{now} " if self._timestamps else ""
+        prefix = f"{now} " if self.timestamps else ""
         for incoming in received:
             event = incoming.event
-            if event in PRESENCE and not self._notices:
+            if event in PRESENCE and not self.notices:
                 continue
-            if self._as_json:
+            if self.as_json:
                 lines.append(_to_json(incoming, now))
-            elif event is Event.MESSAGE or event in ANSWERS or self._console.stdout_is_terminal:
+            elif event is Event.MESSAGE or event in ANSWERS or self.console.stdout_is_terminal:
                 lines.append(f"{prefix}{incoming}")
             elif not is_close_reason(incoming):  # the error at the end will contain it
                 errors.append(str(incoming))
-        await self._console.write_errors(*errors)
-        await self._console.write("".join(f"{line}\n" for line in lines).encode())
+        await self.console.write_errors(*errors)
+        await self.console.write("".join(f"{line}\n" for line in lines).encode())
 
     def on_sent(self) -> None:
         """Do nothing: only a terminal shows what the user enters."""
@@ -100,13 +95,13 @@ class Pipeline:
         """Report a connection after an outage."""
         if self._is_disconnected:
             self._is_disconnected = False
-            await self._console.report("connected again")
+            await self.console.report("connected again")
 
     async def on_disconnected(self, problem: BroadcastError, _delay: float) -> None:
         """Report the beginning of an outage."""
         if not self._is_disconnected:
             self._is_disconnected = True
-            await self._console.report(f"{problem}; trying until it is there again")
+            await self.console.report(f"{problem}; trying until it is there again")
 
 
 def _escape_commands(lines: bytes) -> bytes:
