@@ -8,6 +8,7 @@ import gc
 import signal
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from ..errors import BroadcastError
@@ -56,21 +57,10 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     log = Log(options.log_level)
     try:
         _limit_connections(parser, options)
-        server = BroadcastServer(
-            options.host,
-            options.port,
-            timeout=options.timeout,
-            backlog=options.backlog,
-            grace=options.grace,
-            notices=options.notices,
-            history=options.history,
-            history_bytes=options.history_bytes,
-            max_clients=options.max_clients,
-            max_strangers=options.max_strangers,
-            max_rate=options.max_rate,
-            tls=tls,
-            token=token,
-        )
+        # An option that has the name of an argument is that argument.
+        names = vars(options).keys() & {field.name for field in fields(BroadcastServer)}
+        settings = {name: getattr(options, name) for name in names}
+        server = BroadcastServer(tls=tls, token=token, **settings)
         return asyncio.run(_serve(server, log))
     finally:
         log.close()
