@@ -327,19 +327,17 @@ class Editor:
     def _previous_word(self) -> int:
         """Return the index at which the letters and digits before the cursor begin."""
         index = self.cursor
-        while index and not self.line[self._previous(index)].isalnum():
-            index = self._previous(index)
-        while index and self.line[self._previous(index)].isalnum():
-            index = self._previous(index)
+        for is_in_word in (False, True):
+            while index and self.line[self._previous(index)].isalnum() is is_in_word:
+                index = self._previous(index)
         return index
 
     def _next_word(self) -> int:
         """Return the index at which the letters and digits after the cursor end."""
-        index, end = self.cursor, len(self.line)
-        while index < end and not self.line[index].isalnum():
-            index = self._next(index)
-        while index < end and self.line[index].isalnum():
-            index = self._next(index)
+        index = self.cursor
+        for is_in_word in (False, True):
+            while index < len(self.line) and self.line[index].isalnum() is is_in_word:
+                index = self._next(index)
         return index
 
     def _find_word_start(self, end: int) -> int:
