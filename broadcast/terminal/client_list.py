@@ -30,8 +30,7 @@ class ClientList:
         shown: list[Incoming] = []
         already_held = len(self._names)
         for incoming in received:
-            is_short = isinstance(incoming, Notice) and len(incoming.text) <= _NAME_LIMIT
-            if not is_short or incoming.event is not Event.CLIENTS:
+            if incoming.event is not Event.CLIENTS or len(incoming.text) > _NAME_LIMIT:
                 shown.append(incoming)
             elif incoming.name is None:
                 shown += [*self._take_paragraph(), incoming]

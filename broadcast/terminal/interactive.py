@@ -111,7 +111,6 @@ class Terminal:
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
         self._editor = Editor(self._complete)
         self._size = self.console.size()
-        self._has_resized = False  # a signal said so; perhaps the size is the same again
         self._screen = Screen(*self._size, self.coloured, self.bell)
         self._new: list[str] = []  # styled lines that are not on the screen yet
         self._stale = asyncio.Event()  # the screen has to be drawn again
@@ -198,7 +197,7 @@ class Terminal:
         with self.console.raw_mode() as raw_mode:
 
             def on_resize() -> None:
-                self._has_resized = True
+                self._size = (0, 0)  # it has changed, even if it is the same again
                 self._stale.set()
 
             def on_continue() -> None:
@@ -288,10 +287,9 @@ class Terminal:
         """Print what is new, and draw the input area below, for the terminal's present size."""
         self._stale.clear()
         new, self._new = self._new, []
-        size, question = self.console.size(), ""
-        if self._has_resized or size != self._size:
-            self._has_resized, self._size = False, size
-            question = self._screen.resize(*size)
+        question = ""
+        if (size := self.console.size()) != self._size:
+            self._size, question = size, self._screen.resize(*size)
         await self._write(prefix + question + self._screen.above(new, self._input_area()))
 
     async def _keep_drawn(self) -> None:
