@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _number(kind: type[T], what: str, is_valid: Callable[[T], bool]) -> Callable[[str], T]:
-    """Return the type of an argument that is `what`."""
+    """Return a type for `add_argument` that accepts `what`."""
 
     def parse(text: str) -> T:
         with contextlib.suppress(ValueError):

@@ -208,7 +208,7 @@ class BroadcastClient:
                 await self._send(self._heartbeats.next_line())
 
     def _give_up(self, reason: str) -> None:
-        """Break the connection, which receiving reports with this reason."""
+        """Break the connection; receiving reports that with this reason."""
         connection = self._require_connection()
         connection.lost = TimeoutError(reason)
         connection.reset()

@@ -31,7 +31,8 @@ REMEMBERED_NAMES_LIMIT = 10_000
 """Names that Tab completes: more than a room has, but bounded, however long one stays."""
 
 ROSTER_LIMIT = 200
-"""Clients in the largest room whose names are asked for: in others, whoever speaks is enough."""
+"""Clients in the largest room whose names are asked for: in a larger one, Tab completes only those
+who have joined or spoken since."""
 
 BELL_INTERVAL = 1.0
 """Seconds from one bell to the next: a burst of messages rings once."""
@@ -54,7 +55,7 @@ LAST_WRITE_TIMEOUT = 0.2
 """Seconds that a terminal has to take the last output: a stopped one must not delay the exit."""
 
 _NAMING = (Event.MESSAGE, Event.JOINED, Event.HISTORY, Event.CLIENTS)
-"""What tells who is in the room, or was."""
+"""The events that tell who is in the room, or was."""
 
 _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
@@ -254,7 +255,7 @@ class Terminal:
         return True
 
     def _print(self, *received: Incoming) -> None:
-        """Print above the input area when it is drawn next, which will be soon."""
+        """Print what was received above the input area when that is drawn next."""
         clock = _time_of_day()
         self._new += [self._screen.style(incoming, clock, self.name) for incoming in received]
         self._stale.set()
