@@ -91,7 +91,7 @@ class Notice(_ServerLine):
     _prefix = _NOTICE
 
     def __post_init__(self) -> None:
-        self.__dict__.update(parse_notice(self.text))
+        self.__dict__.update(parse_notice(self.text))  # a frozen class allows no assignment
 
 
 class ServerError(_ServerLine):
