@@ -94,7 +94,7 @@ class BroadcastClient:
         long, and RuntimeError if this client has been connected and not closed since.
         """
         if self._connection is not None:
-            raise RuntimeError("the client is connected already")
+            raise RuntimeError("the client is connected already: close it first")
         self._lines.clear()
         self._splitter = LineSplitter(REPLACEMENT_GROWTH * self.line_limit + NAME_BYTES)
         self._heartbeats = Heartbeat()

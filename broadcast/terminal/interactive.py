@@ -256,8 +256,8 @@ class Terminal:
 
     def _print(self, *received: Incoming) -> None:
         """Print what was received above the input area when that is drawn next."""
-        clock = _time_of_day()
-        self._new += [self._screen.style(incoming, clock, self.name) for incoming in received]
+        now = _time_of_day()
+        self._new += [self._screen.style(incoming, now, self.name) for incoming in received]
         self._stale.set()
 
     def _print_own(self, text: str) -> None:

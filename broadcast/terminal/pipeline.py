@@ -124,6 +124,6 @@ def _to_json(incoming: Incoming, now: str) -> str:
     if incoming.event is Event.LEFT:
         fields["reason"] = incoming.reason
     elif incoming.event is Event.HISTORY and incoming.time:
-        date, _, clock = incoming.time.rpartition(" ")
-        fields |= {"time": f"{date or now.partition('T')[0]}T{clock}", "text": incoming.said}
+        date, _, time = incoming.time.rpartition(" ")
+        fields |= {"time": f"{date or now.partition('T')[0]}T{time}", "text": incoming.said}
     return json.dumps(fields, ensure_ascii=False)

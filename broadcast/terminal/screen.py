@@ -245,7 +245,7 @@ class Screen:
     def _forget_pushed_out(self) -> None:
         self._pushed_out, self._resized = "", None
 
-    def style(self, incoming: Incoming, clock: str, own_name: str) -> str:
+    def style(self, incoming: Incoming, time_of_day: str, own_name: str) -> str:
         """Format what was received as `12:34 name: text`, with the bell if it names the user.
 
         Each name has one colour of a dozen, everywhere and always. The user's own messages never
@@ -256,9 +256,9 @@ class Screen:
             text = _expand_tabs(incoming.text)
             if incoming.sender != own_name and _mentions(incoming.text, own_name):
                 text = self._in_style(_HIGHLIGHT, text) + ("\a" if self._bell else "")
-            return f"{clock} {self._in_style(str(colour), incoming.sender)}: {text}"
+            return f"{time_of_day} {self._in_style(str(colour), incoming.sender)}: {text}"
         style = _RED if isinstance(incoming, ServerError) else _DIM
-        return f"{clock} {self._in_style(style, _expand_tabs(str(incoming)))}"
+        return f"{time_of_day} {self._in_style(style, _expand_tabs(str(incoming)))}"
 
     def dim(self, text: str) -> str:
         """Format a text that is neither a message nor from the server."""
