@@ -134,7 +134,7 @@ class BroadcastClient:
                 hint = f"; {problem}: see --token-file"
             raise RefusedError(f"{self.address} refuses: {refusal.text[:REASON_LIMIT]}{hint}")
         if self._lines:
-            self._interpret(self._lines[0])
+            self._note_name(parse_incoming(self._lines[0]))
 
     @property
     def is_connected(self) -> bool:
@@ -178,8 +178,10 @@ class BroadcastClient:
         Raises ConnectionLostError if the connection broke.
         """
         await self._wait_received()
-        received = [self._interpret(line) for line in self._lines]
+        received = list(map(parse_incoming, self._lines))
         self._lines.clear()
+        if received:
+            self._note_name(received[0])
         return received
 
     def __aiter__(self) -> AsyncIterator[Incoming]:
@@ -189,7 +191,8 @@ class BroadcastClient:
         await self._wait_received()
         if not self._lines:
             raise StopAsyncIteration
-        return self._interpret(self._lines.popleft())
+        self._note_name(incoming := parse_incoming(self._lines.popleft()))
+        return incoming
 
     async def keep_alive(self, seconds: float) -> None:
         r"""Send a heartbeat, `\ping <word>`, at this interval until the connection is lost.
@@ -255,11 +258,10 @@ class BroadcastClient:
             self._lines.extend(line for line in lines if line and not is_answer(line))
         return data
 
-    def _interpret(self, line: str) -> Incoming:
-        incoming = parse_incoming(line)
+    def _note_name(self, incoming: Incoming) -> None:
+        """Note the name that the server has assigned, if this is the line after SUCCESS with it."""
         if incoming.event is Event.RENAMED and len(name := incoming.name or "") <= SENDER_LIMIT:
             self.user = name
-        return incoming
 
     def _require_connection(self) -> Connection:
         if self._connection is None:
