@@ -91,7 +91,8 @@ class Notice(_ServerLine):
     _prefix = _NOTICE
 
     def __post_init__(self) -> None:
-        self.__dict__.update(parse_notice(self.text))  # a frozen class allows no assignment
+        for attribute, value in parse_notice(self.text).items():
+            object.__setattr__(self, attribute, value)  # the class is frozen
 
 
 class ServerError(_ServerLine):
