@@ -78,6 +78,7 @@ class BroadcastClient:
         self._heartbeat_task: asyncio.Task[None] | None = None  # of the connection
         self._lines: deque[str] = deque()  # received, but not returned yet
         self._read_lock = asyncio.Lock()
+        self._connecting = asyncio.Lock()  # while `connect` or `close` runs
         self._connection: Connection | None = None  # from `connect` to `close`
 
     async def __aenter__(self) -> Self:
@@ -93,24 +94,26 @@ class BroadcastClient:
         Raises ConnectError or RefusedError, ConnectionLostError if the answer is a line that is too
         long, and RuntimeError if this client has been connected and not closed since.
         """
-        if self._connection is not None:
-            raise RuntimeError("the client is connected already: close it first")
-        self._lines.clear()
-        self._splitter = LineSplitter(REPLACEMENT_GROWTH * self.line_limit + NAME_BYTES)
-        self._heartbeats = Heartbeat()
-        self._connection = await connect(self.host, self.port, self.connect_timeout, self.tls)
-        try:
-            async with asyncio.timeout(self.connect_timeout):
-                await self._join(self._connection)
-        except BaseException as problem:
-            await self._connection.aclose()
-            self._connection = None
-            if isinstance(problem, TimeoutError):
-                why = "does not answer: is it a broadcast server?"
-                raise ConnectError(f"{self.address} {why}") from None
-            raise
-        if self.heartbeat is not None:
-            self._heartbeat_task = asyncio.create_task(self.keep_alive(self.heartbeat))
+        async with self._connecting:
+            if self._connection is not None:
+                raise RuntimeError("the client is connected already: close it first")
+            self._lines.clear()
+            self._splitter = LineSplitter(REPLACEMENT_GROWTH * self.line_limit + NAME_BYTES)
+            self._heartbeats = Heartbeat()
+            connection = await connect(self.host, self.port, self.connect_timeout, self.tls)
+            self._connection = connection
+            try:
+                async with asyncio.timeout(self.connect_timeout):
+                    await self._join(connection)
+            except BaseException as problem:
+                self._connection = None
+                await connection.aclose()
+                if isinstance(problem, TimeoutError):
+                    why = "does not answer: is it a broadcast server?"
+                    raise ConnectError(f"{self.address} {why}") from None
+                raise
+            if self.heartbeat is not None:
+                self._heartbeat_task = asyncio.create_task(self.keep_alive(self.heartbeat))
 
     async def _join(self, connection: Connection) -> None:
         connection.send(handshake.Connect(self.user, self.token).encode())
@@ -217,21 +220,25 @@ class BroadcastClient:
         connection.reset()
 
     async def close(self, seconds: float = LEAVE_TIME) -> None:
-        r"""Send `\exit`, wait at most `seconds` for the server to close, and close."""
-        connection, self._connection = self._connection, None
-        self._stop_heartbeat()
-        if connection is None:
-            return
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    connection.send(EXIT)
-                    await connection.drain()
-                    async with self._read_lock:  # another task may still be receiving
-                        while await connection.read_chunk():
-                            pass
-        finally:
-            await connection.aclose()
+        r"""Send `\exit`, wait at most `seconds` for the server to close, and close.
+
+        If a connection is just being made, this waits for it first.
+        """
+        async with self._connecting:
+            connection, self._connection = self._connection, None
+            self._stop_heartbeat()
+            if connection is None:
+                return
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        connection.send(EXIT)
+                        await connection.drain()
+                        async with self._read_lock:  # another task may still be receiving
+                            while await connection.read_chunk():
+                                pass
+            finally:
+                await connection.aclose()
 
     def _stop_heartbeat(self) -> None:
         if self._heartbeat_task:
@@ -241,7 +248,7 @@ class BroadcastClient:
         """Wait until lines have arrived, or the connection has ended."""
         while not self._lines and await self._read():
             pass
-        if not self._lines and self._require_connection().lost:
+        if not self._lines and self._connection and self._connection.lost:
             raise self._lost_error()
 
     async def _read(self) -> bytes:
@@ -259,7 +266,7 @@ class BroadcastClient:
         return data
 
     def _note_name(self, incoming: Incoming) -> None:
-        """Note the name that the server has assigned, if this is the line after SUCCESS with it."""
+        """Note the name that the server has assigned, if this is the notice that tells it."""
         if incoming.event is Event.RENAMED and len(name := incoming.name or "") <= SENDER_LIMIT:
             self.user = name
 

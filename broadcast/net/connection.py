@@ -469,7 +469,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close without waiting for the peer; pending data may be lost."""
-        if self._unsent:
+        if self.write_pending:  # otherwise the transport would wait for the peer to read it
             self.transport.abort()
         self._send_close_notify()
         self._set_writing(_Writing.CLOSED)

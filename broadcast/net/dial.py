@@ -18,8 +18,7 @@ KEEPALIVE = {
 }
 """With these, a vanished peer is detected after 25 s, whether or not anything is being sent to it.
 The last one also ends a connection to a peer that reads nothing for that long; our server resumes
-reading sooner, within its grace time."""
-
+reading sooner, within its grace time, unless a maximum rate makes it wait."""
 
 BY_NAME = "connect with the --host that it is for"
 

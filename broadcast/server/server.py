@@ -98,8 +98,8 @@ class BroadcastServer:
     `shutdown_timeout`: seconds that clients have to read the rest of their data at a shutdown.
     `close_timeout`: seconds that one client has to do so when it leaves.
 
-    Raises ValueError for a limit that is not above 0, or a negative `history`; `start` raises
-    ListenError with the reason.
+    Raises ValueError for a limit that is not above 0, a negative `history`, or a `port` that does
+    not exist; `start` raises ListenError with the reason.
     """
 
     host: str = DEFAULT_HOST
@@ -127,6 +127,8 @@ class BroadcastServer:
             is_limit = type(value) in (int, float) and name not in MAY_BE_ZERO
             if is_limit and not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
+        if not 0 <= self.port <= 65_535:
+            raise ValueError(f"port must be from 0 to 65535, not {self.port}")
         if self.history < 0:
             raise ValueError(f"history must be 0 or more, not {self.history}")
         self._started_at = 0.0  # in the loop's time
@@ -259,31 +261,38 @@ class BroadcastServer:
         transport = writer.transport
         assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()  # what arrives is for the session
-        self._start_accepting(self._take_over(writer))
+        self._start_accepting(self._take_over(writer), writer)
         for _ in range(ACCEPTS_PER_ITERATION - 1):
             try:
                 accepted, _ = listening.accept()
             except OSError:
                 return  # none is queued; asyncio's next attempt reports any other error
             accepted.setblocking(False)
-            self._start_accepting(self._begin_session(accepted))
+            self._start_accepting(self._begin_session(accepted), accepted)
 
-    def _start_accepting(self, steps: Coroutine[None, None, None]) -> None:
+    def _start_accepting(
+        self, steps: Coroutine[None, None, None], owned: socket.socket | asyncio.StreamWriter
+    ) -> None:
+        """Run the steps, which own a connection unless they are cancelled."""
+
+        def on_done(task: asyncio.Task[None]) -> None:
+            self._accepting.discard(task)
+            if task.cancelled():  # perhaps before its first step
+                owned.close()
+
         task = asyncio.create_task(steps)
         self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
+        task.add_done_callback(on_done)
 
     async def _take_over(self, writer: asyncio.StreamWriter) -> None:
         """Serve a connection that asyncio has accepted, as soon as a descriptor is free for it.
 
         Its transport is closed, because the streams that come with it form a cycle.
         """
-        try:
-            while (accepted := _duplicate(writer.get_extra_info("socket"))) is None:
-                await asyncio.sleep(DESCRIPTOR_RETRY_DELAY)
-        finally:
-            writer.close()
-            break_cycle(writer.transport)
+        while (accepted := _duplicate(writer.get_extra_info("socket"))) is None:
+            await asyncio.sleep(DESCRIPTOR_RETRY_DELAY)
+        writer.close()
+        break_cycle(writer.transport)
         await self._begin_session(accepted)
 
     async def _begin_session(self, accepted: socket.socket) -> None:
@@ -325,7 +334,7 @@ class BroadcastServer:
         """Stop accepting, notify all clients, let them read the rest of their data, and close.
 
         A client that does not read it within the shutdown timeout is cut off. If this method is
-        cancelled, all clients are cut off at once.
+        cancelled, all clients are cut off at once. While it runs, another call returns at once.
         """
         if not self._is_running:
             return

@@ -254,15 +254,18 @@ class Session:
         """
         loop = asyncio.get_running_loop()
         while (chunk := await self._next_chunk()) is not None:
+            if rate := self._context.limits.rate:
+                count = 1
+                if not isinstance(chunk, TooLong):
+                    chunk, count = self._take_lines(chunk, rate.most_lines)
+                if not await self._wait_for_rate(count, rate):
+                    return LeaveReason.LOST
             slice_ends = loop.time() + TIME_SLICE
             if isinstance(chunk, TooLong):
+                self._count(1, 0)
                 too_long = messages.line_too_long(self._context.limits.line_limit)
                 await self._answer((encode(too_long),))
                 continue
-            if self._context.limits.rate:
-                chunk = await self._limit_rate(chunk, self._context.limits.rate)
-                if chunk is None:
-                    return LeaveReason.LOST
             await self._wait_to_publish()
             count, items = parse(chunk, self._prefix)
             self._count(count, 0)
@@ -322,8 +325,10 @@ class Session:
             return False
         if not self._splitter.is_between_lines:
             return False
-        is_command = data.startswith(b"\\")
-        lines = self._try_heartbeat(data) if is_command else self._try_messages(data, self._member)
+        if data.startswith(b"\\"):
+            lines = self._try_heartbeat(data)
+        else:
+            lines = self._try_messages(data, self._member)
         if lines:
             self._count(lines, len(data))
             self._last_activity = self._context.clock.reading_time()
@@ -351,25 +356,28 @@ class Session:
         self._lines += lines
         self._context.room.count_input(lines, size)
 
-    async def _limit_rate(self, chunk: bytes, rate: RateLimiter) -> bytes | None:
-        """Wait until the first lines of a chunk may be handled, and return these lines.
+    def _take_lines(self, chunk: bytes, most: int) -> tuple[bytes, int]:
+        """Return the first lines of a chunk, and how many they are; keep the rest for later."""
+        lines = chunk.split(b"\n", min(most, len(chunk)))
+        if rest := lines.pop():
+            self._chunks.insert(0, rest)
+        return b"\n".join([*lines, b""]), len(lines)
 
-        The client experiences this as backpressure. If its connection breaks meanwhile, this
-        returns None and the lines are dropped: otherwise connecting, sending and resetting again
-        and again would circumvent the limit.
+    async def _wait_for_rate(self, lines: int, rate: RateLimiter) -> bool:
+        """Wait until that many lines may be handled, which the client experiences as backpressure.
+
+        Returns False if its connection breaks meanwhile. Its lines are dropped then: otherwise
+        connecting, sending and resetting again and again would circumvent the limit.
         """
         clock = self._context.clock
         self._connection.pause_reading()
-        lines = chunk.split(b"\n", min(rate.most_lines, len(chunk)))
-        if rest := lines.pop():
-            self._chunks.insert(0, rest)
-        self._rate_used_until = rate.use(self._rate_used_until, len(lines), clock.running_time())
+        self._rate_used_until = rate.use(self._rate_used_until, lines, clock.running_time())
         while (left := self._rate_used_until - clock.running_time()) > 0:
             self._last_activity = clock.reading_time()  # it is not idle: we are not reading
             await asyncio.sleep(min(left, self._context.limits.timeout / 2))
             if self._connection.was_reset:
-                return None
-        return b"\n".join([*lines, b""])
+                return False
+        return True
 
     async def _answer(self, pieces: Iterable[bytes]) -> None:
         """Send an answer, and wait so that a client that never reads only blocks itself."""

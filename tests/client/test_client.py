@@ -195,6 +195,30 @@ class TestConnecting:
         async with client:
             assert client.is_connected
 
+    async def test_connect_and_close_wait_for_each_other(self, server: BroadcastServer) -> None:
+        client = client_of(server)
+        results = await asyncio.gather(client.connect(), client.connect(), return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), RuntimeError]
+        await client.close()
+        connecting = asyncio.create_task(client.connect())
+        await asyncio.sleep(0)
+        await client.close()
+        await connecting
+        assert not client.is_connected
+        await until(lambda: connections(server) <= 0)
+
+    async def test_close_ends_the_iteration_in_another_task(self, server: BroadcastServer) -> None:
+        client = client_of(server)
+        await client.connect()
+
+        async def iterate() -> list[Incoming]:
+            return [incoming async for incoming in client]
+
+        iterating = asyncio.create_task(iterate())
+        await asyncio.sleep(0)
+        await client.close()
+        assert await iterating == []
+
     async def test_every_error_is_a_broadcast_error(self) -> None:
         for error in (ConnectError, ConnectionLostError, RefusedError, UsernameError):
             assert issubclass(error, BroadcastError)

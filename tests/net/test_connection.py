@@ -418,6 +418,20 @@ class TestClosing:
             assert connection.is_closing
             connection.send(b"more")
 
+    async def test_close_releases_the_socket_even_if_data_is_pending(self) -> None:
+        async with pair(buffer=4096) as (connection, _theirs):
+            connection.limit_send_buffer(4096)
+            for _ in range(5):  # the system takes some more after a moment
+                while not connection.write_pending:
+                    connection.send(bytes(1000))
+                await asyncio.sleep(0.05)
+            draining = asyncio.create_task(connection.drain())
+            await asyncio.sleep(0)
+            await connection.aclose()
+            async with asyncio.timeout(5):
+                await draining
+            assert socket_of(connection).fileno() == -1
+
 
 class TestConnecting:
     async def test_connect_error_says_what_could_not_be_reached_and_why(self) -> None:

@@ -78,6 +78,11 @@ class TestListening:
         with pytest.raises(ValueError, match=f"^{limit} must be above 0, not 0$"):
             BroadcastServer(**{limit: 0})  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("port", [-1, 65_536])
+    def test_port_that_does_not_exist_raises_value_error(self, port: int) -> None:
+        with pytest.raises(ValueError, match=f"^port must be from 0 to 65535, not {port}$"):
+            BroadcastServer(port=port)
+
     def test_negative_history_raises_value_error(self) -> None:
         with pytest.raises(ValueError, match="^history must be 0 or more, not -1$"):
             BroadcastServer(history=-1)

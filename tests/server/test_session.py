@@ -514,6 +514,18 @@ class TestMaximumRate:
         await other.lines(50)
         assert time.monotonic() - began < 0.5
 
+    async def test_line_that_is_too_long_counts_against_the_maximum_rate(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(max_rate=100, line_limit=10, notices=False)
+        fast = await connect(server, "fast")
+        began = time.monotonic()
+        fast.send(f"{'x' * 11}\n" * 130)
+        lines = await fast.lines(130)
+        assert lines == ["ERROR line too long (at most 10 bytes)"] * 130
+        assert 0.2 < time.monotonic() - began < 5
+        assert server.statistics()["lines in"] == 130
+
 
 async def keep_alive(peer: Peer) -> None:
     while True:
