@@ -1,4 +1,4 @@
-"""Tells from the answers to heartbeats whether the server is lost."""
+"""Tell from the answers to heartbeats whether the server is lost."""
 
 from __future__ import annotations
 

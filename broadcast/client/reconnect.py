@@ -1,4 +1,4 @@
-"""Keeps a view connected: runs a conversation, and reconnects when it is lost."""
+"""Keep a view connected: run a conversation, and reconnect when it is lost."""
 
 from __future__ import annotations
 

@@ -386,14 +386,15 @@ class Connection(asyncio.Protocol):
         return self.transport.get_write_buffer_size() + sum(map(len, self._unsent))
 
     def send(self, data: bytes | memoryview) -> bool:
-        """Write `data` after all that was written before; return whether everything has been sent.
+        """Write `data` after all that was written before; return False if anything is pending now.
 
-        Until it has been, `data` is kept, not copied. No effect once the connection is closing.
+        Until it has been sent, `data` is kept, not copied. Once the connection is closing, this has
+        no effect.
         """
         return not send_to_all((self,), data)
 
     def _send_indirectly(self, data: bytes | memoryview, sent: int) -> bool:
-        """Write what was not sent directly, because only a part of it or nothing could be.
+        """Write what could not be sent directly.
 
         Nothing can be while earlier data is pending, under TLS and on Windows. Returns the same as
         `send`.
@@ -492,7 +493,7 @@ def break_cycle(transport: asyncio.WriteTransport) -> None:
 
 
 def send_to_all(connections: Iterable[Connection], data: bytes | memoryview) -> list[Connection]:
-    """Send the same bytes to each connection; return those for which not everything has been sent.
+    """Send the same bytes to each connection; return those on which something is pending now.
 
     While nothing is pending, it writes to the file descriptors: `transport.write`, or any method
     called for each connection, would cost more per delivery.

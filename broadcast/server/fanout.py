@@ -38,8 +38,8 @@ MAX_BATCHES_PER_FEED = 4
 """Batches sent to one lagging client before the event loop serves others."""
 
 CHECKS_PER_LEEWAY = 4
-"""Checks of the stragglers within the time that they may be late: a client is evicted late by one
-check at most. While input is not paused, there are none."""
+"""Checks of the stragglers within the time that they may be late. An eviction comes late by the
+time between two checks at most. While input is not paused, there are no checks."""
 
 SHORTEST_CHECK = 0.002
 """Minimum seconds between two checks: with thousands of stragglers, one check takes as long. It
@@ -260,7 +260,7 @@ class Fanout:
                 self._stop_feeding(subscription)
                 return
             batch = self._batch_at(subscription.cursor)
-            is_sent = connection.send(batch.data_for(subscription))
+            has_room = connection.send(batch.data_for(subscription))
             if is_leaving and batch.number + 1 == end:
                 self._stop_feeding(subscription)
                 return
@@ -268,7 +268,7 @@ class Fanout:
             subscription.cursor += 1
             self._batch_at(subscription.cursor).waiting += 1
             self._trim()
-            if not is_sent:
+            if not has_room:
                 return
         asyncio.get_running_loop().call_soon(self._continue_feeding, subscription)
 

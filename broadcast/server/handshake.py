@@ -11,9 +11,16 @@ from ..errors import HandshakeError
 from ..net.address import describe_os_error
 from ..net.connection import Connection
 from ..net.tls import PlainPeerError
-from ..protocol import handshake
 from ..protocol.blocks import sanitize
-from ..protocol.handshake import EXPECTED_CONNECT, HANDSHAKE_LIMIT, Connect, parse_connect
+from ..protocol.handshake import (
+    EXPECTED_CONNECT,
+    HANDSHAKE_LIMIT,
+    NOT_AUTHORISED,
+    TLS_FIRST_BYTE,
+    TLS_NOT_SUPPORTED,
+    Connect,
+    parse_connect,
+)
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds: enough to type CONNECT by hand."""
@@ -54,7 +61,7 @@ async def shake_hands(connection: Connection, admission: Admission) -> tuple[Con
         offered = (connect.token or "").encode()
         if not hmac.compare_digest(admission.token, offered):
             await asyncio.sleep(admission.wrong_token_delay)
-            raise HandshakeError(handshake.NOT_AUTHORISED)
+            raise HandshakeError(NOT_AUTHORISED)
     return connect, rest, size
 
 
@@ -66,11 +73,11 @@ async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, b
     data = b""
     while True:
         chunk = await connection.read_chunk()
-        if not (data or expects_tls) and chunk.startswith(handshake.TLS_FIRST_BYTE):
-            raise HandshakeError(handshake.TLS_NOT_SUPPORTED)
+        if not (data or expects_tls) and chunk.startswith(TLS_FIRST_BYTE):
+            raise HandshakeError(TLS_NOT_SUPPORTED)
         data += chunk
         start = 0
-        while (end := data.find(b"\n", start, handshake.HANDSHAKE_LIMIT)) >= 0:
+        while (end := data.find(b"\n", start, HANDSHAKE_LIMIT)) >= 0:
             if line := sanitize(data[start:end].removesuffix(b"\r")):
                 return line, data[end + 1 :], len(data)
             start = end + 1

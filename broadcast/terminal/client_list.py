@@ -1,4 +1,4 @@
-r"""Joins the answer to `\clients`, which has one name per line, into a paragraph."""
+r"""Join the answer to `\clients`, which has one name per line, into a paragraph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the input line and the messages above it, as strings for the terminal.
+"""Draw the input line and the messages above it, as strings for the terminal.
 
 The input area, which is the prompt and the line being typed, is the last thing on the screen. To
 show a message, one string erases the area, prints the message in its place and draws the area again

@@ -172,7 +172,7 @@ class Console:
         return HAS_RAW_MODE and self._stdin_is_terminal and self._terminal is not None
 
     def raw_mode(self) -> RawMode:
-        """Return the raw mode of the terminal that stdin is."""
+        """Return the raw mode of stdin, which must be a terminal."""
         assert self._stdin is not None
         return RawMode(self._stdin)
 
