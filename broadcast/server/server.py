@@ -23,8 +23,8 @@ from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT, SHUTTING_DOWN
 from ..protocol.messages import error
 from ..protocol.notices import client_count
+from .admission import HANDSHAKE_TIMEOUT, WRONG_TOKEN_DELAY, Admission
 from .clock import ServingClock
-from .handshake import HANDSHAKE_TIMEOUT, WRONG_TOKEN_DELAY, Admission
 from .history import DEFAULT_HISTORY_BYTES, History
 from .listen import LISTEN_BACKLOG, listen
 from .rate import RateLimiter

@@ -17,8 +17,8 @@ from ..protocol.commands import is_command, parse_heartbeat
 from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
 from . import dispatcher
+from .admission import READ_SIZE, Admission, shake_hands
 from .clock import ServingClock
-from .handshake import READ_SIZE, Admission, shake_hands
 from .rate import RateLimiter
 from .room import Member, Room
 from .scope import Scope
