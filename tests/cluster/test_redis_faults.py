@@ -1,0 +1,254 @@
+"""What a room on three servers experiences when its Redis, or the way to it, fails."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+from cluster_helpers import (
+    FAST,
+    OUTAGE_PATIENCE,
+    SPEED,
+    ClusterServer,
+    MakeProxy,
+    MakeRedis,
+    Recorder,
+    RedisServer,
+    StartCluster,
+    Traffic,
+    check_streams,
+    check_told,
+    synchronise,
+    wait_names,
+)
+
+
+async def check_room_works(servers: list[ClusterServer]) -> None:
+    """Check that newcomers at all servers can talk to each other, and nobody else is there."""
+    clients = [
+        await join_patiently(server.port, f"new{number}") for number, server in enumerate(servers)
+    ]
+    await wait_names(clients[0], [client.name for client in clients])
+    for client in clients:
+        await synchronise(client, clients)
+    check_streams(clients)
+
+
+async def join_patiently(port: int, name: str) -> Recorder:
+    """Join, and try again as long as the refusals are passing ones."""
+    async with asyncio.timeout(OUTAGE_PATIENCE):
+        while True:
+            client = await Recorder.connect(port, name)
+            await client.wait_until(lambda c=client: bool(c.lines), "an answer")  # type: ignore[misc]
+            if client.lines[0] == "SUCCESS":
+                return client
+            await client.wait_end()
+
+
+class TestRedisIsKilled:
+    async def test_nobody_notices_if_it_kept_everything(
+        self, make_redis: MakeRedis, cluster: StartCluster
+    ) -> None:
+        redis = make_redis("--appendonly", "yes")
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.kill()
+        for server in servers:
+            await server.wait_logged("away from ")
+        redis.start()
+        for server in servers:
+            await server.wait_logged("attached again after ")
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+
+    async def test_everyone_is_told_and_disconnected_if_it_forgot_everything(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.kill()
+        redis.start()
+        await check_cut_off(servers, traffic)
+
+
+async def check_cut_off(servers: list[ClusterServer], traffic: Traffic) -> None:
+    """Check that those that were there are told and disconnected, and that the room works."""
+    for client in traffic.clients:
+        await client.wait_end(OUTAGE_PATIENCE)
+    await traffic.stop()
+    check_told(traffic.clients)
+    for server in servers:
+        await server.wait_logged("WARNING cut off: ")
+    await check_room_works(servers)
+
+
+class TestRedisIsStopped:
+    @pytest.mark.parametrize("seconds", [3, 12])
+    async def test_nobody_is_disconnected(
+        self, redis: RedisServer, cluster: StartCluster, seconds: float
+    ) -> None:
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds * SPEED)
+        redis.signal(signal.SIGCONT)
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+
+    async def test_clients_are_told_and_newcomers_wait_and_are_refused(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        [server] = await cluster(redis.url, 1, program=FAST)
+        client = await Recorder.join(server.port, "client")
+        redis.signal(signal.SIGSTOP)
+        newcomer = await Recorder.connect(server.port, "newcomer")
+        await server.wait_logged("away from ")
+        await newcomer.wait_end(OUTAGE_PATIENCE)
+        assert len(newcomer.errors) == 1
+        await client.wait("* ")
+        client.send("\\ping still\n")
+        await client.wait("PONG still\r\n")
+        client.send("\\clients\n")
+        await client.wait("* client (you)\r\n")
+        client.send("said while it was away\n")
+        told = len(client.notices)
+        redis.signal(signal.SIGCONT)
+        await client.wait_until(lambda: len(client.notices) > told, "a notice", OUTAGE_PATIENCE)
+        listener = await join_patiently(server.port, "listener")
+        await synchronise(client, [listener])
+        assert not client.ended
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    async def test_server_ends_in_bounded_time_while_it_is_away(
+        self, redis: RedisServer, cluster: StartCluster, number: int
+    ) -> None:
+        [server] = await cluster(redis.url, 1, program=FAST)
+        client = await Recorder.join(server.port, "client")
+        leaving = await Recorder.join(server.port, "leaving")
+        redis.signal(signal.SIGSTOP)
+        await server.wait_logged("away from ")
+        leaving.send("\\exit\n")
+        await leaving.wait_end()
+        server.signal(number)
+        await client.wait_end()
+        assert server.wait_exit() in (0, 1)
+        assert "Traceback" not in server.logged()
+
+
+class TestRedisForgets:
+    async def test_everyone_is_told_and_disconnected_after_flushall(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.call("FLUSHALL")
+        await check_cut_off(servers, traffic)
+
+    async def test_nobody_notices_a_script_flush(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        for _ in range(3):
+            await traffic.flow()
+            redis.call("SCRIPT", "FLUSH")
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+
+    async def test_nobody_is_disconnected_when_it_is_out_of_memory_for_a_while(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        redis.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        connections = redis.info("total_connections_received")
+        redis.call("CONFIG", "SET", "maxmemory", "1000")
+        for server in servers:
+            await server.wait_logged("away from .*(memory|OOM)")
+        await asyncio.sleep(3 * SPEED)
+        redis.call("CONFIG", "SET", "maxmemory", "0")
+        for server in servers:
+            await server.wait_logged("attached again after ")
+        assert redis.info("total_connections_received") - connections < 200
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+
+
+class TestConnectionsFail:
+    async def test_nothing_is_lost_or_doubled_when_replies_are_lost(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        proxies = [make_proxy(redis) for _ in range(3)]
+        servers = [(await cluster(proxy.url, 1, program=FAST))[0] for proxy in proxies]
+        traffic = await Traffic.start(servers)
+        for round in range(4):
+            for proxy in proxies:
+                proxy.order(f"bite {3 + round}")
+            for server in servers:
+                await wait_away(server, round + 1)
+            for proxy in proxies:
+                proxy.order("pass")
+            await traffic.flow()
+        await traffic.check_nobody_noticed()
+        assert sum(len(guests.clients) for guests in traffic.guests) > 10
+
+    async def test_nothing_is_lost_or_doubled_when_connections_are_cut(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        proxies = [make_proxy(redis) for _ in range(3)]
+        servers = [(await cluster(proxy.url, 1, program=FAST))[0] for proxy in proxies]
+        traffic = await Traffic.start(servers)
+        for _ in range(5):
+            for proxy in proxies:
+                await traffic.flow(20)
+                proxy.order("cut")
+        await traffic.check_nobody_noticed()
+
+    @pytest.mark.parametrize("how", ["mute", "stop"])
+    async def test_server_behind_a_mute_connection_is_away_and_comes_back(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy, how: str
+    ) -> None:
+        proxy = make_proxy(redis)
+        servers = await cluster(proxy.url, 1, program=FAST)
+        servers += await cluster(redis.url, 2, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        proxy.order(how)
+        await servers[0].wait_logged("away from ")
+        proxy.order("pass")
+        await servers[0].wait_logged("attached again after ")
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+
+    async def test_server_that_was_away_for_too_long_tells_its_clients(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        """It has been declared dead by then: its names are free, and the others do not wait."""
+        proxy = make_proxy(redis)
+        [apart] = await cluster(proxy.url, 1, program=FAST)
+        [other] = await cluster(redis.url, 1, program=FAST)
+        client = await Recorder.join(apart.port, "client")
+        listener = await Recorder.join(other.port, "listener")
+        await client.wait("* listener joined\r\n")
+        proxy.order("stop")
+        await listener.wait("* client left (", OUTAGE_PATIENCE)
+        assert (await Recorder.join(other.port, "client")).name == "client"
+        client.send("never arrives\n")
+        proxy.order("pass")
+        await client.wait_end(OUTAGE_PATIENCE)
+        check_told([client])
+        await synchronise(await join_patiently(apart.port, "again"), [listener])
+        assert "never arrives" not in str(listener.messages)
+
+
+async def wait_away(server: ClusterServer, times: int) -> None:
+    """Wait until a server has been away that often."""
+    async with asyncio.timeout(OUTAGE_PATIENCE):
+        while server.logged().count("away from ") < times:
+            await asyncio.sleep(0.02)
