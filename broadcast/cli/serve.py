@@ -66,6 +66,9 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
             max_rate=options.max_rate,
             tls=tls,
             token=token,
+            cluster=options.cluster or None,
+            room=options.room,
+            reuse_port=options.reuse_port,
         )
         return asyncio.run(_serve(server, log))
     finally:

@@ -13,6 +13,8 @@ TOO_SLOW = "too slow: did not read what it was sent in time"
 
 TIMED_OUT = "timed out: nothing heard for"
 
+OUT_OF_SYNC = "lost touch with the other servers: messages may be missing, connect again"
+
 _ERROR, _NOTICE, _PONG = "ERROR ", "* ", "PONG "
 
 
@@ -160,4 +162,5 @@ def is_close_reason(incoming: Incoming) -> bool:
     """Return whether this is the server's last line, which says why it closes the connection."""
     if isinstance(incoming, Notice):
         return incoming.text == SHUTTING_DOWN
-    return isinstance(incoming, ServerError) and incoming.text.startswith((TOO_SLOW, TIMED_OUT))
+    reasons = (TOO_SLOW, TIMED_OUT, OUT_OF_SYNC)
+    return isinstance(incoming, ServerError) and incoming.text.startswith(reasons)

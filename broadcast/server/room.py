@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,17 @@ from .batch import Subscription
 from .clock import ServingClock
 from .fanout import Fanout
 from .history import History
-from .registry import Registry
+from .registry import Registry, Roster
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvents:
+    """What a room calls when it has stopped sending to a client; the session then ends."""
+
+    on_evicted: Callable[[], None]
+    """The client was too slow."""
+    on_cut_off: Callable[[], None]
+    """The client may lack something that was said, because its server lost the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +36,7 @@ class Member:
 
     name: str
     subscription: Subscription
+    events: SessionEvents
 
     @property
     def position(self) -> int:
@@ -32,38 +44,40 @@ class Member:
         return self.subscription.cursor
 
 
-class Room:
-    """The clients of one server, who share everything that any of them publishes.
+@dataclass(frozen=True, slots=True)
+class RoomOptions:
+    """The options of a room."""
 
-    This is all that sessions share. A room consists of a registry and a fan-out in this process,
-    which only the room uses; methods that would have to wait for other servers are coroutines.
+    backlog: int  # bytes kept for slow readers
+    grace: float  # seconds for which slow readers of one address may keep input paused
+    notices: bool  # whether joins and leaves are announced
+    max_clients: int  # the most members at once
 
-    `backlog`: bytes kept for slow readers. `grace`: seconds for which slow readers of one address
-    may keep input paused. `notices`: whether joins and leaves are announced. `max_clients`: the
-    most members at once. `history`: what was said before a client joined, which it is sent.
+
+class Room(ABC):
+    """The clients that share everything that any of them publishes.
+
+    This is all that sessions share. What is common to all kinds of rooms is here: who of this
+    server's clients is sent what, by a fan-out which only the room uses. What differs is where a
+    name is given and where what is said gets its place in the order: methods that may have to wait
+    for other servers are coroutines.
     """
 
     def __init__(
-        self,
-        clock: ServingClock,
-        backlog: int,
-        grace: float,
-        notices: bool,
-        max_clients: int,
-        history: History | None = None,
+        self, clock: ServingClock, options: RoomOptions, history: History | None = None
     ) -> None:
-        self._registry = Registry()
-        self._fanout = Fanout(clock, backlog, grace)
-        self._notices = notices
-        self._max_clients = max_clients
-        self._history = history
+        self._fanout = Fanout(clock, options.backlog, options.grace)
+        self._notices = options.notices
+        self._max_clients = options.max_clients
+        self._history = history  # what was said before a client joined, which it is sent
         self._members = 0
         self._closed = False
         self.lines_in = 0  # from all members, since the start
         self.bytes_in = 0
 
+    @abstractmethod
     def __len__(self) -> int:
-        return len(self._registry)
+        """Return the number of names that this server's clients use."""
 
     # --- members ---
 
@@ -74,27 +88,28 @@ class Room:
         if self._members >= self._max_clients:
             raise HandshakeError(FULL)
 
-    async def join(
-        self, username: str, connection: Connection, on_evicted: Callable[[], None]
-    ) -> Member:
+    @abstractmethod
+    async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
         """Add a client under its username, followed by a number if that name is taken.
 
         The client is sent SUCCESS and the history, and then receives every block that others
-        publish, until it leaves or `on_evicted` is called. Raises HandshakeError if the room is
-        closed or full.
+        publish, until it leaves or one of `events` is called. Raises HandshakeError if the room is
+        closed, full or temporarily unavailable.
         """
-        await self.wait_to_publish()
-        self.check_space()
-        self._members += 1
-        name = self._registry.claim(username)
-        renamed = [messages.notice(notices.renamed(username, name))] if name != username else []
+
+    def _admit(
+        self, asked: str, name: str, connection: Connection, events: SessionEvents
+    ) -> Member:
+        """Make a client a member, under the name that it was given."""
+        renamed = [messages.notice(notices.renamed(asked, name))] if name != asked else []
         connection.send(encode(SUCCESS, *renamed))  # at once, so that clients know it at once
         if self._history:
             connection.send(self._history.render())
-        member = Member(name, self._fanout.join(connection, on_evicted))
-        self._announce(member, notices.joined(name))
+        member = Member(name, self._fanout.join(connection, events.on_evicted), events)
+        self._announce(notices.joined(name), member)
         return member
 
+    @abstractmethod
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
         """Free the name of a client that leaves, and announce `why` to the others.
 
@@ -102,28 +117,22 @@ class Room:
         sent all of it, or its connection is closed. Its result is False if the client was evicted
         before that.
         """
-        delivered = self._fanout.leave(member.subscription)
-        self._release_name(member, why)
-        return delivered
 
+    @abstractmethod
     def remove(self, member: Member, why: str) -> None:
         """Do the same as `leave`, but send the client nothing more."""
-        self._fanout.remove(member.subscription)
-        self._release_name(member, why)
 
     def release_place(self, member: Member) -> None:
         """Let another client join in place of one that has left and whose connection ends."""
         self._fanout.remove(member.subscription)
         self._members -= 1
 
-    def _release_name(self, member: Member, why: str) -> None:
-        self._registry.release(member.name)
-        self._announce(member, notices.left(member.name, why))
-
-    def _announce(self, member: Member, text: str) -> None:
+    def _announce(self, text: str, member: Member | None = None) -> None:
+        """Tell everyone but the member itself that somebody has joined or left."""
         if self._notices:
             notice = encode(messages.notice(text))
-            self._fanout.publish(member.subscription, notice, defer=True)
+            author = None if member is None else member.subscription
+            self._fanout.publish(author, notice, defer=True)
 
     # --- messages ---
 
@@ -136,22 +145,26 @@ class Room:
         """Wait while input is paused, first come, first served; call it before each block."""
         await self._fanout.wait_to_publish()
 
+    @abstractmethod
     def publish(self, member: Member, block: Block) -> None:
         """Send messages to everyone but their author, in the same order for all."""
-        self._fanout.publish(member.subscription, block.data, block.lines)
-        if self._history:
-            self._history.add(block)
 
-    async def roster(self) -> Registry:
+    @abstractmethod
+    async def roster(self) -> Roster:
         """Return the names of the members, as a live view."""
-        return self._registry
 
     # --- the whole room ---
+
+    async def open(self) -> None:  # noqa: B027 (most rooms have nothing to do here)
+        """Prepare for clients; until this has returned, nobody may join. Raises BroadcastError."""
 
     def close(self) -> None:
         """Notify everyone of the shutdown, and remove all; from now on nobody can join."""
         self._closed = True
         self._fanout.close(encode(messages.notice(SHUTTING_DOWN)))
+
+    async def wait_closed(self) -> None:  # noqa: B027
+        """Release what `open` has acquired, once all sessions have ended."""
 
     def statistics(self) -> dict[str, int]:
         """Return counts since the start or as of now, and the bytes of the backlog."""
@@ -163,3 +176,48 @@ class Room:
             "backlog bytes": self._fanout.backlog,
             "dropped": self._fanout.evicted,
         }
+
+
+class LocalRoom(Room):
+    """The clients of one server: a registry and a fan-out in this process."""
+
+    def __init__(
+        self, clock: ServingClock, options: RoomOptions, history: History | None = None
+    ) -> None:
+        super().__init__(clock, options, history)
+        self._registry = Registry()
+
+    def __len__(self) -> int:
+        return len(self._registry)
+
+    async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
+        """See `Room.join`."""
+        await self.wait_to_publish()
+        self.check_space()
+        self._members += 1
+        return self._admit(username, self._registry.claim(username), connection, events)
+
+    def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
+        """See `Room.leave`."""
+        delivered = self._fanout.leave(member.subscription)
+        self._release_name(member, why)
+        return delivered
+
+    def remove(self, member: Member, why: str) -> None:
+        """See `Room.remove`."""
+        self._fanout.remove(member.subscription)
+        self._release_name(member, why)
+
+    def _release_name(self, member: Member, why: str) -> None:
+        self._registry.release(member.name)
+        self._announce(notices.left(member.name, why), member)
+
+    def publish(self, member: Member, block: Block) -> None:
+        """See `Room.publish`."""
+        self._fanout.publish(member.subscription, block.data, block.lines)
+        if self._history:
+            self._history.add(block)
+
+    async def roster(self) -> Roster:
+        """See `Room.roster`."""
+        return self._registry

@@ -9,9 +9,10 @@ import functools
 import ipaddress
 import logging
 import math
+import re
 import socket
 import ssl
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address
@@ -26,9 +27,12 @@ from .handshake import HANDSHAKE_TIMEOUT, WRONG_TOKEN_DELAY, Admission
 from .history import DEFAULT_HISTORY_BYTES, History
 from .listen import LISTEN_BACKLOG, listen
 from .rate import RateLimiter
-from .room import Room
+from .room import LocalRoom, Room, RoomOptions
 from .session import LeaveReason, Limits, ServerContext, Session
 from .strangers import DEFAULT_MAX_STRANGERS, Strangers
+
+if TYPE_CHECKING:
+    from ..cluster.timing import ClusterTiming
 
 LOGGER = logging.getLogger("broadcast")
 
@@ -57,6 +61,8 @@ new connections, and few enough that many of these do not delay messages."""
 
 DISPLACED_LOG_INTERVAL = 1.0
 """Minimum seconds between two log lines about displaced connections."""
+
+DEFAULT_ROOM = "main"
 
 DEFAULT_MAX_CLIENTS = 10_240
 """Clients that have joined, at once: as many as one core serves well."""
@@ -92,9 +98,13 @@ class BroadcastServer:
     `wrong_token_delay`: seconds until a wrong token is refused.
     `shutdown_timeout`: seconds that clients have to read the rest of their data at a shutdown.
     `close_timeout`: seconds that one client has to do so when it leaves.
+    `cluster`: the URL of a Redis, of which all servers with the same `room` are one room; None for
+    a room of this server alone.
+    `cluster_timing`: when such a server is away, and when it is taken for dead.
+    `reuse_port`: whether several processes may listen on the port.
 
-    Raises ValueError for a limit that is not above 0, or a negative `history`; `start` raises
-    ListenError with the reason.
+    Raises ValueError for a limit that is not above 0, a negative `history` or a bad `room`; `start`
+    raises ListenError or ClusterError with the reason.
     """
 
     def __init__(
@@ -118,6 +128,10 @@ class BroadcastServer:
         wrong_token_delay: float = WRONG_TOKEN_DELAY,
         shutdown_timeout: float = SHUTDOWN_TIMEOUT,
         close_timeout: float = CLOSE_TIMEOUT,
+        cluster: str | None = None,
+        room: str = DEFAULT_ROOM,
+        cluster_timing: ClusterTiming | None = None,
+        reuse_port: bool = False,
     ) -> None:
         if history < 0:
             raise ValueError(f"history must be 0 or more, not {history}")
@@ -143,8 +157,10 @@ class BroadcastServer:
         self._limits = Limits(timeout, handshake_timeout, close_timeout, line_limit, rate)
         secret = None if token is None else token.encode()
         self._admission = Admission(tls, secret, wrong_token_delay)
-        self._room_options = (backlog, grace, notices, max_clients)
+        self._room_options = RoomOptions(backlog, grace, notices, max_clients)
         self._history = (history, history_bytes)
+        self._cluster = (cluster, check_room(room), cluster_timing)
+        self._reuse_port = reuse_port
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
         self._started_at = 0.0  # in the loop's time
@@ -173,15 +189,22 @@ class BroadcastServer:
         self._state = ServerState.RUNNING
         clock = ServingClock()
         history = History(*self._history) if self._history[0] else None
-        room = Room(clock, *self._room_options, history)
+        room = self._make_room(clock, history)
         strangers = Strangers(self._max_strangers)
         self._context = ServerContext(room, strangers, self._admission, self._limits, clock)
         self._started_at = asyncio.get_running_loop().time()
-        addresses = await self._listen()
+        clock.start()
+        try:
+            await room.open()
+            addresses = await self._listen()
+        except BaseException:
+            self._state = ServerState.CLOSED
+            await room.wait_closed()
+            clock.stop()
+            raise
         self.port = addresses[0][1]
         for address in addresses:
             LOGGER.info("listening on %s", format_address(address))
-        clock.start()
         if self._limits.timeout < 2 * HEARTBEAT_INTERVAL:
             LOGGER.warning(
                 "the timeout of %g s is short: an idle client sends a heartbeat every %g s",
@@ -190,11 +213,19 @@ class BroadcastServer:
             )
         self._warn_of_exposure([host for host, *_ in addresses])
 
+    def _make_room(self, clock: ServingClock, history: History | None) -> Room:
+        url, name, timing = self._cluster
+        if url is None:
+            return LocalRoom(clock, self._room_options, history)
+        from ..cluster.room import ClusterRoom  # a server alone loads nothing of it
+
+        return ClusterRoom(clock, self._room_options, history, url, name, timing)
+
     async def _listen(self) -> list[Address]:
         """Accept connections on every address of the host, and return these addresses."""
         sockets: list[socket.socket] = []
         try:
-            sockets = await listen(self.host, self.port)
+            sockets = await listen(self.host, self.port, self._reuse_port)
             for listening in sockets:
                 on_accepted = functools.partial(self._on_accepted, listening)
                 # asyncio accepts `backlog` connections in a row and, without free descriptors, logs
@@ -203,7 +234,6 @@ class BroadcastServer:
                 self._listeners.append(listener)
                 listening.listen(LISTEN_BACKLOG)
         except BaseException as problem:
-            self._state = ServerState.CLOSED
             self._close_listeners()
             for listening in sockets:
                 listening.close()
@@ -333,6 +363,7 @@ class BroadcastServer:
             self._interrupt_all(LeaveReason.CUT_OFF)
             if self._sessions:
                 await asyncio.wait(self._sessions, timeout=CUT_OFF_TIMEOUT)
+            await context.room.wait_closed()
         finally:
             tasks = [*self._sessions, *self._accepting]
             for task in tasks:
@@ -357,6 +388,13 @@ class BroadcastServer:
     def _interrupt_all(self, reason: LeaveReason) -> None:
         for session in self._sessions.values():
             session.interrupt(reason)
+
+
+def check_room(name: str) -> str:
+    """Return the name of a room if it is one; otherwise raise ValueError."""
+    if not re.fullmatch(r"[^\s{}]{1,64}", name) or not name.isprintable():
+        raise ValueError("a room's name has 1 to 64 characters, no white space and no braces")
+    return name
 
 
 def _check_limits(**limits: float) -> None:

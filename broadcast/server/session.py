@@ -21,7 +21,7 @@ from . import dispatcher, handshake
 from .clock import ServingClock
 from .handshake import Admission
 from .rate import RateLimiter
-from .room import Member, Room
+from .room import Member, Room, SessionEvents
 from .scope import Scope
 from .strangers import Strangers
 from .watchdog import watch_deadline
@@ -52,6 +52,8 @@ class LeaveReason(enum.Enum):
     LOST = "connection lost"
     TIMED_OUT = "timed out"
     TOO_SLOW = "too slow"
+    OUT_OF_SYNC = "lost touch with the room"
+    """Its server may have missed something that was said on another one."""
     SHUTDOWN = SHUTTING_DOWN
     DISPLACED = "too many connections that have not joined"
     CUT_OFF = "did not read in time at the shutdown"
@@ -60,6 +62,7 @@ class LeaveReason(enum.Enum):
 INTERRUPTS = {
     LeaveReason.TIMED_OUT: {State.HANDSHAKE, State.JOINED, State.LEAVING},
     LeaveReason.TOO_SLOW: {State.JOINED, State.LEAVING},
+    LeaveReason.OUT_OF_SYNC: {State.JOINED, State.LEAVING},
     LeaveReason.DISPLACED: {State.HANDSHAKE, State.CLOSING},
     # A shutdown does not interrupt a client that is already being sent its last data.
     LeaveReason.SHUTDOWN: {State.HANDSHAKE, State.JOINED},
@@ -176,6 +179,9 @@ class Session:
     def _on_evicted(self) -> None:
         self.interrupt(LeaveReason.TOO_SLOW)
 
+    def _on_cut_off(self) -> None:
+        self.interrupt(LeaveReason.OUT_OF_SYNC)
+
     def _time_left(self) -> float:
         """Return the seconds until the client will have been inactive for too long.
 
@@ -210,7 +216,8 @@ class Session:
         if context.admission.tls is None:
             context.room.check_space()
         connect, rest, size = await handshake.shake_hands(connection, context.admission)
-        self._member = await context.room.join(connect.username, connection, self._on_evicted)
+        events = SessionEvents(self._on_evicted, self._on_cut_off)
+        self._member = await context.room.join(connect.username, connection, events)
         self._enter(State.JOINED)
         context.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
@@ -265,7 +272,11 @@ class Session:
                 chunk = await self._limit_rate(chunk, self._context.limits.rate)
                 if chunk is None:
                     return LeaveReason.LOST
-            await self._wait_to_publish()
+            # Commands alone are answered even while input is paused.
+            commands = chunk.count(b"\n\\") + 1 if chunk.startswith(b"\\") else 0
+            has_messages = commands < chunk.count(b"\n")
+            if has_messages:
+                await self._wait_to_publish()
             count, items = parse(chunk, self._prefix)
             self._count(count)
             for item in items:
@@ -279,7 +290,8 @@ class Session:
                 if loop.time() > slice_ends:
                     await self._yield()
                     slice_ends = loop.time() + TIME_SLICE
-                await self._wait_to_publish()  # the next item is made after this
+                if has_messages:
+                    await self._wait_to_publish()  # the next item is made after this
         return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
 
     async def _wait_to_publish(self) -> None:
@@ -394,6 +406,8 @@ class Session:
                 self._send_error(f"{messages.TIMED_OUT} {self._context.limits.timeout:g} s")
             elif reason is LeaveReason.TOO_SLOW:
                 self._send_error(messages.TOO_SLOW)
+            elif reason is LeaveReason.OUT_OF_SYNC:
+                self._send_error(messages.OUT_OF_SYNC)
         self._log_leave(member, outcome)
         if outcome is reason and reason is not LeaveReason.LOST:
             await self._close_gracefully()
