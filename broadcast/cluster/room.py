@@ -190,15 +190,6 @@ class ClusterRoom(Room):
 
     # --- what the link calls ---
 
-    @property
-    def is_full(self) -> bool:
-        """Whether slow readers of this server keep it from taking more."""
-        return self._fanout.is_full
-
-    async def wait_not_full(self) -> None:
-        """Wait while that is so."""
-        await self._fanout.wait_not_full()
-
     def take(self, entry: Entry) -> None:
         """Deliver an entry of the log to this server's clients."""
         if entry.server == self._link.server:

@@ -145,6 +145,15 @@ class Room(ABC):
         """Wait while input is paused, first come, first served; call it before each block."""
         await self._fanout.wait_to_publish()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the backlog for slow readers is so large that it pauses input."""
+        return self._fanout.is_full
+
+    async def wait_not_full(self) -> None:
+        """Wait while that is so."""
+        await self._fanout.wait_not_full()
+
     @abstractmethod
     def publish(self, member: Member, block: Block) -> None:
         """Send messages to everyone but their author, in the same order for all."""

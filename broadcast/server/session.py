@@ -272,11 +272,9 @@ class Session:
                 chunk = await self._limit_rate(chunk, self._context.limits.rate)
                 if chunk is None:
                     return LeaveReason.LOST
-            # Commands alone are answered even while input is paused.
             commands = chunk.count(b"\n\\") + 1 if chunk.startswith(b"\\") else 0
             has_messages = commands < chunk.count(b"\n")
-            if has_messages:
-                await self._wait_to_publish()
+            await self._wait_to_handle(has_messages)
             count, items = parse(chunk, self._prefix)
             self._count(count)
             for item in items:
@@ -290,14 +288,15 @@ class Session:
                 if loop.time() > slice_ends:
                     await self._yield()
                     slice_ends = loop.time() + TIME_SLICE
-                if has_messages:
-                    await self._wait_to_publish()  # the next item is made after this
+                await self._wait_to_handle(has_messages)  # the next item is made after this
         return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
 
-    async def _wait_to_publish(self) -> None:
-        if self._context.room.must_wait_to_publish:
+    async def _wait_to_handle(self, has_messages: bool) -> None:
+        """Wait while input is paused; commands alone only wait for slow readers."""
+        room = self._context.room
+        if room.must_wait_to_publish if has_messages else room.is_full:
             self._connection.pause_reading()
-            await self._context.room.wait_to_publish()
+            await (room.wait_to_publish() if has_messages else room.wait_not_full())
 
     async def _yield(self) -> None:
         """Let the event loop serve others."""
