@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import combinations
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import pytest
 from helpers import PATIENCE, TOP, Program, until, wait_until
@@ -32,7 +32,15 @@ SPEED = 0.25
 """How long a second of an outage takes in the tests: the servers that `FAST` starts have all their
 times shorter by this factor."""
 
-FAST = "main_server.py"
+FAST = f"""
+import sys
+from broadcast.cluster.timing import ClusterTiming
+defaults = ClusterTiming.__init__.__defaults__
+ClusterTiming.__init__.__defaults__ = tuple(seconds * {SPEED} for seconds in defaults)
+from broadcast.cli import main_server
+sys.exit(main_server())
+"""
+"""The server program with shorter times."""
 
 Reply = None | int | bytes | list["Reply"]
 
@@ -127,6 +135,7 @@ class RedisServer:
         return int(match[1])
 
     def note_memory(self) -> None:
+        self.signal(signal.SIGCONT)
         with contextlib.suppress(OSError, RedisError):
             self.peak_memory = max(self.peak_memory, self.info("used_memory_peak"))
 
@@ -279,8 +288,10 @@ class Recorder(asyncio.Protocol):
     """A client that keeps all that it receives, and can wait for a part of it."""
 
     transport: asyncio.Transport
+    connected: ClassVar[list[Recorder]] = []  # all of a test
 
     def __init__(self, name: str) -> None:
+        self.connected.append(self)
         self.asked = name
         self.stream = bytearray()
         self.ended = False
@@ -350,6 +361,12 @@ class Recorder(asyncio.Protocol):
             return found
 
         await self.wait_until(has_arrived, repr(text), patience)
+
+    async def wait_more(self, messages: int) -> None:
+        """Wait until that many more messages have arrived, or lines of another kind."""
+        enough = self.stream.count(b"\n") + messages
+        what = f"{messages} more messages"
+        await self.wait_until(lambda: self.stream.count(b"\n") >= enough, what, OUTAGE_PATIENCE)
 
     async def wait_until(
         self, condition: Callable[[], bool], what: str, patience: float = PATIENCE
@@ -424,8 +441,12 @@ class Recorder(asyncio.Protocol):
         await self.wait_until(is_complete, "the answer to \\clients")
         return sorted(found)
 
-    def close(self) -> None:
-        self.transport.abort()
+    @classmethod
+    async def close_all(cls) -> None:
+        for client in cls.connected:
+            client.transport.abort()
+        cls.connected.clear()
+        await asyncio.sleep(0)
 
     def reset(self) -> None:
         reset_on_close(self.transport.get_extra_info("socket"))
@@ -440,7 +461,7 @@ class Recorder(asyncio.Protocol):
 class Talker:
     """Says numbered messages as one client, until it is stopped or disconnected."""
 
-    def __init__(self, client: Recorder, pause: float = 0.002) -> None:
+    def __init__(self, client: Recorder, pause: float = 0.005) -> None:
         self.client = client
         self.said = 0
         self._pause = pause
@@ -527,27 +548,21 @@ class Traffic:
         return [*self.listeners, *(talker.client for talker in self.talkers)]
 
     async def flow(self, messages: int = 50) -> None:
-        """Wait until each listener that is still connected has got some more messages."""
+        """Wait until each listener has got some more messages."""
         for listener in self.listeners:
-            before = len(listener.messages)
-            await listener.wait_until(
-                lambda client=listener, enough=before + messages: (  # type: ignore[misc]
-                    len(client.messages) >= enough
-                ),
-                f"{messages} more messages",
-                OUTAGE_PATIENCE,
-            )
+            await listener.wait_more(messages)
 
     async def stop(self) -> None:
         """End all of it, but for those that stay, and check what everybody has received."""
         await asyncio.gather(*(guests.stop() for guests in self.guests))
         await asyncio.gather(*(talker.stop() for talker in self.talkers))
-        if not self.listeners[0].ended:
-            await synchronise(self.listeners[0], self.clients)
+        for client in self.clients:
+            if not client.ended:
+                await synchronise(client, self.clients)
         check_told(self.clients)
         check_streams(self.clients)
-        for guest in [guest for guests in self.guests for guest in guests.clients]:
-            check_streams([self.listeners[0], guest])
+        for guests in self.guests:
+            check_guests(self.listeners[0], guests.clients)
 
     async def check_nobody_noticed(self) -> None:
         """Check that nobody was disconnected, and that everybody got everything."""
@@ -580,14 +595,7 @@ def check_streams(clients: Iterable[Recorder]) -> None:
     """
     clients = list(clients)
     for client in clients:
-        numbers: dict[str, list[int]] = defaultdict(list)
-        for message in client.messages:
-            author, _, text = message.partition(": ")
-            if text.isdigit():
-                numbers[author].append(int(text))
-        for author, seen in numbers.items():
-            expected = list(range(seen[0], seen[0] + len(seen)))
-            assert seen == expected, f"{client.name} got of {author}: {gaps(seen)}"
+        check_numbers(client)
     for one, other in combinations(clients, 2):
         theirs = (f"{one.name}: ", f"{other.name}: ")
         first, second = (
@@ -597,6 +605,33 @@ def check_streams(clients: Iterable[Recorder]) -> None:
         common = set(first) & set(second)
         if common:
             assert between(first, common) == between(second, common), (one.name, other.name)
+
+
+def check_guests(listener: Recorder, guests: Iterable[Recorder]) -> None:
+    """Check that each guest has received a part of what a listener has, without its own."""
+    messages = listener.messages
+    places = {message: place for place, message in enumerate(messages)}
+    for guest in guests:
+        check_numbers(guest)
+        seen = guest.messages
+        known = [place for place, message in enumerate(seen) if message in places]
+        if known:
+            first, last = places[seen[known[0]]], places[seen[known[-1]]]
+            own = f"{guest.name}: "
+            expected = [line for line in messages[first : last + 1] if not line.startswith(own)]
+            assert seen[known[0] : known[-1] + 1] == expected, guest.name
+
+
+def check_numbers(client: Recorder) -> None:
+    """Check that a client has received of each author consecutive numbers."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for message in client.messages:
+        author, _, text = message.partition(": ")
+        if text.isdigit():
+            numbers[author].append(int(text))
+    for author, seen in numbers.items():
+        expected = list(range(seen[0], seen[0] + len(seen)))
+        assert seen == expected, f"{client.name} got of {author}: {gaps(seen)}"
 
 
 def gaps(seen: list[int]) -> list[tuple[int, int]]:
@@ -620,6 +655,7 @@ def check_heard(clients: Iterable[Recorder], talkers: Iterable[Talker]) -> None:
             if client is not talker.client:
                 prefix = f"{talker.client.name}: "
                 heard = [line for line in client.messages if line.startswith(prefix)]
+                heard = [line for line in heard if line[len(prefix) :].isdigit()]
                 expected = [f"{prefix}{number}" for number in range(1, talker.said + 1)]
                 assert heard == expected, (client.name, prefix, len(heard), talker.said)
 

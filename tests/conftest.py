@@ -18,6 +18,7 @@ from cluster_helpers import (
     MakeProxy,
     MakeRedis,
     Proxy,
+    Recorder,
     RedisServer,
     StartCluster,
 )
@@ -197,5 +198,6 @@ async def cluster(tmp_path: Path) -> AsyncIterator[StartCluster]:
         return servers
 
     yield start
+    await Recorder.close_all()
     for server in started:
         server.close()

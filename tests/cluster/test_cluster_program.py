@@ -9,13 +9,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from cluster_helpers import MakeRedis, RedisServer, free_port
-from helpers import StartProgram
+from cluster_helpers import FAST, MakeRedis, RedisServer, free_port
+from helpers import TOP, StartProgram
 
 
-def refuse(program: StartProgram, url: str, **options: object) -> str:
+def refuse(program: StartProgram, url: str, name: str = "main_server.py") -> str:
     """Start a server that must end at once, and return its one line."""
-    server = program("main_server.py", "--port", "0", "--cluster", url, **options)
+    server = program(name, "--port", "0", "--cluster", url, cwd=TOP)
     assert server.wait_exit() == 1
     errors = server.errors()
     assert re.fullmatch(r"[^\n]+\n", errors), errors
@@ -84,7 +84,7 @@ class TestNoCluster:
         self, program: StartProgram
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            refuse(program, f"redis://127.0.0.1:{silent.getsockname()[1]}")
+            refuse(program, f"redis://127.0.0.1:{silent.getsockname()[1]}", FAST)
 
     def test_redis_that_is_too_old_is_reported_in_one_line(
         self, program: StartProgram, old_redis: int
