@@ -28,7 +28,9 @@ REDIS_MEMORY_LIMIT = 64 * 1024 * 1024
 OUTAGE_PATIENCE = 30.0
 """Seconds that a room may take to be whole again after a fault, on a busy machine."""
 
-SPEED = 0.25
+SHUTDOWN = "* server is shutting down"
+
+SPEED = 0.2
 """How long a second of an outage takes in the tests: the servers that `FAST` starts have all their
 times shorter by this factor."""
 
@@ -72,7 +74,7 @@ class RedisServer:
 
     def __init__(self, directory: Path, *settings: str) -> None:
         self.port = free_port()
-        self._directory = directory
+        self.directory = directory
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self.peak_memory = 0  # bytes, over all of its lives
@@ -86,8 +88,8 @@ class RedisServer:
         settings = self._settings
         if "--appendonly" not in settings:
             settings = ("--appendonly", "no", *settings)
-        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
-        with open(self._directory / "redis.log", "ab") as log:
+        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        with open(self.directory / "redis.log", "ab") as log:
             self._process = subprocess.Popen(
                 [find_redis(), *where, "--save", "", *settings],
                 stdin=subprocess.DEVNULL,
@@ -528,6 +530,7 @@ class Traffic:
 
     def __init__(self, ports: list[int], listeners: list[Recorder], authors: list[Recorder]):
         self.listeners = listeners
+        self._begin = f"* {authors[-1].asked} joined"
         self.talkers = [Talker(author) for author in authors]
         self.guests = [Guests(f"g{number}", port) for number, port in enumerate(ports)]
 
@@ -559,6 +562,8 @@ class Traffic:
         for client in self.clients:
             if not client.ended:
                 await synchronise(client, self.clients)
+        for guests in self.guests:
+            assert guests.clients, "nobody has come and gone"
         check_told(self.clients)
         check_streams(self.clients)
         for guests in self.guests:
@@ -570,9 +575,38 @@ class Traffic:
         for client in self.clients:
             assert not client.ended, (client.name, client.end_of_stream)
         check_heard(self.clients, self.talkers)
+        guests = [guest for guests in self.guests for guest in guests.clients]
+        for listener in self.listeners:
+            heard = set(listener.messages)
+            for guest in guests:
+                assert {f"{guest.name}: {number}" for number in (1, 2, 3)} <= heard
         expected = sorted(client.name for client in self.clients)
         for client in self.clients:
             await wait_names(client, expected)
+        streams = [self._shared_lines(listener) for listener in self.listeners]
+        assert streams[1:] == streams[:-1]
+
+    def _shared_lines(self, listener: Recorder) -> list[str]:
+        """Return what all listeners must have received in one order."""
+        lines = listener.lines
+        lines = lines[lines.index(self._begin) + 1 :]
+        return [
+            line
+            for line in lines
+            if ": mark " not in line
+            and (not line.startswith("* ") or re.fullmatch(r"\* \S+ (joined|left.*)", line))
+        ]
+
+
+async def end_all(servers: Iterable[ClusterServer], redis: RedisServer) -> None:
+    """End all servers gracefully, and check that they leave nothing of their clients in Redis."""
+    servers = list(servers)
+    for server in servers:
+        server.signal(signal.SIGTERM)
+    for server in servers:
+        assert server.wait_exit() == 0
+        assert "Traceback" not in server.logged(), server.logged()
+    assert {key.rpartition(":")[2] for key in redis.contents()} <= {"epoch", "top"}
 
 
 async def wait_names(client: Recorder, expected: list[str]) -> None:
@@ -664,7 +698,8 @@ def check_told(clients: Iterable[Recorder]) -> None:
     """Check that clients which were disconnected have been told so in their last line."""
     for client in clients:
         if client.ended:
-            assert client.lines[-1].startswith("ERROR "), (client.name, client.end_of_stream)
+            last = client.lines[-1]
+            assert last.startswith("ERROR ") or last == SHUTDOWN, (client.name, last)
 
 
 _marks = iter(range(1_000_000))

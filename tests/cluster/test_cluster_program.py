@@ -101,6 +101,18 @@ class TestNoCluster:
         reported = refuse(program, redis.url.replace("//", f"//{password}"))
         assert "secret" not in reported
 
+    def test_replica_is_reported_in_one_line(
+        self, program: StartProgram, redis: RedisServer
+    ) -> None:
+        redis.call("REPLICAOF", "127.0.0.1", "1")
+        refuse(program, redis.url)
+
+    def test_full_memory_is_reported_in_one_line(
+        self, program: StartProgram, redis: RedisServer
+    ) -> None:
+        redis.call("CONFIG", "SET", "maxmemory", "1000")
+        refuse(program, redis.url)
+
     def test_something_that_is_no_redis_is_reported_in_one_line(
         self, program: StartProgram, port: int
     ) -> None:

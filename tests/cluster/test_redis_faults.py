@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 
 import pytest
@@ -19,9 +20,11 @@ from cluster_helpers import (
     Traffic,
     check_streams,
     check_told,
+    end_all,
     synchronise,
     wait_names,
 )
+from helpers import FAST_RECONNECT, TOP, StartProgram
 
 from broadcast.protocol.handshake import UNAVAILABLE
 
@@ -64,6 +67,7 @@ class TestRedisIsKilled:
             await server.wait_logged("attached again after ")
         await traffic.flow()
         await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
 
     async def test_everyone_is_told_and_disconnected_if_it_forgot_everything(
         self, redis: RedisServer, cluster: StartCluster
@@ -73,10 +77,26 @@ class TestRedisIsKilled:
         await traffic.flow()
         redis.kill()
         redis.start()
-        await check_cut_off(servers, traffic)
+        await check_cut_off(redis, servers, traffic)
+
+    async def test_everyone_is_told_and_disconnected_if_it_has_an_old_backup(
+        self, make_redis: MakeRedis, cluster: StartCluster
+    ) -> None:
+        redis = make_redis("--appendonly", "yes")
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        saved, backup = redis.directory / "appendonlydir", redis.directory / "backup"
+        shutil.copytree(saved, backup)
+        await traffic.flow()
+        redis.kill()
+        shutil.rmtree(saved)
+        backup.rename(saved)
+        redis.start()
+        await check_cut_off(redis, servers, traffic)
 
 
-async def check_cut_off(servers: list[ClusterServer], traffic: Traffic) -> None:
+async def check_cut_off(redis: RedisServer, servers: list[ClusterServer], traffic: Traffic) -> None:
     """Check that those that were there are told and disconnected, and that the room works."""
     for client in traffic.clients:
         await client.wait_end(OUTAGE_PATIENCE)
@@ -85,6 +105,7 @@ async def check_cut_off(servers: list[ClusterServer], traffic: Traffic) -> None:
     for server in servers:
         await server.wait_logged("WARNING cut off: ")
     await check_room_works(servers)
+    await end_all(servers, redis)
 
 
 class TestRedisIsStopped:
@@ -100,6 +121,7 @@ class TestRedisIsStopped:
         redis.signal(signal.SIGCONT)
         await traffic.flow()
         await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
 
     async def test_clients_are_told_and_newcomers_are_refused_after_a_while(
         self, redis: RedisServer, cluster: StartCluster
@@ -163,7 +185,21 @@ class TestRedisForgets:
         traffic = await Traffic.start(servers)
         await traffic.flow()
         redis.call("FLUSHALL")
-        await check_cut_off(servers, traffic)
+        await check_cut_off(redis, servers, traffic)
+
+    async def test_client_program_that_reconnects_is_back_after_flushall(
+        self, redis: RedisServer, cluster: StartCluster, program: StartProgram
+    ) -> None:
+        [server] = await cluster(redis.url, 1, program=FAST)
+        watcher = await Recorder.join(server.port, "watcher")
+        where = ("--port", str(server.port), "--user", "listener")
+        client = program(FAST_RECONNECT, *where, "--listen", "--reconnect", cwd=TOP)
+        await watcher.wait("* listener joined\r\n")
+        redis.call("FLUSHALL")
+        await watcher.wait_end(OUTAGE_PATIENCE)
+        again = await join_patiently(server.port, "watcher")
+        await wait_names(again, ["listener", "watcher"])
+        assert client.process.poll() is None
 
     async def test_nobody_notices_a_script_flush(
         self, redis: RedisServer, cluster: StartCluster
@@ -175,6 +211,7 @@ class TestRedisForgets:
             redis.call("SCRIPT", "FLUSH")
         await traffic.flow()
         await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
 
     async def test_nobody_is_disconnected_when_it_is_out_of_memory_for_a_while(
         self, redis: RedisServer, cluster: StartCluster
@@ -194,6 +231,7 @@ class TestRedisForgets:
         assert redis.info("total_connections_received") - connections < 200
         await traffic.flow()
         await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
 
 
 class TestConnectionsFail:
@@ -212,6 +250,7 @@ class TestConnectionsFail:
                 proxy.order("pass")
             await traffic.flow()
         await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
         assert sum(len(guests.clients) for guests in traffic.guests) > 10
 
     async def test_nothing_is_lost_or_doubled_when_connections_are_cut(
@@ -225,6 +264,7 @@ class TestConnectionsFail:
                 await traffic.flow(20)
                 proxy.order("cut")
         await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
 
     @pytest.mark.parametrize("how", ["mute", "stop"])
     async def test_server_behind_a_mute_connection_is_away_and_comes_back(
@@ -241,6 +281,7 @@ class TestConnectionsFail:
         await servers[0].wait_logged("attached again after ")
         await traffic.flow()
         await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
 
     async def test_server_that_was_away_for_too_long_tells_its_clients(
         self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy

@@ -12,8 +12,11 @@ from cluster_helpers import (
     Recorder,
     RedisServer,
     StartCluster,
+    Talker,
     Traffic,
+    check_streams,
     check_told,
+    end_all,
     synchronise,
     wait_names,
 )
@@ -36,18 +39,20 @@ class TestServerIsKilled:
         again = await Recorder.join(alive[0].port, "lost3")
         assert again.name == "lost3"
         await wait_names(again, ["listener", "listener-2", "lost3"])
-        contents = str(redis.contents())
-        assert "lost4" not in contents
+        assert "lost4" not in str(redis.contents())
+        await end_all(alive, redis)
 
     async def test_the_others_lose_nothing(self, redis: RedisServer, cluster: StartCluster) -> None:
         *alive, dead = await cluster(redis.url, 3, program=FAST)
         traffic = await Traffic.start(alive)
-        victim = await Recorder.join(dead.port, "victim")
+        victim = Talker(await Recorder.join(dead.port, "victim"), pause=0)
         await traffic.flow()
         dead.signal(signal.SIGKILL)
         await traffic.listeners[0].wait("* victim left (", OUTAGE_PATIENCE)
-        assert victim.ended
+        assert victim.client.ended
         await traffic.check_nobody_noticed()
+        check_streams([victim.client, *traffic.clients])
+        await end_all(alive, redis)
 
     async def test_last_server_of_a_room_leaves_names_that_the_next_one_frees(
         self, redis: RedisServer, cluster: StartCluster
@@ -74,6 +79,7 @@ class TestServerIsStopped:
         servers[0].signal(signal.SIGCONT)
         await traffic.flow()
         await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
         for client in traffic.clients:
             assert not [notice for notice in client.notices if notice.startswith("talker0 left")]
 
@@ -96,6 +102,7 @@ class TestServerIsStopped:
         again = await Recorder.join(stopped.port, "client0")
         assert again.name == "client0"
         await synchronise(again, traffic.clients)
+        await end_all([stopped, *others], redis)
 
     async def test_stopped_server_holds_nobody_for_long(
         self, redis: RedisServer, cluster: StartCluster
@@ -116,3 +123,26 @@ class TestServerIsStopped:
         stopped.signal(signal.SIGCONT)
         await client.wait_end(OUTAGE_PATIENCE)
         check_told([client])
+
+
+class TestRollingRestart:
+    async def test_the_others_lose_nothing_and_the_room_goes_on(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        *others, old = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(others)
+        talker = Talker(await Recorder.join(old.port, "moving"))
+        await traffic.flow()
+        old.signal(signal.SIGTERM)
+        await talker.client.wait_end()
+        assert old.wait_exit() == 0
+        check_told([talker.client])
+        await traffic.listeners[0].wait("* moving left (server is shutting down)\r\n")
+        [new] = await cluster(redis.url, 1, program=FAST)
+        again = await Recorder.join(new.port, "moving")
+        assert again.name == "moving"
+        await traffic.flow()
+        await again.leave()
+        await traffic.check_nobody_noticed()
+        check_streams([talker.client, *traffic.clients])
+        await end_all([*others, new], redis)
