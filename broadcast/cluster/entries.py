@@ -1,91 +1,58 @@
-"""The log's entries: what a server's clients did, encoded for Redis and parsed when it comes back.
-
-What happens in one iteration of the event loop is one *write*, and becomes one entry. The server
-keeps the write until its entry comes back through the log: then it delivers from what it has kept,
-which says who the authors are, and takes from the entry only the names that were given.
-"""
+"""What a server's clients do: encoded for Redis, and parsed when it comes back as an entry."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 
 from ..net.connection import Connection
 from ..protocol.blocks import Block
 from ..protocol.names import name_key
 from ..server.room import Member, SessionEvents
-from .resp import RedisError, Reply, encode_words
+from .resp import RedisError, Reply
 
-EVENT_COST = 300
-"""Bytes that a join, a leave or a block counts for, in addition to its text."""
-
-SAY, JOIN, LEAVE, HELLO = b"say", b"join", b"leave", b"hello"
+SAY, JOIN, LEAVE = b"say", b"join", b"leave"
 
 
 @dataclass(slots=True, eq=False)
-class Say:
-    """A member's messages."""
-
-    member: Member
-    block: Block
-
-
-@dataclass(slots=True, eq=False)
-class Join:
-    """A client that wants a name."""
+class Newcomer:
+    """A client that asks for a name."""
 
     username: str
     connection: Connection
     events: SessionEvents
-    joined: asyncio.Future[Member]  # cancelled if the client does not wait any more
+    joined: asyncio.Future[Member]  # done before it has joined if it does not wait any more
 
 
 @dataclass(slots=True, eq=False)
-class Leave:
-    """A name that is given back, by a member or for a client that did not wait for it."""
+class Event:
+    """What one client did, or several have said; its kind and text are sent."""
 
-    name: str
-    why: str
-    member: Member | None
-
-
-Event = Say | Join | Leave
+    kind: bytes
+    text: str = ""  # the name that is asked for, or the one that is given back, and why
+    said: list[tuple[Member | None, Block]] = field(default_factory=list)
+    newcomer: Newcomer | None = None
+    member: Member | None = None  # that leaves
 
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """What this server's clients did in one iteration of the event loop."""
+    """What happened in one iteration of the event loop, which becomes one entry."""
 
+    number: int  # of this server's writes, from 1
     events: list[Event] = field(default_factory=list)
-    size: int = 0
-    number: int = 0  # of this server's writes, from 1; 0 until it is sealed
-    words: bytes = b""  # encoded, once it is sealed
-    count: int = 0  # of the words
+    size: int = 0  # bytes
+    command: bytes = b""  # once no event is added any more
 
-    def add(self, event: Event, size: int) -> None:
-        """Add an event; its text has `size` bytes."""
-        self.events.append(event)
-        self.size += size + EVENT_COST
-
-    def seal(self, server: str, number: int) -> None:
-        """Encode it; no event may be added after this."""
-        words: list[str | bytes | int] = [server, number, int(time.time())]
-        said: list[bytes] = []  # adjacent blocks are joined
+    def words(self) -> list[bytes | str]:
+        """Return kind, text and key of each event."""
+        words: list[bytes | str] = []
         for event in self.events:
-            if isinstance(event, Say):
-                said.append(event.block.data)
-                continue
-            if said:
-                words += [SAY, b"".join(said), b""]
-                said.clear()
-            if isinstance(event, Join):
-                words += [JOIN, event.username, name_key(event.username)]
+            if event.kind == SAY:
+                words += [SAY, b"".join([block.data for _, block in event.said]), ""]
             else:
-                words += [LEAVE, f"{event.name} {event.why}", name_key(event.name)]
-        if said:
-            words += [SAY, b"".join(said), b""]
-        self.number, self.words, self.count = number, encode_words(*words), len(words)
+                words += [event.kind, event.text, name_key(event.text.partition(" ")[0])]
+        return words
 
 
 @dataclass(slots=True, eq=False)
@@ -94,24 +61,18 @@ class Entry:
 
     position: int
     before: int  # the position of the entry before it
-    server: str  # empty if the scripts have added it
+    server: str  # empty if no server has written it, but a script
     number: int
-    seconds: int  # the wall clock of the server that wrote it
+    seconds: int  # the wall clock of that server
     events: list[tuple[bytes, bytes]]  # kind and text
-
-    @property
-    def size(self) -> int:
-        """Bytes of the log."""
-        return self.position - self.before
 
 
 def parse_entry(reply: Reply) -> Entry:
-    """Return an entry as XREAD returned it. Raises RedisError if it is none of ours."""
+    """Return an entry that Redis has returned. Raises RedisError if it is none of ours."""
     try:
         position, (_, before, _, origin, *fields) = reply
-        server, number, seconds = origin.decode().split(" ") if origin else ("", 0, 0)
+        server, number, seconds = origin.decode().split(" ")
         events = list(zip(fields[::2], fields[1::2], strict=True))
-        before = int(before)
-        return Entry(int(position[:-2]), before, server, int(number), int(seconds), events)
+        return Entry(int(position[:-2]), int(before), server, int(number), int(seconds), events)
     except (ValueError, TypeError, AttributeError):
         raise RedisError("its log has an entry that is none of ours") from None

@@ -1,16 +1,15 @@
 """A server's link to the Redis of its room: attach, follow the log, notice an outage, attach again.
 
-The life of an outage: a connection breaks, Redis leaves a command unanswered for too long, or
-answers with an error. Whatever it is, both connections are dropped and the link is AWAY: what was
-written and has not come back is kept, and nothing is delivered. After a short delay, which grows
-with each attempt, the link connects again and calls `attach.lua`, which checks that Redis still has
-the room as this server knows it: the same epoch, the server's registration, and the last entry that
-was taken. Then everything that was kept is sent again, of which Redis executes what it had not, and
-the log is read on from that entry, so that nobody has noticed more than a pause.
+The life of an outage: a connection breaks, or Redis does not answer in time, or it answers with an
+error. Whatever it is, both connections are dropped and the link is AWAY; what was written and has
+not come back is kept. After a delay, which grows until Redis has executed something, the link
+connects again and asks `heartbeat.lua` whether Redis has the room as this server knows it: the
+epoch, its registration, the last entry that it took. Then all that was kept is sent again, of which
+Redis executes what it had not, and the log is read on from that entry: clients notice a pause.
 
-If Redis does not have it, or if an entry is missing in what is read, the link is CUT_OFF: something
+If Redis does not have it, or an entry is missing in what is read, the link is CUT_OFF: something
 may have been said that this server's clients will never get. They are told and disconnected before
-anything else is delivered, and the server begins again under a new ID, by `hello.lua`.
+anything else is delivered, and the server begins anew under another ID (`hello.lua`).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import logging
 import random
 import re
 import secrets
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -32,9 +32,9 @@ from ..server.clock import ServingClock
 from ..server.watchdog import RECHECK_DELAY
 from .entries import Write, parse_entry
 from .neighbours import Neighbours
-from .resp import RedisConnection, RedisError, Reply, encode
+from .resp import LostError, RedisConnection, RedisError, Reply, encode
 from .scripts import Scripts
-from .timing import REPORT_SIZE, ClusterTiming
+from .timing import ClusterTiming
 from .url import RedisURL
 
 if TYPE_CHECKING:
@@ -42,23 +42,18 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("broadcast")
 
-OLDEST_REDIS = (6, 2)
-
 ENTRIES_PER_READ = 32
-"""Entries, each of a batch at most, that XREAD returns at once: 4 MB."""
+"""Entries, each of a batch at most, that are read at once: 4 MB."""
+
+REPORT_SIZE = 2 * 1024 * 1024
+"""Bytes taken after which a server tells its position before the next heartbeat is due."""
 
 REAP_SLICE = 100
-"""Names freed in one call: 10,000 at once would block Redis for 70 ms."""
+"""Names freed at once: 10,000 would block Redis for 70 ms."""
 
-SHORTEST_RETRY = 0.05
-"""Seconds before the first attempt to attach again; each delay is twice the one before."""
-
-PASSING = (OSError, BroadcastError)
-"""What an outage raises; anything else is a bug."""
-
-
-class CutOffError(BroadcastError):
-    """Something that was said is lost for this server's clients."""
+SHORTEST_DELAY = 0.05
+"""Seconds before the second attempt to attach, and between two heartbeats while senders wait for
+the slowest server."""
 
 
 class LinkState(enum.Enum):
@@ -66,9 +61,9 @@ class LinkState(enum.Enum):
 
     ATTACHED = enum.auto()
     AWAY = enum.auto()
-    """Redis can't be used. Clients stay, senders wait, newcomers are refused after a while."""
+    """Clients stay, senders wait, and newcomers are refused after a while."""
     CUT_OFF = enum.auto()
-    """As AWAY, but this server's clients have been disconnected, and its ID is void."""
+    """The same, but those who were there have been disconnected, and the server has no ID."""
 
 
 NEXT_STATES = {
@@ -79,7 +74,7 @@ NEXT_STATES = {
 
 
 class Link:
-    """Follows the log for a room: `write` to it, and what is in it comes back by `room.take`."""
+    """Writes to the log for a room, and has the room take what comes back."""
 
     def __init__(
         self,
@@ -90,50 +85,43 @@ class Link:
         grace: float,
         room: ClusterRoom,
     ) -> None:
-        self._url = url
+        self._url, self._timing, self._clock, self._room = url, timing, clock, room
         self._scripts = Scripts(name)
-        self._timing = timing
-        self._clock = clock
-        self._room = room
         self._state = LinkState.AWAY
-        self._away_since = 0.0  # in the loop's time, unless it is attached
-        self._task: asyncio.Task[None] | None = None  # from `start` to `close`
-        self.server = ""  # this server's ID; empty while it is not registered
-        self._former: list[str] = []  # IDs that it had, or may have, and that are void
+        self._away_since = 0.0  # in the loop's time
+        self._retry_delay = 0.0  # seconds before the next attempt to attach
+        self._task: asyncio.Task[None] | None = None
+        self.server = ""  # this server's ID; empty if it has none
+        self._former: list[str] = []  # IDs that it had, or may have, and has to unregister
         self._epoch = ""
-        self.position = 0  # of the last entry that was taken
+        self._position = 0  # of the last entry that was taken
         self._end = 0  # of the log, at the last heartbeat
-        self._retry_delay = 0.0  # before the next attempt to attach
+        self._neighbours = Neighbours(clock, timing.dead_after, grace + timing.behind)
         # While it is attached.
         self._commands: RedisConnection
         self._reader: RedisConnection
-        self._entries: deque[Reply] = deque()  # read, and not taken yet
+        self._entries: deque[Reply] = deque()  # read, and not taken
         self._entries_left = asyncio.Event()  # set while `_take_rest` has to take them
-        self._counter = 0  # of heartbeats
-        self._reported = 0  # the position in the last one
+        self._beat = ""  # the last heartbeat
+        self._beats = 0
+        self._reported = 0  # the position in it
         self._report_pending = False
-        self._neighbours = Neighbours(clock, timing.dead_after, grace + timing.behind)
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether this server takes part in the room."""
-        return self._state is LinkState.ATTACHED
 
     def _enter(self, state: LinkState, reason: str = "") -> None:
         assert state in NEXT_STATES[self._state], (self._state, state)
-        was_attached, self._state = self.is_attached, state
-        now = asyncio.get_running_loop().time()
-        if was_attached:
-            self._away_since = now
-        if state is LinkState.CUT_OFF:
+        before, self._state = self._state, state
+        if before is LinkState.ATTACHED:
+            self._away_since = asyncio.get_running_loop().time()
+            self._room.on_attached(False)
+        if state is LinkState.ATTACHED:
+            self._room.on_attached(True)
+        elif state is LinkState.AWAY:
+            LOGGER.warning("away from %s: %s", self._url, reason)
+        else:
             LOGGER.warning("cut off: %s", reason)
             self._former.append(self.server)
             self.server = ""
             self._room.on_cut_off()
-        elif state is LinkState.AWAY:
-            LOGGER.warning("away from %s: %s", self._url, reason)
-        if self.is_attached != was_attached:
-            self._room.on_attached(self.is_attached)
 
     # --- attaching ---
 
@@ -141,93 +129,81 @@ class Link:
         """Attach. Raises ClusterError with the reason if that fails."""
         try:
             await self._attach()
-        except PASSING as problem:
-            reason = str(problem) or type(problem).__name__
-            if isinstance(problem, (RedisError, OSError)):
-                reason = f"can't use Redis at {self._url}: {reason}"
-            raise ClusterError(reason) from None
+        except (OSError, BroadcastError) as problem:
+            raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
         self._task = asyncio.create_task(self._run(), name="cluster link")
 
     async def _run(self) -> None:
         while True:
             try:
+                if self._state is not LinkState.ATTACHED:
+                    await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1))
+                    longer = max(SHORTEST_DELAY, 2 * self._retry_delay)
+                    self._retry_delay = min(longer, self._timing.retry)
+                    await self._attach()
                 await self._follow()
-            except CutOffError as problem:
-                self._enter(LinkState.CUT_OFF, str(problem))
-            except PASSING as problem:
-                self._enter(LinkState.AWAY, str(problem))
+            except LostError as problem:
+                self._enter(LinkState.CUT_OFF, str(problem).removeprefix("LOST "))
+            except (OSError, BroadcastError) as problem:
+                if self._state is LinkState.ATTACHED:
+                    self._enter(LinkState.AWAY, str(problem))
             except Exception as problem:
                 LOGGER.error("the cluster failed: please report this", exc_info=problem)
-                self._enter(LinkState.CUT_OFF, "an error of this server")
-            while not self.is_attached:
-                await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1))
-                longer = max(SHORTEST_RETRY, 2 * self._retry_delay)
-                self._retry_delay = min(longer, self._timing.retry)
-                try:
-                    await self._attach()
-                except PASSING as problem:
-                    LOGGER.debug("still away from %s: %s", self._url, problem)
+                if self.server:
+                    self._enter(LinkState.CUT_OFF, "an error in this server")
 
     async def _attach(self) -> None:
         """Connect, and go on where this server was, or begin anew."""
         async with contextlib.AsyncExitStack() as opened:
             commands, reader = [await self._open(opened) for _ in range(2)]
             await self._scripts.load(commands)
-            if self.server:
-                beat = self._next_heartbeat()
-                known = (self._epoch, self.position, beat)
-                call = self._scripts.call("attach", self.server, *known)
-                if reason := await commands.ask_encoded(call):
-                    self._enter(LinkState.CUT_OFF, reason.decode())
             is_new = not self.server
             if is_new:
-                await self._register(commands)
+                server = secrets.token_hex(4)
+                self._former.append(server)  # until all of this is done
+                hello = ("hello", server, secrets.token_hex(8), *self._former[:-1])
+                epoch, position = await commands.ask(self._scripts.call(*hello))
+                self._epoch, self._position = epoch.decode(), int(position)
+                keys = self._scripts.names, self._scripts.log
+                await self._room.load(commands, *keys, self._position)
+                self.server = server
+                self._former.clear()
+            self._neighbours.forget()
+            report = await commands.ask(self._heartbeat())
             opened.pop_all()
         self._commands, self._reader = commands, reader
         self._entries.clear()
         self._entries_left.clear()
-        self._report_pending = False
-        self._neighbours.forget()
         if is_new:
             LOGGER.info("attached to %s as server %s", self._url, self.server)
         else:
             away = asyncio.get_running_loop().time() - self._away_since
             LOGGER.info("attached again after %.1f s", away)
         self._enter(LinkState.ATTACHED)
+        self._on_reported(report)
         for write in self._room.writes:
-            self.write(write)
+            self._commands.send(write.command, self._on_written)
 
     async def _open(self, opened: contextlib.AsyncExitStack) -> RedisConnection:
         url, timeout = self._url, self._timing.silence
-        connection = RedisConnection(
-            await connect(url.host, url.port, timeout, url.tls), self._clock, timeout
-        )
-        opened.callback(connection.close)
+        connection = await connect(url.host, url.port, timeout, url.tls)
+        redis = RedisConnection(connection, self._clock, timeout)
+        opened.callback(redis.close)
         if url.password is not None:
-            await connection.ask("AUTH", *filter(None, [url.user]), url.password)
-        found = re.search(rb"redis_version:((\d+)\.(\d+)\S*)", await connection.ask("INFO"))
-        if found and (int(found[2]), int(found[3])) < OLDEST_REDIS:
+            await redis.ask(encode("AUTH", *filter(None, [url.user]), url.password))
+        found = re.search(rb"redis_version:((\d+)\.(\d+)\S*)", await redis.ask(encode("INFO")))
+        if found and (int(found[2]), int(found[3])) < (6, 2):
             raise RedisError(f"its version is {found[1].decode()}, and 6.2 is needed")
-        await connection.ask("SELECT", url.database)
-        return connection
-
-    async def _register(self, commands: RedisConnection) -> None:
-        server = secrets.token_hex(4)
-        call = self._scripts.call("hello", server, secrets.token_hex(8), *self._former)
-        self._former.append(server)  # until it is known to be complete
-        epoch, position = await commands.ask_encoded(call)
-        self._epoch, self.position = epoch.decode(), int(position)
-        await self._room.load(commands, self._scripts, self.position)
-        self._former.clear()
-        self.server = server
+        await redis.ask(encode("SELECT", url.database))
+        return redis
 
     # --- while it is attached ---
 
     async def _follow(self) -> None:
-        """Follow the log until that fails."""
+        """Write, read and send heartbeats until something fails."""
         commands, reader = self._commands, self._reader
         self._read_on()
-        parts = (commands.receive(), reader.receive(), self._take_rest(), self._beat())
+        parts = (commands.receive(), reader.receive(), self._take_rest(), self._send_heartbeats())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.gather(*tasks)
@@ -238,47 +214,27 @@ class Link:
             reader.close()
 
     def write(self, write: Write) -> None:
-        """Send a write of the room, or leave it to the next attaching, which sends all again."""
-        if self.is_attached:
-            call = self._scripts.call_encoded("write", self.server, write.words, write.count)
-            self._commands.send(call, self._on_written)
+        """Send a write; while this server is away, it is sent when it attaches again."""
+        arguments = (write.number, int(time.time()), *write.words())
+        write.command = self._scripts.call("write", self.server, *arguments)
+        if self._state is LinkState.ATTACHED:
+            self._commands.send(write.command, self._on_written)
 
     def _on_written(self, _reply: Reply) -> None:
         self._retry_delay = 0.0  # only now is it certain that Redis takes writes
 
-    # --- reading the log ---
-
     def _read_on(self) -> None:
-        wait = int(self._timing.silence * 1000 / 2.5)  # milliseconds, so that it is never silent
-        where = ("STREAMS", self._scripts.log, f"{self.position}-0")
+        wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
+        where = ("STREAMS", self._scripts.log, f"{self._position}-0")
         command = encode("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, *where)
         self._reader.send(command, self._on_entries)
 
     def _on_entries(self, reply: Reply) -> None:
-        """Take what was read at once if it is little: waking a task would cost more."""
+        """Take what was read at once, if it is little."""
         if reply:
             self._entries.extend(reply[0][1])
         if not self._take_some():
             self._entries_left.set()
-
-    def _take_some(self) -> bool:
-        """Take entries of about one batch; return whether all have been taken."""
-        size = 0
-        while self._entries:
-            if size >= BATCH_SIZE or self._room.is_full:
-                return False
-            entry = parse_entry(self._entries.popleft())
-            if entry.before != self.position:
-                raise CutOffError("what was said is not in Redis any more")
-            self._room.take(entry)
-            self.position = entry.position
-            size += entry.size
-            if not entry.server:  # a server has come or gone
-                self._report()
-        if self.position - self._reported >= REPORT_SIZE:
-            self._report()
-        self._read_on()
-        return True
 
     async def _take_rest(self) -> None:
         """Take what was left, a batch in each iteration, and none while the backlog is full."""
@@ -289,82 +245,91 @@ class Link:
             if self._take_some():
                 self._entries_left.clear()
 
+    def _take_some(self) -> bool:
+        """Take entries of about a batch; return whether none is left."""
+        start = self._position
+        while self._entries:
+            if self._position - start >= BATCH_SIZE or self._room.is_full:
+                return False
+            entry = parse_entry(self._entries.popleft())
+            if entry.before != self._position:
+                raise LostError("Redis does not have any more what was said before")
+            self._room.take(entry)
+            self._position = entry.position
+            if not entry.server or self._position - self._reported >= REPORT_SIZE:
+                self._report()  # a server has come or gone, or waits until this one has taken more
+        self._read_on()
+        return True
+
     # --- heartbeats ---
 
-    async def _beat(self) -> None:
-        """Send heartbeats, and raise OSError when Redis does not answer."""
+    async def _send_heartbeats(self) -> None:
+        """Send heartbeats, and raise OSError when Redis does not answer in time."""
         due = 0.0
         while True:
-            now = self._clock.running_time()
+            now, interval = self._clock.running_time(), self._timing.heartbeat
             if now >= due or self._neighbours.is_behind:
                 self._report()
-                due = now + self._timing.heartbeat
-            # In short steps, because running time may pass more slowly than the loop's.
-            poll = self._timing.poll if self._neighbours.is_behind else self._timing.heartbeat / 4
-            await asyncio.sleep(poll)
-            if self._is_silent():
-                await asyncio.sleep(RECHECK_DELAY)  # the process may have been stopped meanwhile
-                if self._is_silent():
+                due = now + interval
+            await asyncio.sleep(SHORTEST_DELAY if self._neighbours.is_behind else interval / 4)
+            if self._is_silent:
+                await asyncio.sleep(RECHECK_DELAY)  # this process may have been stopped
+                if self._is_silent:
                     raise ConnectionError(f"no answer for {self._timing.silence:g} s")
 
+    @property
     def _is_silent(self) -> bool:
         silent_for = max(self._commands.silent_for, self._reader.silent_for)
         return silent_for > self._timing.silence
 
-    def _next_heartbeat(self) -> str:
-        self._counter += 1
-        self._reported = self.position
-        return f"{self._counter} {self.position} {self._room.floor(self.position)}"
-
     def _report(self) -> None:
         if not self._report_pending:
-            self._report_pending = True
-            call = self._scripts.call("heartbeat", self.server, self._next_heartbeat())
-            self._commands.send(call, self._on_reported)
+            self._commands.send(self._heartbeat(), self._on_reported)
+
+    def _heartbeat(self) -> bytes:
+        self._report_pending = True
+        self._beats += 1
+        self._reported = self._position
+        self._beat = f"{self._beats} {self._position} {self._room.floor(self._position)}"
+        known = (self._epoch, self._position, self._beat)
+        return self._scripts.call("heartbeat", self.server, *known)
 
     def _on_reported(self, reply: Reply) -> None:
         self._report_pending = False
-        self._retry_delay = 0.0
         end, words, dead = reply
         self._end = int(end)
         texts = [word.decode() for word in words]
         beats = dict(zip(texts[::2], texts[1::2], strict=True))
-        for server, beat in self._neighbours.update(self.server, self._end, beats):
-            LOGGER.warning("server %s is taken for dead", server)
-            self._reap(server, beat)
+        for server in self._neighbours.update(self._end, beats):
+            if server != self.server:
+                LOGGER.warning("server %s is taken for dead", server)
+                self._reap(server, beats[server])
         if dead:
             self._reap(dead.decode())
-        self._room.on_behind(self._neighbours.is_behind)
+        self._room.pause_or_resume(self._neighbours.is_behind, "behind")
 
     def _reap(self, server: str, *beat: str) -> None:
         """Free some names of a dead server, and then the next ones."""
-
-        def on_reaped(more: Reply) -> None:
-            if more:
-                self._reap(server)
-
         call = self._scripts.call("reap", server, REAP_SLICE, "connection lost", *beat)
-        self._commands.send(call, on_reaped)
+        self._commands.send(call, lambda more: self._reap(server) if more else None)
 
     # --- the end ---
 
-    async def close(self) -> None:
-        """Unregister, unless it is away: then the others will take this server for dead."""
-        if self.is_attached and self._task:
-            unregistered = asyncio.Event()
-            call = self._scripts.call("bye", self.server)
-            self._commands.send(call, lambda _: unregistered.set())
-            await unregistered.wait()
+    async def unregister(self) -> None:
+        """Take this server for dead, which has no clients any more, unless it is away."""
+        if self._task and self._state is LinkState.ATTACHED:
+            done = asyncio.Event()
+            call = self._scripts.call("reap", self.server, REAP_SLICE, "", self._beat)
+            self._commands.send(call, lambda _: done.set())
+            await done.wait()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Drop the connections."""
         if self._task:
             self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def statistics(self) -> dict[str, int]:
-        """Return how many servers there are, and where in the log this one is."""
-        return {
-            "servers": len(self._neighbours),
-            "position": self.position,
-            "behind": max(0, self._end - self.position),
-        }
+        """Return the number of servers, where in the log this one is, and how far from its end."""
+        behind = max(0, self._end - self._position)
+        return {"servers": len(self._neighbours), "position": self._position, "behind": behind}

@@ -1,8 +1,7 @@
 """Speak to a Redis: its protocol RESP2, over a connection of our own.
 
-Commands are pipelined: each is written at once, and its reply is passed to a callback within the
-callback that brings it, because waking a task for each would cost more. Any error reply ends the
-connection: whoever attaches again finds out what was executed.
+Each reply is passed to a callback within the callback that brings it, because waking a task would
+cost more. An error reply ends the connection: attaching again finds out what was executed.
 """
 
 from __future__ import annotations
@@ -17,14 +16,20 @@ from ..net.connection import Connection
 from ..server.clock import ServingClock
 
 READ_SIZE = 256 * 1024
-"""Bytes read at once: as many as may be in flight."""
+"""Bytes read at once."""
 
 Reply = Any
 """None, an int, bytes, or a list of replies."""
 
+OnReply = Callable[[Reply], None]
+
 
 class RedisError(BroadcastError):
     """Redis has answered with an error, or not as Redis does."""
+
+
+class LostError(RedisError):
+    """Redis does not have the room as this server knows it: something that was said is lost."""
 
 
 def encode(*words: str | bytes | int) -> bytes:
@@ -38,55 +43,6 @@ def encode_words(*words: str | bytes | int) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded])
 
 
-class ReplyParser:
-    """Parses what arrives into replies; what is incomplete is kept."""
-
-    def __init__(self) -> None:
-        self._data = b""
-        self._start = 0  # of what is not parsed yet
-        self._parsing = self._parse()
-
-    def feed(self, data: bytes) -> Generator[Reply, None, None]:
-        """Yield the replies that are complete with this data; an error reply is a RedisError."""
-        self._data = self._data[self._start :] + data
-        self._start = 0
-        while True:
-            try:
-                next(self._parsing)
-                return
-            except StopIteration as parsed:
-                self._parsing = self._parse()
-                yield parsed.value
-
-    def _parse(self) -> Generator[None, None, Reply]:
-        """Return one reply; yields when it needs more data."""
-        while (end := self._data.find(b"\r\n", self._start)) < 0:
-            yield
-        kind, rest = self._data[self._start : self._start + 1], self._data[self._start + 1 : end]
-        self._start = end + 2
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            return RedisError(rest.decode(errors="replace"))
-        if kind not in (b":", b"$", b"*") or not rest.removeprefix(b"-").isdigit():
-            raise RedisError("it does not speak the protocol of Redis")
-        number = int(rest)
-        if kind == b":":
-            return number
-        if number < 0:
-            return None
-        if kind == b"*":
-            items = []
-            for _ in range(number):
-                items.append((yield from self._parse()))
-            return items
-        while len(self._data) < self._start + number + 2:
-            yield
-        value = self._data[self._start : self._start + number]
-        self._start += number + 2
-        return value
-
-
 class RedisConnection:
     """One connection to a Redis: first `ask`, then `send` while `receive` runs."""
 
@@ -94,13 +50,15 @@ class RedisConnection:
         self._connection = connection
         self._clock = clock
         self._timeout = timeout  # seconds, of `ask`
-        self._parser = ReplyParser()
-        self._callbacks: deque[Callable[[Reply], None]] = deque()  # of replies to come
+        self._data = b""  # received
+        self._start = 0  # of what is not parsed yet
+        self._parsing = self._parse()
+        self._callbacks: deque[OnReply] = deque()  # of the commands that are not answered yet
         self._waiting_since = 0.0  # while there are any: since when nothing has arrived
         self._problem: Exception | None = None  # raised by a callback
         connection.set_read_size(READ_SIZE)
 
-    def send(self, command: bytes, on_reply: Callable[[Reply], None]) -> None:
+    def send(self, command: bytes, on_reply: OnReply) -> None:
         """Send an encoded command; its reply, unless it is an error, is passed to `on_reply`."""
         if not self._callbacks:
             self._waiting_since = self._clock.running_time()
@@ -112,12 +70,8 @@ class RedisConnection:
         """Seconds of running time for which a command was waiting and nothing has arrived."""
         return self._clock.running_time() - self._waiting_since if self._callbacks else 0.0
 
-    async def ask(self, *words: str | bytes | int) -> Reply:
-        """Send a command and return its reply; raises RedisError if that is an error."""
-        return await self.ask_encoded(encode(*words))
-
-    async def ask_encoded(self, command: bytes) -> Reply:
-        """Do the same for an encoded command. Raises OSError if there is no reply in time."""
+    async def ask(self, command: bytes) -> Reply:
+        """Send an encoded command and return its reply; raises RedisError or OSError."""
         replies: list[Reply] = []
         self.send(command, replies.append)
         try:
@@ -152,12 +106,44 @@ class RedisConnection:
 
     def _handle(self, data: bytes) -> None:
         self._waiting_since = self._clock.running_time()
-        for reply in self._parser.feed(data):
-            if isinstance(reply, RedisError):
-                raise reply
-            if not self._callbacks:
-                raise RedisError("it has replied to nothing")
-            self._callbacks.popleft()(reply)
+        self._data = self._data[self._start :] + data
+        self._start = 0
+        while self._start < len(self._data):
+            try:
+                next(self._parsing)
+                return
+            except StopIteration as parsed:
+                self._parsing = self._parse()
+                if isinstance(parsed.value, RedisError):
+                    raise parsed.value from None
+                if not self._callbacks:
+                    raise RedisError("it has answered nothing that was asked") from None
+                self._callbacks.popleft()(parsed.value)
+
+    def _parse(self) -> Generator[None, None, Reply]:
+        """Return one reply, an error as RedisError; yields when it needs more data."""
+        while (end := self._data.find(b"\r\n", self._start)) < 0:
+            yield
+        kind, rest = self._data[self._start : self._start + 1], self._data[self._start + 1 : end]
+        self._start = end + 2
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            return (LostError if rest.startswith(b"LOST ") else RedisError)(rest.decode())
+        if kind not in (b":", b"$", b"*") or not rest.removeprefix(b"-").isdigit():
+            raise RedisError("it does not speak the protocol of Redis")
+        number = int(rest)
+        if kind == b":" or number < 0:
+            return number if kind == b":" else None
+        if kind == b"*":
+            items = []
+            for _ in range(number):
+                items.append((yield from self._parse()))
+            return items
+        while len(self._data) < self._start + number + 2:
+            yield
+        self._start += number + 2
+        return self._data[self._start - number - 2 : self._start - 2]
 
     def close(self) -> None:
         """Close at once."""

@@ -11,14 +11,12 @@ from ..errors import ClusterError
 from ..net.address import describe_os_error, format_address
 from ..net.tls import client_context
 
-DEFAULT_PORT = 6379
-
 SHAPE = "redis://[user:password@]host[:port][/database], or rediss://...[?ca=FILE] for TLS"
 
 
 @dataclass(frozen=True, slots=True)
 class RedisURL:
-    """Where a Redis is, and how to log in; nothing shows its password."""
+    """Where a Redis is, and how to log in; its text has no password."""
 
     host: str
     port: int
@@ -32,29 +30,24 @@ class RedisURL:
 
 
 def parse_url(text: str) -> RedisURL:
-    """Parse a URL. Raises ClusterError, without what the URL contains."""
+    """Parse a URL. Raises ClusterError, whose text has nothing of it."""
     try:
         parts = urlsplit(text)
-        port = parts.port or DEFAULT_PORT
         query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         database = re.fullmatch(r"/?(\d{0,9})", parts.path)
-    except ValueError:
-        raise ClusterError(f"bad cluster URL: it must be {SHAPE}") from None
-    is_tls = parts.scheme == "rediss"
-    authorities = query.pop("ca", [None]) if is_tls else [None]
-    known = parts.scheme in ("redis", "rediss") and not query and not parts.fragment
-    if not (known and parts.hostname and database and len(authorities) == 1):
-        raise ClusterError(f"bad cluster URL: it must be {SHAPE}")
-    try:
-        tls = client_context(authorities[0]) if is_tls else None
+        user, password = (word and unquote(word) for word in (parts.username, parts.password))
+        tls = None
+        if parts.scheme == "rediss":
+            [authorities] = query.pop("ca", [None])
+            tls = client_context(authorities)
+        elif parts.scheme != "redis":
+            raise ValueError
+        if query or parts.fragment or not parts.hostname or not database:
+            raise ValueError
+        number = int(database[1] or 0)
+        return RedisURL(parts.hostname, parts.port or 6379, user, password, number, tls)
     except OSError as error:
         reason = "not PEM" if isinstance(error, ssl.SSLError) else describe_os_error(error)
         raise ClusterError(f"can't use the certificates of the cluster URL: {reason}") from None
-    return RedisURL(
-        parts.hostname,
-        port,
-        unquote(parts.username) if parts.username else None,
-        unquote(parts.password) if parts.password else None,
-        int(database[1] or 0),
-        tls,
-    )
+    except ValueError:
+        raise ClusterError(f"bad cluster URL: it must be {SHAPE}") from None

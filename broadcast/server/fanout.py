@@ -82,7 +82,7 @@ class Fanout:
         self._batches: deque[Batch] = deque()  # from the slowest cursor to the open batch
         self.backlog = 0  # bytes of memory that they take up
         self._stream_position = 0  # the memory cost of all batches that were ever in the backlog
-        self._pauses = 0  # of input, of which none has ended
+        self._pauses: set[str] = set()  # why input is paused
         self._input_allowed = asyncio.Event()  # set while input is not paused
         self._input_allowed.set()
         self._has_room = asyncio.Event()  # cleared while the backlog is what pauses input
@@ -131,7 +131,7 @@ class Fanout:
     def close(self, last: bytes) -> None:
         """Publish a last block and unsubscribe everyone; after this, `publish` has no effect."""
         self.publish(None, last)
-        self.flush()
+        self._flush()
         self._closed = True
         for subscription in [*self._ready.values(), *self._lagging]:
             self.leave(subscription)
@@ -204,7 +204,7 @@ class Fanout:
         if self._closed:
             return
         if self._open.size + len(block) > BATCH_SIZE:
-            self.flush()
+            self._flush()
         batch = self._open
         batch.blocks.append(block)
         receivers = self._receivers
@@ -214,11 +214,16 @@ class Fanout:
         self.deliveries += lines * receivers
         batch.size += len(block)
         if not defer and not self._flush_due:
-            self._flush_due = asyncio.get_running_loop().call_soon(self.flush)
+            self._flush_due = asyncio.get_running_loop().call_soon(self._flush)
         elif defer and not self._notices_due:
-            self._notices_due = asyncio.get_running_loop().call_later(NOTICE_DELAY, self.flush)
+            self._notices_due = asyncio.get_running_loop().call_later(NOTICE_DELAY, self._flush)
 
-    def flush(self) -> None:
+    def flush_due(self) -> None:
+        """Send at once what would be sent at the end of this iteration."""
+        if self._flush_due:
+            self._flush()
+
+    def _flush(self) -> None:
         """Send the open batch to all ready clients, and keep it for those that lag."""
         for due in (self._flush_due, self._notices_due):
             if due:
@@ -306,14 +311,14 @@ class Fanout:
 
     # --- flow control ---
 
-    def pause_input(self) -> None:
-        """Have publishers wait until each pause has been ended by `resume_input`."""
-        self._pauses += 1
+    def pause_input(self, why: str) -> None:
+        """Have publishers wait, until `resume_input` is called for each reason."""
+        self._pauses.add(why)
         self._input_allowed.clear()
 
-    def resume_input(self) -> None:
-        """End one pause."""
-        self._pauses -= 1
+    def resume_input(self, why: str) -> None:
+        """End a pause; no effect if there is none for this reason."""
+        self._pauses.discard(why)
         if not self._pauses:
             self._input_allowed.set()
 
@@ -329,13 +334,13 @@ class Fanout:
     def _pause_or_resume_input(self) -> None:
         if not self.is_full and self.backlog > self._bound:
             self._has_room.clear()
-            self.pause_input()
+            self.pause_input("backlog")
             self._clock.pause()
             self._find_stragglers()
             self._schedule_check()
         elif self.is_full and self.backlog <= self._bound // 2:
             self._has_room.set()
-            self.resume_input()
+            self.resume_input("backlog")
             self._clock.resume()
             self._stragglers.clear()
             if self._next_check:

@@ -1,45 +1,47 @@
 -- Precedes each of the other scripts: the keys, and what several of them do.
 --
--- log      stream: what was said and who joined and left, in the one order of the room
--- top      position of the last entry in the log: the bytes that were ever written to it
--- epoch    changes when the log was lost: a word that the first server chose
--- servers  hash: server -> the number of its last write
--- beats    hash: server -> its last heartbeat: "COUNTER POSITION FLOOR"
+-- log      stream: what was said, who joined and left, in the one order of the room
+-- top      position of its last entry: the bytes that were ever written to it
+-- epoch    a random word; another one means that the log was lost
+-- servers  hash: server -> number of its last write
+-- beats    hash: server -> last heartbeat, "COUNTER POSITION FLOOR"
 -- names    hash: key of a name in use -> the name
--- next     hash: key of a name -> the lowest number that was never behind it
+-- next     hash: key of a name -> lowest number that was never behind it
 -- freed    sorted set, all of score 0: "KEY\0NUMBER" for lower numbers that are free again
--- dead     set: servers that were declared dead and may still own names
+-- dead     set: servers that were declared dead, and may still own names
 -- owned    set: keys of the names of one server
 local log, top, epoch, servers, beats, names, next_number, freed, dead, owned = unpack(KEYS)
 local call = redis.call
+local VOID = redis.error_reply('LOST this server is not registered any more')
 
--- An entry's ID is its position, so that distances in the log are bytes. It also has the position
--- of the entry before, so that a reader knows when one is missing.
-local function append(origin, fields, size)
+-- An entry's ID is its position, so that differences are bytes. It also has the position of the
+-- entry before it, so that a reader knows when one is missing.
+local function append(origin, fields)
   local before = call('GET', top) or '0'
-  local position = string.format('%d', before + size + 100)
+  local size = 100
+  for _, field in ipairs(fields) do
+    size = size + #field
+  end
+  local position = string.format('%d', before + size)
   call('XADD', log, position .. '-0', 'after', before, 'from', origin, unpack(fields))
   call('SET', top, position)
   return position
 end
 
-local FENCED = redis.error_reply('FENCED this server is not registered')
-
--- Returns the name with the lowest free number, which is found without a search.
-local function claim(name, key)
-  local base = key
+-- Returns the name, with the lowest free number if it is taken; that is found without a search.
+local function claim(name, base)
+  local key = base
   if call('HEXISTS', names, base) == 1 then
-    local number
+    local first, last = '[' .. base .. '\0', '(' .. base .. '\1'
     local unused = tonumber(call('HGET', next_number, base) or 2)
+    local number
     repeat -- somebody may have asked for exactly that name
-      local first, last = '[' .. base .. '\0', '(' .. base .. '\1'
       local lowest = call('ZRANGEBYLEX', freed, first, last, 'LIMIT', 0, 1)[1]
       if lowest then
         call('ZREM', freed, lowest)
         number = tonumber(string.sub(lowest, #base + 2))
       else
-        number = unused
-        unused = unused + 1
+        number, unused = unused, unused + 1
       end
       key = string.format('%s-%d', base, number)
     until call('HEXISTS', names, key) == 0
@@ -53,12 +55,11 @@ end
 
 local function release(key)
   call('HDEL', names, key)
-  local base, suffix = string.match(key, '^(.*)%-([1-9]%d*)$')
-  local number = tonumber(suffix)
+  local base, number = string.match(key, '^(.*)%-([1-9]%d*)$')
   local unused = base and tonumber(call('HGET', next_number, base))
-  if unused and number >= 2 and number < unused then
-    call('ZADD', freed, 0, string.format('%s\0%010d', base, number))
+  if unused and tonumber(number) >= 2 and tonumber(number) < unused then
     local first, last = '[' .. base .. '\0', '(' .. base .. '\1'
+    call('ZADD', freed, 0, string.format('%s\0%010d', base, number))
     if call('ZLEXCOUNT', freed, first, last) == unused - 2 then -- all are free
       call('ZREMRANGEBYLEX', freed, first, last)
       call('HDEL', next_number, base)

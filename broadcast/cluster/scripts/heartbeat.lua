@@ -1,17 +1,16 @@
--- Tells that a server lives, and where it is. ARGV: server, "COUNTER POSITION FLOOR".
+-- Says that a server lives and where it is, and checks that the room is still the one it knows; the
+-- first call on a new connection. ARGV: server, epoch, position, heartbeat.
 -- Removes what no server needs any more from the log: what is below all floors.
 -- Returns the log's end, all heartbeats, and a dead server that may still own names.
-if call('HEXISTS', servers, ARGV[1]) == 0 then
-  return FENCED
+if call('GET', epoch) ~= ARGV[2] or call('HEXISTS', servers, ARGV[1]) == 0 then
+  return VOID
+elseif #call('XRANGE', log, ARGV[3] .. '-0', ARGV[3] .. '-0') == 0 then
+  return redis.error_reply('LOST Redis does not have what was said last')
 end
-call('HSET', beats, ARGV[1], ARGV[2])
-local all = call('HGETALL', beats)
-local floor
+call('HSET', beats, ARGV[1], ARGV[4])
+local all, floor = call('HGETALL', beats), math.huge
 for i = 2, #all, 2 do
-  local other = tonumber(string.match(all[i], '%d+$'))
-  if not floor or other < floor then
-    floor = other
-  end
+  floor = math.min(floor, string.match(all[i], '%d+$'))
 end
 call('XTRIM', log, 'MINID', '~', string.format('%d-0', floor))
 return {call('GET', top), all, call('SRANDMEMBER', dead)}

@@ -1,6 +1,6 @@
--- Frees some names of a dead server: `owned` is its. ARGV: server, how many names, why, and its
--- last known heartbeat if it is to be declared dead, which it is only if it has sent none since.
--- Returns whether there is more to do.
+-- Unregisters a server and frees some of its names, which `owned` has. ARGV: server, how many
+-- names, why, and the last known heartbeat of one that is registered: if it has sent another one
+-- since, nothing is done. Returns whether there is more to do.
 if ARGV[4] then
   if call('HGET', beats, ARGV[1]) ~= ARGV[4] then
     return 0
@@ -9,18 +9,14 @@ if ARGV[4] then
   call('HDEL', servers, ARGV[1])
   call('SADD', dead, ARGV[1])
 end
-local keys = call('SPOP', owned, ARGV[2])
-local fields, size = {}, 0
-for _, key in ipairs(keys) do
-  local value = call('HGET', names, key) .. ' ' .. ARGV[3]
+local fields = {}
+for _, key in ipairs(call('SPOP', owned, ARGV[2])) do
   fields[#fields + 1] = 'leave'
-  fields[#fields + 1] = value
-  size = size + #value
+  fields[#fields + 1] = call('HGET', names, key) .. ' ' .. ARGV[3]
   release(key)
 end
-if #keys > 0 then
-  append('', fields, size)
+if #fields > 0 then
+  append(' 0 0', fields)
   return 1
 end
-call('SREM', dead, ARGV[1])
-return 0
+return call('SREM', dead, ARGV[1]) * 0

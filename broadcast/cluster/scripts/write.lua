@@ -1,25 +1,24 @@
 -- Appends what a server's clients did. ARGV: server, number of this write, time, then for each
--- event: kind, value, key. Sent again after a lost reply, it is executed once.
+-- event: kind, text, key. Sent again after a lost reply, it is executed once.
 local number, last = tonumber(ARGV[2]), tonumber(call('HGET', servers, ARGV[1]))
 if not last then
-  return FENCED
+  return VOID
 elseif number <= last then
   return
 elseif number > last + 1 then
-  return redis.error_reply('GAP ' .. number .. ' was written after ' .. last)
+  return redis.error_reply('GAP before write ' .. number)
 end
-local fields, size = {}, 0
+local fields = {}
 for i = 4, #ARGV, 3 do
-  local kind, value, key = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local kind, text, key = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if kind == 'join' then
-    value = claim(value, key)
+    text = claim(text, key)
   elseif kind == 'leave' then
     call('SREM', owned, key)
     release(key)
   end
   fields[#fields + 1] = kind
-  fields[#fields + 1] = value
-  size = size + #value
+  fields[#fields + 1] = text
 end
-append(ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3], fields, size)
+append(ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3], fields)
 call('HSET', servers, ARGV[1], number)
