@@ -31,6 +31,13 @@ JOINS = 1_000
 JOIN_GROUP = 50
 """Clients that join, and how many do so at the same time."""
 
+CHAT_TIME = 5.0
+CHAT_RATE = 200
+"""Seconds, and messages a second, of the row that measures what a message costs Redis."""
+
+FLEETS = (2, 4, 8, 16)
+"""Servers of a room in that row."""
+
 IDLE_TIME = 6.0
 """Seconds in which nobody says anything: a few heartbeats of a server."""
 
@@ -107,7 +114,7 @@ def clustered(engine: Engine, servers: int = 1, *options: str) -> Iterator[Setti
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(run(engine, REDIS_CORE))
         server = Clustered(redis, *options)
-        cores = [SERVER_CORE, SECOND_CORE][:servers]
+        cores = [SERVER_CORE, *[SECOND_CORE] * (servers - 1)]
         fleet = Fleet([stack.enter_context(run(server, core)) for core in cores])
         yield Setting(stack.enter_context(Load(server, fleet)), fleet, redis)
 
@@ -133,6 +140,18 @@ def measure_stream(row: Row, seconds: float, setting: Setting) -> Figures:
         "lost": stream.lost,
         "Redis CPU us/message": (setting.redis_cpu() - redis) * 1e6 * row.receivers / deliveries,
         "Redis peak MB": setting.redis.memory("VmHWM") / 1e6 if setting.redis else 0,
+    }
+
+
+def measure_redis(setting: Setting) -> Figures:
+    """Measure what a message costs Redis, when each is an entry of its own."""
+    [reader], [sender] = setting.load.join(["reader"]), setting.load.join(["s"], receive=False)
+    setting.load.settle()
+    before = setting.redis_cpu()
+    stream = setting.load.stream([sender], [reader], CHAT_TIME, CHAT_RATE)
+    return {
+        "Redis CPU us/message": (setting.redis_cpu() - before) * 1e6 / max(stream.deliveries, 1),
+        "lost": stream.lost,
     }
 
 
@@ -223,6 +242,12 @@ def comparisons(engine: Engine, seconds: float) -> dict[str, Comparison]:
             measure_joins,
             {"joins/s": (">= 0.7",)},
         ),
+        "redis": Comparison(
+            f"{CHAT_RATE} messages a second, some servers",
+            {f"{count} servers": functools.partial(clustered, engine, count) for count in FLEETS},
+            measure_redis,
+            {},
+        ),
         "idle": Comparison("nobody is there", across, measure_idle, {}),
         "processes": Comparison(
             f"{WIDE.title}, --reuse-port",
@@ -254,7 +279,7 @@ def print_comparison(comparison: Comparison, rounds: int) -> None:
 
 
 def main() -> None:
-    rows = ("one", "all", "paced", "joins", "idle", "processes")
+    rows = ("one", "all", "paced", "joins", "redis", "idle", "processes")
     parser = argparse.ArgumentParser(
         description="Measure this server in a cluster beside the same one alone."
     )

@@ -18,7 +18,6 @@ SHORT = ClusterTiming(heartbeat=0.2, silence=0.3, dead_after=2, notice=0.1, newc
 
 @linux_only("counts open files in /proc")
 class TestNothingIsLeftOpen:
-    @pytest.mark.xfail(strict=True, reason="`close` does not wait for the tasks that it cancels")
     async def test_server_can_be_started_again_and_again(self, redis: RedisServer) -> None:
         server = BroadcastServer(port=0, cluster=redis.url, room="tea")
         files = count_open_files()

@@ -161,6 +161,24 @@ class TestRedisIsStopped:
         client = await join_patiently(server.port, "newcomer")
         await wait_names(client, [client.name])
 
+    @pytest.mark.xfail(strict=True, reason="its stream ends as if it were complete")
+    async def test_client_that_leaves_meanwhile_is_told_that_messages_may_be_missing(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        proxy = make_proxy(redis)
+        [apart] = await cluster(proxy.url, 1, program=FAST)
+        [other] = await cluster(redis.url, 1, program=FAST)
+        leaver = await Recorder.join(apart.port, "leaver")
+        author = await Recorder.join(other.port, "author")
+        await leaver.wait("* author joined\r\n")
+        proxy.order("stop")
+        await synchronise(author, [await Recorder.join(other.port, "listener")])
+        leaver.send("the last words\n\\exit\n")
+        await leaver.wait_end()
+        proxy.order("pass")
+        await author.wait("leaver: the last words\r\n* leaver left\r\n", OUTAGE_PATIENCE)
+        assert leaver.lines[-1].startswith("ERROR ")
+
     async def test_server_ends_in_bounded_time_while_it_is_away(
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:

@@ -108,7 +108,8 @@ class TestServerIsStopped:
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
         """It is behind by more and more while the others are flat out, until it is given up."""
-        stopped, *others = await cluster(redis.url, 3, "--no-notices", program=FAST)
+        history = ("--history", "1000000", "--history-bytes", "100000000")
+        stopped, *others = await cluster(redis.url, 3, "--no-notices", *history, program=FAST)
         listener = await Recorder.join(others[0].port, "listener")
         client = await Recorder.join(stopped.port, "client")
         sender = await Recorder.join(others[1].port, "sender")
