@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..net.connection import Connection
-from ..protocol.blocks import Block
 from ..protocol.names import name_key
 from ..server.room import Member, SessionEvents
 from .resp import RedisError, Reply
@@ -14,25 +14,21 @@ from .resp import RedisError, Reply
 SAY, JOIN, LEAVE = b"say", b"join", b"leave"
 
 
-@dataclass(slots=True, eq=False)
-class Newcomer:
-    """A client that asks for a name."""
+class Newcomer(NamedTuple):
+    """A client that asks for a name; `joined` is done early if it does not wait any more."""
 
     username: str
     connection: Connection
     events: SessionEvents
-    joined: asyncio.Future[Member]  # done before it has joined if it does not wait any more
+    joined: asyncio.Future[Member]
 
 
-@dataclass(slots=True, eq=False)
-class Event:
-    """What one client did, or several have said; its kind and text are sent."""
+class Event(NamedTuple):
+    """What a client did: messages, a name asked for, or one given back, and why."""
 
     kind: bytes
-    text: str = ""  # the name that is asked for, or the one that is given back, and why
-    said: list[tuple[Member | None, Block]] = field(default_factory=list)
-    newcomer: Newcomer | None = None
-    member: Member | None = None  # that leaves
+    text: bytes | str
+    who: Member | Newcomer | None  # is not sent, but kept
 
 
 @dataclass(slots=True, eq=False)
@@ -47,16 +43,13 @@ class Write:
     def words(self) -> list[bytes | str]:
         """Return kind, text and key of each event."""
         words: list[bytes | str] = []
-        for event in self.events:
-            if event.kind == SAY:
-                words += [SAY, b"".join([block.data for _, block in event.said]), ""]
-            else:
-                words += [event.kind, event.text, name_key(event.text.partition(" ")[0])]
+        for kind, text, _ in self.events:
+            key = name_key(text.partition(" ")[0]) if isinstance(text, str) else ""
+            words += (kind, text, key)
         return words
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
+class Entry(NamedTuple):
     """An entry of the log."""
 
     position: int

@@ -2,7 +2,7 @@
 
 The life of an outage: a connection breaks, or Redis does not answer in time, or it answers with an
 error. Whatever it is, both connections are dropped and the link is AWAY; what was written and has
-not come back is kept. After a delay, which grows until Redis has executed something, the link
+not come back is kept. After a delay, which grows until Redis has executed a write, the link
 connects again and asks `heartbeat.lua` whether Redis has the room as this server knows it: the
 epoch, its registration, the last entry that it took. Then all that was kept is sent again, of which
 Redis executes what it had not, and the log is read on from that entry: clients notice a pause.
@@ -23,13 +23,13 @@ import re
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import BroadcastError, ClusterError
 from ..net.dial import connect
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
-from ..server.watchdog import RECHECK_DELAY
 from .entries import Write, parse_entry
 from .neighbours import Neighbours
 from .resp import LostError, RedisConnection, RedisError, Reply, encode
@@ -42,18 +42,10 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("broadcast")
 
-ENTRIES_PER_READ = 32
-"""Entries, each of a batch at most, that are read at once: 4 MB."""
-
-REPORT_SIZE = 2 * 1024 * 1024
-"""Bytes taken after which a server tells its position before the next heartbeat is due."""
-
-REAP_SLICE = 100
-"""Names freed at once: 10,000 would block Redis for 70 ms."""
-
-SHORTEST_DELAY = 0.05
-"""Seconds before the second attempt to attach, and between two heartbeats while senders wait for
-the slowest server."""
+ENTRIES_PER_READ = 32  # each of a batch at most: 4 MB
+REPORT_SIZE = 2 * 1024 * 1024  # bytes taken, after which a heartbeat is sent before it is due
+REAP_SLICE = 100  # names freed at once: 10,000 would block Redis for 70 ms
+SHORTEST_DELAY = 0.05  # seconds between attempts to attach, or heartbeats while senders are held
 
 
 class LinkState(enum.Enum):
@@ -78,32 +70,28 @@ class Link:
 
     def __init__(
         self,
+        room: ClusterRoom,
         url: RedisURL,
         name: str,
-        timing: ClusterTiming,
         clock: ServingClock,
-        grace: float,
-        room: ClusterRoom,
+        timing: ClusterTiming,
     ) -> None:
-        self._url, self._timing, self._clock, self._room = url, timing, clock, room
+        self._room, self._url, self._clock, self._timing = room, url, clock, timing
         self._scripts = Scripts(name)
+        self._neighbours = Neighbours(clock, timing.dead_after, room.hold_limit)
         self._state = LinkState.AWAY
         self._away_since = 0.0  # in the loop's time
         self._retry_delay = 0.0  # seconds before the next attempt to attach
         self._task: asyncio.Task[None] | None = None
         self.server = ""  # this server's ID; empty if it has none
-        self._former: list[str] = []  # IDs that it had, or may have, and has to unregister
         self._epoch = ""
         self._position = 0  # of the last entry that was taken
         self._end = 0  # of the log, at the last heartbeat
-        self._neighbours = Neighbours(clock, timing.dead_after, grace + timing.behind)
-        # While it is attached.
-        self._commands: RedisConnection
-        self._reader: RedisConnection
+        # While it is attached: for calls of scripts, and for reading the log.
+        self._connections: list[RedisConnection] = []
         self._entries: deque[Reply] = deque()  # read, and not taken
         self._entries_left = asyncio.Event()  # set while `_take_rest` has to take them
-        self._beat = ""  # the last heartbeat
-        self._beats = 0
+        self._beat, self._beats = "", 0  # the last heartbeat, and how many there were
         self._reported = 0  # the position in it
         self._report_pending = False
 
@@ -119,7 +107,6 @@ class Link:
             LOGGER.warning("away from %s: %s", self._url, reason)
         else:
             LOGGER.warning("cut off: %s", reason)
-            self._former.append(self.server)
             self.server = ""
             self._room.on_cut_off()
 
@@ -130,7 +117,9 @@ class Link:
         try:
             await self._attach()
         except (OSError, BroadcastError) as problem:
-            raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
+            self._drop_connections()
+            why = str(problem) or "no answer"
+            raise ClusterError(f"can't use Redis at {self._url}: {why}") from None
         self._task = asyncio.create_task(self._run(), name="cluster link")
 
     async def _run(self) -> None:
@@ -151,88 +140,87 @@ class Link:
                 LOGGER.error("the cluster failed: please report this", exc_info=problem)
                 if self.server:
                     self._enter(LinkState.CUT_OFF, "an error in this server")
+            finally:
+                self._drop_connections()
+
+    def _drop_connections(self) -> None:
+        while self._connections:
+            self._connections.pop().close()
 
     async def _attach(self) -> None:
         """Connect, and go on where this server was, or begin anew."""
-        async with contextlib.AsyncExitStack() as opened:
-            commands, reader = [await self._open(opened) for _ in range(2)]
-            await self._scripts.load(commands)
-            is_new = not self.server
-            if is_new:
+        async with asyncio.timeout(2 * self._timing.silence):
+            for _ in range(2):
+                await self._connect()
+            redis = self._connections[0]
+            await self._scripts.load(redis)
+            if is_new := not self.server:
                 server = secrets.token_hex(4)
-                self._former.append(server)  # until all of this is done
-                hello = ("hello", server, secrets.token_hex(8), *self._former[:-1])
-                epoch, position = await commands.ask(self._scripts.call(*hello))
+                hello = self._scripts.call("hello", server, secrets.token_hex(8))
+                epoch, position = await redis.ask(hello)
                 self._epoch, self._position = epoch.decode(), int(position)
                 keys = self._scripts.names, self._scripts.log
-                await self._room.load(commands, *keys, self._position)
+                await self._room.load(redis, *keys, self._position)
                 self.server = server
-                self._former.clear()
-            self._neighbours.forget()
-            report = await commands.ask(self._heartbeat())
-            opened.pop_all()
-        self._commands, self._reader = commands, reader
-        self._entries.clear()
-        self._entries_left.clear()
+            report = await redis.ask(self._heartbeat())
+        away = asyncio.get_running_loop().time() - self._away_since
         if is_new:
             LOGGER.info("attached to %s as server %s", self._url, self.server)
         else:
-            away = asyncio.get_running_loop().time() - self._away_since
             LOGGER.info("attached again after %.1f s", away)
         self._enter(LinkState.ATTACHED)
+        self._neighbours.forget()
         self._on_reported(report)
-        for write in self._room.writes:
-            self._commands.send(write.command, self._on_written)
 
-    async def _open(self, opened: contextlib.AsyncExitStack) -> RedisConnection:
+    async def _connect(self) -> None:
         url, timeout = self._url, self._timing.silence
-        connection = await connect(url.host, url.port, timeout, url.tls)
-        redis = RedisConnection(connection, self._clock, timeout)
-        opened.callback(redis.close)
+        redis = RedisConnection(await connect(url.host, url.port, timeout, url.tls), self._clock)
+        self._connections.append(redis)
         if url.password is not None:
             await redis.ask(encode("AUTH", *filter(None, [url.user]), url.password))
         found = re.search(rb"redis_version:((\d+)\.(\d+)\S*)", await redis.ask(encode("INFO")))
         if found and (int(found[2]), int(found[3])) < (6, 2):
             raise RedisError(f"its version is {found[1].decode()}, and 6.2 is needed")
         await redis.ask(encode("SELECT", url.database))
-        return redis
 
     # --- while it is attached ---
 
     async def _follow(self) -> None:
         """Write, read and send heartbeats until something fails."""
-        commands, reader = self._commands, self._reader
+        for write in self._room.writes:
+            self._call(write.command)
+        self._entries.clear()
+        self._entries_left.clear()
         self._read_on()
-        parts = (commands.receive(), reader.receive(), self._take_rest(), self._send_heartbeats())
+        parts = [connection.receive() for connection in self._connections]
+        parts += self._take_rest(), self._send_heartbeats()
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-            commands.close()
-            reader.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def write(self, write: Write) -> None:
         """Send a write; while this server is away, it is sent when it attaches again."""
         arguments = (write.number, int(time.time()), *write.words())
         write.command = self._scripts.call("write", self.server, *arguments)
         if self._state is LinkState.ATTACHED:
-            self._commands.send(write.command, self._on_written)
+            self._call(write.command)
 
-    def _on_written(self, _reply: Reply) -> None:
-        self._retry_delay = 0.0  # only now is it certain that Redis takes writes
+    def _call(self, command: bytes, on_reply: Callable[[Reply], object] = bool) -> None:
+        self._connections[0].send(command, on_reply)
 
     def _read_on(self) -> None:
         wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
         where = ("STREAMS", self._scripts.log, f"{self._position}-0")
         command = encode("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, *where)
-        self._reader.send(command, self._on_entries)
+        self._connections[1].send(command, self._on_entries)
 
     def _on_entries(self, reply: Reply) -> None:
         """Take what was read at once, if it is little."""
-        if reply:
-            self._entries.extend(reply[0][1])
+        self._entries.extend(reply[0][1] if reply else ())
         if not self._take_some():
             self._entries_left.set()
 
@@ -265,26 +253,23 @@ class Link:
 
     async def _send_heartbeats(self) -> None:
         """Send heartbeats, and raise OSError when Redis does not answer in time."""
-        due = 0.0
+        due = self._clock.running_time() + self._timing.heartbeat
         while True:
-            now, interval = self._clock.running_time(), self._timing.heartbeat
-            if now >= due or self._neighbours.is_behind:
+            is_behind = self._neighbours.is_behind
+            await asyncio.sleep(SHORTEST_DELAY if is_behind else self._timing.heartbeat / 4)
+            if (
+                max(connection.silent_for for connection in self._connections)
+                > self._timing.silence
+            ):
+                raise ConnectionError(f"no answer for {self._timing.silence:g} s")
+            if (now := self._clock.running_time()) >= due or is_behind:
+                due = now + self._timing.heartbeat
+                self._retry_delay = 0.0  # since it has attached, Redis has executed everything
                 self._report()
-                due = now + interval
-            await asyncio.sleep(SHORTEST_DELAY if self._neighbours.is_behind else interval / 4)
-            if self._is_silent:
-                await asyncio.sleep(RECHECK_DELAY)  # this process may have been stopped
-                if self._is_silent:
-                    raise ConnectionError(f"no answer for {self._timing.silence:g} s")
-
-    @property
-    def _is_silent(self) -> bool:
-        silent_for = max(self._commands.silent_for, self._reader.silent_for)
-        return silent_for > self._timing.silence
 
     def _report(self) -> None:
         if not self._report_pending:
-            self._commands.send(self._heartbeat(), self._on_reported)
+            self._call(self._heartbeat(), self._on_reported)
 
     def _heartbeat(self) -> bytes:
         self._report_pending = True
@@ -306,28 +291,31 @@ class Link:
                 self._reap(server, beats[server])
         if dead:
             self._reap(dead.decode())
-        self._room.pause_or_resume(self._neighbours.is_behind, "behind")
+        self._room.on_behind(self._neighbours.is_behind)
 
     def _reap(self, server: str, *beat: str) -> None:
         """Free some names of a dead server, and then the next ones."""
         call = self._scripts.call("reap", server, REAP_SLICE, "connection lost", *beat)
-        self._commands.send(call, lambda more: self._reap(server) if more else None)
+        self._call(call, lambda has_more: self._reap(server) if has_more else None)
 
-    # --- the end ---
+    async def close(self) -> None:
+        """Declare this server dead, once its clients' last writes have come back, and disconnect.
 
-    async def unregister(self) -> None:
-        """Take this server for dead, which has no clients any more, unless it is away."""
-        if self._task and self._state is LinkState.ATTACHED:
-            done = asyncio.Event()
-            call = self._scripts.call("reap", self.server, REAP_SLICE, "", self._beat)
-            self._commands.send(call, lambda _: done.set())
-            await done.wait()
-
-    async def stop(self) -> None:
-        """Drop the connections."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        If it stays away, the others will do so.
+        """
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.leave):
+                while self._room.writes:
+                    await asyncio.sleep(SHORTEST_DELAY / 5)
+                if self._state is LinkState.ATTACHED:
+                    done = asyncio.Event()
+                    call = self._scripts.call("reap", self.server, REAP_SLICE, "", self._beat)
+                    self._call(call, lambda _: done.set())
+                    await done.wait()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
     def statistics(self) -> dict[str, int]:
         """Return the number of servers, where in the log this one is, and how far from its end."""

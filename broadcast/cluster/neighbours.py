@@ -11,18 +11,14 @@ BEHIND_LIMIT = 32 * 1024 * 1024
 class Neighbours:
     """The servers of a room, as one of them sees them.
 
-    A heartbeat is a counter, and the time for which it has not changed is this server's own: time
+    A heartbeat has a counter, and the time for which it has not changed is this server's own: time
     in which its process ran and it was attached. So neither a clock that jumps nor an outage that
-    affects all makes anybody seem dead.
-
-    `dead_after`: seconds without a heartbeat after which a server is dead. `hold_limit`: seconds
-    for which the slowest one may hold the senders.
+    affects all makes anybody seem dead. `dead_after`: seconds of it. `hold_limit`: seconds for
+    which the slowest server may hold the senders.
     """
 
     def __init__(self, clock: ServingClock, dead_after: float, hold_limit: float) -> None:
-        self._clock = clock
-        self._dead_after = dead_after
-        self._hold_limit = hold_limit
+        self._clock, self._dead_after, self._hold_limit = clock, dead_after, hold_limit
         self.forget()
 
     def forget(self) -> None:
@@ -38,7 +34,7 @@ class Neighbours:
         """Note all servers' heartbeats when the log ends at `end`; return the dead ones."""
         now, seen = self._clock.running_time(), self._seen
         self._seen = {
-            server: seen[server] if server in seen and seen[server][0] == beat else (beat, now)
+            server: seen[server] if seen.get(server, ("",))[0] == beat else (beat, now)
             for server, beat in beats.items()
         }
         positions = {server: int(beat.split(" ")[1]) for server, beat in beats.items()}

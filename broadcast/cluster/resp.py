@@ -6,7 +6,6 @@ cost more. An error reply ends the connection: attaching again finds out what wa
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
@@ -21,8 +20,6 @@ READ_SIZE = 256 * 1024
 Reply = Any
 """None, an int, bytes, or a list of replies."""
 
-OnReply = Callable[[Reply], None]
-
 
 class RedisError(BroadcastError):
     """Redis has answered with an error, or not as Redis does."""
@@ -32,33 +29,29 @@ class LostError(RedisError):
     """Redis does not have the room as this server knows it: something that was said is lost."""
 
 
-def encode(*words: str | bytes | int) -> bytes:
-    """Return a command in the wire format."""
-    return b"*%d\r\n%b" % (len(words), encode_words(*words))
-
-
-def encode_words(*words: str | bytes | int) -> bytes:
-    """Return a part of a command in the wire format."""
-    encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded])
+def encode(*words: str | bytes | int, before: bytes = b"", count: int = 0) -> bytes:
+    """Return a command in the wire format; `before` has its first `count` words."""
+    parts = [b"*%d\r\n" % (count + len(words)), before]
+    for word in words:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        parts += (b"$%d\r\n" % len(data), data, b"\r\n")
+    return b"".join(parts)
 
 
 class RedisConnection:
     """One connection to a Redis: first `ask`, then `send` while `receive` runs."""
 
-    def __init__(self, connection: Connection, clock: ServingClock, timeout: float) -> None:
-        self._connection = connection
-        self._clock = clock
-        self._timeout = timeout  # seconds, of `ask`
+    def __init__(self, connection: Connection, clock: ServingClock) -> None:
+        self._connection, self._clock = connection, clock
         self._data = b""  # received
         self._start = 0  # of what is not parsed yet
         self._parsing = self._parse()
-        self._callbacks: deque[OnReply] = deque()  # of the commands that are not answered yet
+        self._callbacks: deque[Callable[[Reply], object]] = deque()  # of replies to come
         self._waiting_since = 0.0  # while there are any: since when nothing has arrived
         self._problem: Exception | None = None  # raised by a callback
         connection.set_read_size(READ_SIZE)
 
-    def send(self, command: bytes, on_reply: OnReply) -> None:
+    def send(self, command: bytes, on_reply: Callable[[Reply], object]) -> None:
         """Send an encoded command; its reply, unless it is an error, is passed to `on_reply`."""
         if not self._callbacks:
             self._waiting_since = self._clock.running_time()
@@ -74,12 +67,8 @@ class RedisConnection:
         """Send an encoded command and return its reply; raises RedisError or OSError."""
         replies: list[Reply] = []
         self.send(command, replies.append)
-        try:
-            async with asyncio.timeout(self._timeout):
-                while not replies:
-                    await self._receive_chunk()
-        except TimeoutError:
-            raise ConnectionError(f"no answer for {self._timeout:g} s") from None
+        while not replies:
+            await self._receive_chunk()
         return replies[0]
 
     async def receive(self) -> None:
@@ -106,19 +95,18 @@ class RedisConnection:
 
     def _handle(self, data: bytes) -> None:
         self._waiting_since = self._clock.running_time()
-        self._data = self._data[self._start :] + data
-        self._start = 0
+        self._data, self._start = self._data[self._start :] + data, 0
         while self._start < len(self._data):
             try:
                 next(self._parsing)
-                return
+                break  # the reply is not complete
             except StopIteration as parsed:
-                self._parsing = self._parse()
-                if isinstance(parsed.value, RedisError):
-                    raise parsed.value from None
-                if not self._callbacks:
-                    raise RedisError("it has answered nothing that was asked") from None
-                self._callbacks.popleft()(parsed.value)
+                reply, self._parsing = parsed.value, self._parse()
+            if isinstance(reply, RedisError):
+                raise reply
+            if not self._callbacks:
+                raise RedisError("it has answered nothing that was asked")
+            self._callbacks.popleft()(reply)
 
     def _parse(self) -> Generator[None, None, Reply]:
         """Return one reply, an error as RedisError; yields when it needs more data."""

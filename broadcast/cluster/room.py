@@ -19,7 +19,7 @@ from ..errors import HandshakeError
 from ..net.connection import Connection
 from ..protocol import framing, messages, notices
 from ..protocol.blocks import Block
-from ..protocol.handshake import SHUTTING_DOWN, UNAVAILABLE
+from ..protocol.handshake import UNAVAILABLE
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
 from ..server.history import History
@@ -31,27 +31,21 @@ from .resp import LostError, RedisConnection, encode
 from .timing import ClusterTiming
 from .url import parse_url
 
-IN_FLIGHT_LIMIT = 256 * 1024
-"""Bytes that were written and have not come back, above which senders wait; above half of them,
-they wait after the iteration, so that what one has sent is not split. With 2 MiB, a delivery costs
-20 % more."""
+# Bytes that were written and have not come back, above which senders wait; above half of them, they
+# wait from the next iteration on, so that what one has sent at once is not split. With 2 MiB, a
+# delivery costs 20 % more. An event counts for EVENT_COST in addition to its text.
+IN_FLIGHT_LIMIT, EVENT_COST = 256 * 1024, 300
 
-EVENT_COST = 300
-"""Bytes that an event counts for in addition to its text."""
-
+# Bytes at the end of the log that are kept for the history; joins and leaves are among them.
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024
-"""Bytes at the end of the log that are kept for the history; joins and leaves are among them."""
 
 AWAY_NOTICE = "lost touch with the other servers: messages wait until they are back"
-
 BACK_NOTICE = "back in touch with the other servers"
-
-GONE = "connection lost"
-"""Why a client leaves that does not wait until it has joined."""
+GONE = "connection lost"  # why a client leaves that did not wait until it had joined
 
 
 class ClusterRoom(Room):
-    """The clients of this server in a room of many; the servers share `url` and `name`."""
+    """The clients of this server in a room of many: those with the same Redis and `name`."""
 
     def __init__(
         self,
@@ -63,13 +57,12 @@ class ClusterRoom(Room):
         timing: ClusterTiming | None,
     ) -> None:
         super().__init__(clock, options, history)
-        self._clock = clock
-        self._timing = timing = timing or ClusterTiming()
-        self._link = Link(parse_url(url), name, timing, clock, options.grace, self)
+        self._clock, self._timing = clock, timing or ClusterTiming()
+        self.hold_limit = options.grace + self._timing.behind
+        self._link = Link(self, parse_url(url), name, clock, self._timing)
         self._roster = Roster()  # of all servers
         self._present: set[Member] = set()  # this server's, until they leave
-        # Those that leave, until their entries come back, and what ends the wait for these.
-        self._leaving: dict[Member, tuple[asyncio.Future[bool], asyncio.TimerHandle]] = {}
+        self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
         self._open: Write | None = None  # that of this iteration
         self.writes: deque[Write] = deque()  # sent, unless away, and not come back
         self._writes = 0  # since this server has its ID
@@ -85,33 +78,37 @@ class ClusterRoom(Room):
 
     async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
         """See `Room.join`."""
+        joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._timing.newcomer):
                 await self._attached.wait()
-        except TimeoutError:
-            raise HandshakeError(UNAVAILABLE) from None
-        await self.wait_to_publish()
-        self.check_space()
-        self._members += 1
-        joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
-        newcomer = Newcomer(username, connection, events, joined)
-        self._write(Event(JOIN, username, newcomer=newcomer), len(username))
-        try:
-            return await joined
-        except BaseException:
-            self._members -= 1
+            async with asyncio.timeout(self._timing.silence + self._timing.newcomer):
+                await self.wait_to_publish()
+                self.check_space()
+                self._write(JOIN, username, Newcomer(username, connection, events, joined))
+                return await joined
+        except BaseException as problem:
             if joined.done() and not joined.cancelled() and not joined.exception():
                 self.remove(joined.result(), GONE)
+                self.release_place(joined.result())
+            if isinstance(problem, TimeoutError):
+                raise HandshakeError(UNAVAILABLE) from None
             raise
 
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
         """See `Room.leave`."""
-        delivered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        patience = self._timing.leave if member in self._present and not self._closed else 0
-        timer = asyncio.get_running_loop().call_later(patience, self._let_go, member)
-        self._leaving[member] = delivered, timer
+        if member in self._present and not self._closed:
+            self._leaving[member] = asyncio.Event()
         self._release_name(member, why)
-        return delivered
+        return asyncio.ensure_future(self._leave(member))
+
+    async def _leave(self, member: Member) -> bool:
+        if has_left := self._leaving.get(member):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.leave):
+                    await has_left.wait()
+            del self._leaving[member]
+        return await self._fanout.leave(member.subscription)
 
     def remove(self, member: Member, why: str) -> None:
         """See `Room.remove`."""
@@ -121,32 +118,27 @@ class ClusterRoom(Room):
     def _release_name(self, member: Member, why: str) -> None:
         if member in self._present:  # otherwise it was cut off, and the name is not its own
             self._present.discard(member)
-            self._write(Event(LEAVE, f"{member.name} {why}", member=member), len(member.name))
+            self._write(LEAVE, f"{member.name} {why}", member)
 
     def publish(self, member: Member, block: Block) -> None:
         """See `Room.publish`."""
-        self._write(Event(SAY, said=[(member, block)]), len(block.data))
+        self._write(SAY, block.data, member)
 
     async def roster(self) -> Roster:
         """See `Room.roster`."""
         return self._roster
 
-    # --- writing ---
-
-    def _write(self, event: Event, size: int) -> None:
+    def _write(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
+        size = len(text) + EVENT_COST
         if self._open and self._open.size + size > BATCH_SIZE:
             self._send()
         if self._open is None:
             self._writes += 1
             self._open = Write(self._writes)
             asyncio.get_running_loop().call_soon(self._send)
-        events = self._open.events
-        if event.kind == SAY and events and events[-1].kind == SAY:
-            events[-1].said += event.said
-        else:
-            events.append(event)
-        self._open.size += size + EVENT_COST
-        self._in_flight += size + EVENT_COST
+        self._open.events.append(Event(kind, text, who))
+        self._open.size += size
+        self._in_flight += size
         if self._in_flight > IN_FLIGHT_LIMIT:
             self._fanout.pause_input("in flight")
 
@@ -164,20 +156,17 @@ class ClusterRoom(Room):
         """Deliver an entry of the log to this server's clients."""
         own = self._take_write(entry) if entry.server == self._link.server else None
         for place, (kind, text) in enumerate(entry.events):
-            event = own.events[place] if own else Event(kind)
+            who = own.events[place].who if own else None
+            member = who if isinstance(who, Member) else None
             if kind == SAY:
-                for author, block in event.said or [(None, Block(text, text.count(b"\n")))]:
-                    subscription = author.subscription if author else None
-                    self._fanout.publish(subscription, block.data, block.lines)
-                    self._remember(entry, block)
+                block = Block(text, text.count(b"\n"))
+                author = member.subscription if member else None
+                self._fanout.publish(author, text, block.lines)
+                self._remember(entry, block)
             elif kind == JOIN:
-                self._take_join(text.decode(), event.newcomer)
+                self._take_join(text.decode(), who if isinstance(who, Newcomer) else None)
             elif kind == LEAVE:
-                name, _, why = text.decode().partition(" ")
-                self._roster.discard(name)
-                if event.member:
-                    self._let_go(event.member)
-                self._announce(notices.left(name, why), event.member)
+                self._take_leave(text.decode(), member)
         self._fanout.flush_due()
 
     def _take_write(self, entry: Entry) -> Write:
@@ -186,35 +175,33 @@ class ClusterRoom(Room):
         write = self.writes.popleft()
         self._in_flight -= write.size
         if self._in_flight <= IN_FLIGHT_LIMIT // 2:
-            self._fanout.resume_input("in flight")
+            self._fanout.pause_input("in flight", False)
         return write
 
     def _take_join(self, name: str, newcomer: Newcomer | None) -> None:
         self._roster.add(name)
-        if newcomer and self._closed and not newcomer.joined.done():
-            newcomer.joined.set_exception(HandshakeError(SHUTTING_DOWN))
         if newcomer and not newcomer.joined.done():
-            asked, connection, events = newcomer.username, newcomer.connection, newcomer.events
-            member = self._admit(asked, name, connection, events)
-            self._present.add(member)
-            newcomer.joined.set_result(member)
-            return
+            try:
+                self.check_space()
+            except HandshakeError as problem:
+                newcomer.joined.set_exception(problem)
+            else:
+                asked, connection, events, joined = newcomer
+                joined.set_result(member := self._admit(asked, name, connection, events))
+                self._present.add(member)
+                return
         self._announce(notices.joined(name))
-        if newcomer:
-            self._write(Event(LEAVE, f"{name} {GONE}"), len(name))
+        if newcomer:  # it does not wait any more
+            self._write(LEAVE, f"{name} {GONE}", None)
 
-    def _let_go(self, member: Member) -> None:
-        """Let a member go that has been sent everything that was said before it left."""
-        if member not in self._leaving:
-            return
-        delivered, timer = self._leaving.pop(member)
-        timer.cancel()
-
-        def on_delivered(result: asyncio.Future[bool]) -> None:
-            if not delivered.done():  # it is cancelled if the session does not wait any more
-                delivered.set_result(result.result())
-
-        self._fanout.leave(member.subscription).add_done_callback(on_delivered)
+    def _take_leave(self, text: str, member: Member | None) -> None:
+        name, _, why = text.partition(" ")
+        self._roster.discard(name)
+        if member:
+            self._fanout.leave(member.subscription)
+            if has_left := self._leaving.get(member):
+                has_left.set()
+        self._announce(notices.left(name, why), member)
 
     def _remember(self, entry: Entry, block: Block) -> None:
         if self._history:
@@ -222,7 +209,7 @@ class ClusterRoom(Room):
             self._history.add(block, said_at, entry.position)
 
     def floor(self, position: int) -> int:
-        """Return from where the log is needed, if it has been taken up to a position."""
+        """Return from where the log is needed by a server that has taken it up to a position."""
         oldest = self._history.oldest_position if self._history else None
         return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
 
@@ -237,62 +224,54 @@ class ClusterRoom(Room):
             cursor, found = await redis.ask(scan)
             for name in found[1::2]:
                 self._roster.add(name.decode())
-        if self._history is None:
-            return
-        self._history.clear()
-        said: list[tuple[Entry, Block]] = []  # the latest first
-        missing, room = self._history.most_lines, self._history.limit
-        while missing > 0 and room > 0:
-            scan = encode("XREVRANGE", log, f"({position}-0", "-", "COUNT", 32)
-            if not (replies := await redis.ask(scan)):
-                break
-            for entry in map(parse_entry, replies):
-                position = entry.position
-                texts = [text for kind, text in entry.events if kind == SAY]
-                said += [(entry, Block(text, text.count(b"\n"))) for text in reversed(texts)]
-                missing -= sum(text.count(b"\n") for text in texts)
-                room -= sum(map(len, texts))
-        for entry, block in reversed(said):
-            self._remember(entry, block)
+        if self._history:
+            self._history.clear()
+            start, end = "-", f"({position}-0"
+            while replies := await redis.ask(encode("XRANGE", log, start, end, "COUNT", 32)):
+                for entry in map(parse_entry, replies):
+                    start = f"({entry.position}-0"
+                    for text in (text for kind, text in entry.events if kind == SAY):
+                        self._remember(entry, Block(text, text.count(b"\n")))
 
-    def pause_or_resume(self, pause: bool, why: str) -> None:
-        """Hold the senders for one reason, or do so no longer."""
-        (self._fanout.pause_input if pause else self._fanout.resume_input)(why)
+    def on_behind(self, is_behind: bool) -> None:
+        """Hold the senders while a server is so far behind that the log gets too long."""
+        self._fanout.pause_input("behind", is_behind)
 
     def on_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
-        self.pause_or_resume(not is_attached, "away")
-        if not is_attached:
+        self._fanout.pause_input("away", not is_attached)
+        if is_attached:
+            self._attached.set()
+            self._clock.resume()
+            if self._notice_due:
+                self._notice_due.cancel()
+            else:
+                self._tell(BACK_NOTICE)
+        else:
             self._attached.clear()
             self._clock.pause()
             loop = asyncio.get_running_loop()
-            self._notice_due = loop.call_later(self._timing.notice, self._tell_away)
-            return
-        self._attached.set()
-        self._clock.resume()
-        if self._notice_due:
-            self._notice_due.cancel()
-        else:
-            self._fanout.publish(None, framing.encode(messages.notice(BACK_NOTICE)))
+            self._notice_due = loop.call_later(self._timing.notice, self._tell, AWAY_NOTICE)
 
-    def _tell_away(self) -> None:
+    def _tell(self, text: str) -> None:
         self._notice_due = None
-        self._fanout.publish(None, framing.encode(messages.notice(AWAY_NOTICE)))
+        self._fanout.publish(None, framing.encode(messages.notice(text)))
 
     def on_cut_off(self) -> None:
         """Disconnect all clients, and forget what was written: this server begins anew."""
         for member in [*self._present, *self._leaving]:
             self._fanout.remove(member.subscription)
             member.events.on_cut_off()
-            self._let_go(member)
+        for has_left in self._leaving.values():
+            has_left.set()
         for write in [*self.writes, self._open] if self._open else self.writes:
-            for newcomer in filter(None, (event.newcomer for event in write.events)):
-                if not newcomer.joined.done():
-                    newcomer.joined.set_exception(HandshakeError(UNAVAILABLE))
+            for _, _, who in write.events:
+                if isinstance(who, Newcomer) and not who.joined.done():
+                    who.joined.set_exception(HandshakeError(UNAVAILABLE))
         self._present.clear()
         self.writes.clear()
         self._open, self._writes, self._in_flight = None, 0, 0
-        self._fanout.resume_input("in flight")
+        self._fanout.pause_input("in flight", False)
 
     # --- the whole room ---
 
@@ -301,13 +280,8 @@ class ClusterRoom(Room):
         await self._link.start()
 
     async def wait_closed(self) -> None:
-        """Unregister, after what was written for the last clients has come back."""
-        with contextlib.suppress(TimeoutError):  # then the others will take this server for dead
-            async with asyncio.timeout(self._timing.leave):
-                while self.writes or self._open:
-                    await asyncio.sleep(0.01)
-                await self._link.unregister()
-        await self._link.stop()
+        """See `Room.wait_closed`."""
+        await self._link.close()
 
     def statistics(self) -> dict[str, int]:
         """See `Room.statistics`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib.resources import files
 
-from .resp import RedisConnection, encode, encode_words
+from .resp import RedisConnection, encode
 
 NAMES = ("hello", "write", "heartbeat", "reap")
 
@@ -22,11 +22,11 @@ class Scripts:
         directory = files(__package__) / "scripts"
         common = (directory / "common.lua").read_bytes()
         self._texts = {name: common + (directory / f"{name}.lua").read_bytes() for name in NAMES}
-        keys = [self._prefix + key for key in KEYS]
-        self._starts = {}
+        self._starts: dict[str, bytes] = {}  # the first words of each call, encoded
         for name, text in self._texts.items():
             digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-            self._starts[name] = encode_words("EVALSHA", digest, len(keys) + 1, *keys)
+            call = encode("EVALSHA", digest, len(KEYS) + 1, *(self._prefix + key for key in KEYS))
+            self._starts[name] = call[call.index(b"$") :]
 
     async def load(self, redis: RedisConnection) -> None:
         """Load all scripts; a Redis that was restarted has forgotten them."""
@@ -35,5 +35,5 @@ class Scripts:
 
     def call(self, name: str, server: str, *arguments: str | bytes | int) -> bytes:
         """Return the command that calls a script for a server, which is its first argument."""
-        words = encode_words(f"{self._prefix}owned:{server}", server, *arguments)
-        return b"*%d\r\n%b%b" % (len(KEYS) + 5 + len(arguments), self._starts[name], words)
+        words = (f"{self._prefix}owned:{server}", server, *arguments)
+        return encode(*words, before=self._starts[name], count=len(KEYS) + 3)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
 from ..errors import ClusterError
 from ..net.address import describe_os_error, format_address
 from ..net.tls import client_context
 
-SHAPE = "redis://[user:password@]host[:port][/database], or rediss://...[?ca=FILE] for TLS"
+SHAPE = re.compile(
+    r"(rediss?)://(?:([^:@/?#]*)(?::([^@/?#]*))?@)?(\[[^]]+]|[^:/?#@\s]+)"
+    r"(?::(\d{1,5}))?(?:/(\d{0,9}))?(?:\?ca=([^&#]+))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class RedisURL:
 
     host: str
     port: int
-    user: str | None
+    user: str
     password: str | None = field(repr=False)
     database: int
     tls: ssl.SSLContext | None
@@ -31,23 +34,16 @@ class RedisURL:
 
 def parse_url(text: str) -> RedisURL:
     """Parse a URL. Raises ClusterError, whose text has nothing of it."""
+    found = SHAPE.fullmatch(text)
+    scheme, user, password, host, port, database, ca = found.groups() if found else [None] * 7
+    if host is None or int(port or 1) not in range(1, 65_536) or (ca and scheme == "redis"):
+        shape = "redis://[user:password@]host[:6379][/0], or rediss://...[?ca=FILE] for TLS"
+        raise ClusterError(f"bad cluster URL: it must be {shape}")
     try:
-        parts = urlsplit(text)
-        query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        database = re.fullmatch(r"/?(\d{0,9})", parts.path)
-        user, password = (word and unquote(word) for word in (parts.username, parts.password))
-        tls = None
-        if parts.scheme == "rediss":
-            [authorities] = query.pop("ca", [None])
-            tls = client_context(authorities)
-        elif parts.scheme != "redis":
-            raise ValueError
-        if query or parts.fragment or not parts.hostname or not database:
-            raise ValueError
-        number = int(database[1] or 0)
-        return RedisURL(parts.hostname, parts.port or 6379, user, password, number, tls)
+        tls = client_context(ca and unquote(ca)) if scheme == "rediss" else None
     except OSError as error:
         reason = "not PEM" if isinstance(error, ssl.SSLError) else describe_os_error(error)
         raise ClusterError(f"can't use the certificates of the cluster URL: {reason}") from None
-    except ValueError:
-        raise ClusterError(f"bad cluster URL: it must be {SHAPE}") from None
+    secret = None if password is None else unquote(password)
+    where = host.strip("[]"), int(port or 6379)
+    return RedisURL(*where, unquote(user or ""), secret, int(database or 0), tls)

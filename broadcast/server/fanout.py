@@ -172,7 +172,7 @@ class Fanout:
 
     @property
     def input_paused(self) -> bool:
-        """Whether sessions must stop handling input: the backlog is too large, or `pause_input`."""
+        """Whether sessions must stop handling input: a backlog is too large, or `pause_input`."""
         return not self._input_allowed.is_set()
 
     @property
@@ -311,16 +311,10 @@ class Fanout:
 
     # --- flow control ---
 
-    def pause_input(self, why: str) -> None:
-        """Have publishers wait, until `resume_input` is called for each reason."""
-        self._pauses.add(why)
-        self._input_allowed.clear()
-
-    def resume_input(self, why: str) -> None:
-        """End a pause; no effect if there is none for this reason."""
-        self._pauses.discard(why)
-        if not self._pauses:
-            self._input_allowed.set()
+    def pause_input(self, why: str, pause: bool = True) -> None:
+        """Have publishers wait for a reason, or not for that one any more."""
+        (self._pauses.add if pause else self._pauses.discard)(why)
+        (self._input_allowed.clear if self._pauses else self._input_allowed.set)()
 
     @property
     def is_full(self) -> bool:
@@ -340,7 +334,7 @@ class Fanout:
             self._schedule_check()
         elif self.is_full and self.backlog <= self._bound // 2:
             self._has_room.set()
-            self.resume_input("backlog")
+            self.pause_input("backlog", False)
             self._clock.resume()
             self._stragglers.clear()
             if self._next_check:

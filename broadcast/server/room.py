@@ -101,6 +101,7 @@ class Room(ABC):
         self, asked: str, name: str, connection: Connection, events: SessionEvents
     ) -> Member:
         """Make a client a member, under the name that it was given."""
+        self._members += 1
         renamed = [messages.notice(notices.renamed(asked, name))] if name != asked else []
         connection.send(encode(SUCCESS, *renamed))  # at once, so that clients know it at once
         if self._history:
@@ -203,7 +204,6 @@ class LocalRoom(Room):
         """See `Room.join`."""
         await self.wait_to_publish()
         self.check_space()
-        self._members += 1
         return self._admit(username, self._registry.claim(username), connection, events)
 
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:

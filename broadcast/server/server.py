@@ -159,7 +159,8 @@ class BroadcastServer:
         self._admission = Admission(tls, secret, wrong_token_delay)
         self._room_options = RoomOptions(backlog, grace, notices, max_clients)
         self._history = (history, history_bytes)
-        self._cluster = (cluster, check_room(room), cluster_timing)
+        check_room(room)
+        self._cluster = None if cluster is None else (cluster, room, cluster_timing)
         self._reuse_port = reuse_port
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
@@ -214,12 +215,11 @@ class BroadcastServer:
         self._warn_of_exposure([host for host, *_ in addresses])
 
     def _make_room(self, clock: ServingClock, history: History | None) -> Room:
-        url, name, timing = self._cluster
-        if url is None:
+        if self._cluster is None:
             return LocalRoom(clock, self._room_options, history)
         from ..cluster.room import ClusterRoom  # a server alone loads nothing of it
 
-        return ClusterRoom(clock, self._room_options, history, url, name, timing)
+        return ClusterRoom(clock, self._room_options, history, *self._cluster)
 
     async def _listen(self) -> list[Address]:
         """Accept connections on every address of the host, and return these addresses."""
