@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..net.connection import Connection
@@ -12,6 +11,9 @@ from ..server.room import Member, SessionEvents
 from .resp import RedisError, Reply
 
 SAY, JOIN, LEAVE = b"say", b"join", b"leave"
+
+EVENT_COST = 300
+"""Bytes that an event counts for in addition to its text."""
 
 
 class Newcomer(NamedTuple):
@@ -30,33 +32,33 @@ class Event(NamedTuple):
     text: bytes | str
     who: Member | Newcomer | None  # is not sent, but kept
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.text) + EVENT_COST
 
-@dataclass(slots=True, eq=False)
-class Write:
-    """What happened in one iteration of the event loop, which becomes one entry."""
+    def words(self) -> tuple[bytes, bytes | str, str]:
+        """Return what is sent: the kind, the text, and the key of a name."""
+        text = self.text
+        return self.kind, text, name_key(text.partition(" ")[0]) if isinstance(text, str) else ""
+
+
+class Write(NamedTuple):
+    """Events that were sent together, and became one entry."""
 
     number: int  # of this server's writes, from 1
-    events: list[Event] = field(default_factory=list)
-    size: int = 0  # bytes
-    command: bytes = b""  # once no event is added any more
-
-    def words(self) -> list[bytes | str]:
-        """Return kind, text and key of each event."""
-        words: list[bytes | str] = []
-        for kind, text, _ in self.events:
-            key = name_key(text.partition(" ")[0]) if isinstance(text, str) else ""
-            words += (kind, text, key)
-        return words
+    events: list[Event]
+    seconds: int  # the wall clock
 
 
 class Entry(NamedTuple):
-    """An entry of the log."""
+    """An entry of the log; one that a script has added has no server, and the number 0."""
 
     position: int
     before: int  # the position of the entry before it
-    server: str  # empty if no server has written it, but a script
+    server: str
     number: int
-    seconds: int  # the wall clock of that server
+    seconds: int
     events: list[tuple[bytes, bytes]]  # kind and text
 
 

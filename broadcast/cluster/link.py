@@ -21,20 +21,16 @@ import logging
 import random
 import re
 import secrets
-import time
-from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import BroadcastError, ClusterError
 from ..net.dial import connect
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
-from .entries import Write, parse_entry
+from .entries import parse_entry
 from .neighbours import Neighbours
-from .resp import LostError, RedisConnection, RedisError, Reply, encode
+from .resp import LostError, RedisConnection, RedisError, encode
 from .scripts import Scripts
-from .timing import ClusterTiming
 from .url import RedisURL
 
 if TYPE_CHECKING:
@@ -69,31 +65,22 @@ class Link:
     """Writes to the log for a room, and has the room take what comes back."""
 
     def __init__(
-        self,
-        room: ClusterRoom,
-        url: RedisURL,
-        name: str,
-        clock: ServingClock,
-        timing: ClusterTiming,
+        self, room: ClusterRoom, url: RedisURL, name: str, clock: ServingClock, hold_limit: float
     ) -> None:
-        self._room, self._url, self._clock, self._timing = room, url, clock, timing
+        self._room, self._url, self._clock, self._timing = room, url, clock, room.timing
         self._scripts = Scripts(name)
-        self._neighbours = Neighbours(clock, timing.dead_after, room.hold_limit)
+        self._neighbours = Neighbours(clock, room.timing.dead_after, hold_limit)
         self._state = LinkState.AWAY
         self._away_since = 0.0  # in the loop's time
         self._retry_delay = 0.0  # seconds before the next attempt to attach
         self._task: asyncio.Task[None] | None = None
+        self._connections: list[RedisConnection] = []  # to call scripts, and to read the log
         self.server = ""  # this server's ID; empty if it has none
         self._epoch = ""
         self._position = 0  # of the last entry that was taken
         self._end = 0  # of the log, at the last heartbeat
-        # While it is attached: for calls of scripts, and for reading the log.
-        self._connections: list[RedisConnection] = []
-        self._entries: deque[Reply] = deque()  # read, and not taken
-        self._entries_left = asyncio.Event()  # set while `_take_rest` has to take them
-        self._beat, self._beats = "", 0  # the last heartbeat, and how many there were
-        self._reported = 0  # the position in it
-        self._report_pending = False
+        self._beat_text, self._beats = "", 0  # the last heartbeat, and how many there were
+        self._report_due = asyncio.Event()  # set to send one early
 
     def _enter(self, state: LinkState, reason: str = "") -> None:
         assert state in NEXT_STATES[self._state], (self._state, state)
@@ -162,15 +149,14 @@ class Link:
                 keys = self._scripts.names, self._scripts.log
                 await self._room.load(redis, *keys, self._position)
                 self.server = server
-            report = await redis.ask(self._heartbeat())
-        away = asyncio.get_running_loop().time() - self._away_since
+            self._neighbours.forget()
+            await self._report(redis)
         if is_new:
             LOGGER.info("attached to %s as server %s", self._url, self.server)
         else:
+            away = asyncio.get_running_loop().time() - self._away_since
             LOGGER.info("attached again after %.1f s", away)
         self._enter(LinkState.ATTACHED)
-        self._neighbours.forget()
-        self._on_reported(report)
 
     async def _connect(self) -> None:
         url, timeout = self._url, self._timing.silence
@@ -187,13 +173,8 @@ class Link:
 
     async def _follow(self) -> None:
         """Write, read and send heartbeats until something fails."""
-        for write in self._room.writes:
-            self._call(write.command)
-        self._entries.clear()
-        self._entries_left.clear()
-        self._read_on()
-        parts = [connection.receive() for connection in self._connections]
-        parts += self._take_rest(), self._send_heartbeats()
+        commands, reader = self._connections
+        parts = (self._write(commands), self._read(reader), self._beat(commands), self._watch())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.gather(*tasks)
@@ -202,101 +183,74 @@ class Link:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def write(self, write: Write) -> None:
-        """Send a write; while this server is away, it is sent when it attaches again."""
-        arguments = (write.number, int(time.time()), *write.words())
-        write.command = self._scripts.call("write", self.server, *arguments)
-        if self._state is LinkState.ATTACHED:
-            self._call(write.command)
-
-    def _call(self, command: bytes, on_reply: Callable[[Reply], object] = bool) -> None:
-        self._connections[0].send(command, on_reply)
-
-    def _read_on(self) -> None:
-        wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
-        where = ("STREAMS", self._scripts.log, f"{self._position}-0")
-        command = encode("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, *where)
-        self._connections[1].send(command, self._on_entries)
-
-    def _on_entries(self, reply: Reply) -> None:
-        """Take what was read at once, if it is little."""
-        self._entries.extend(reply[0][1] if reply else ())
-        if not self._take_some():
-            self._entries_left.set()
-
-    async def _take_rest(self) -> None:
-        """Take what was left, a batch in each iteration, and none while the backlog is full."""
+    async def _write(self, redis: RedisConnection) -> None:
+        """Send one write after the other, beginning with those that have not come back."""
+        writes = list(self._room.writes)
         while True:
-            await self._entries_left.wait()
-            await asyncio.sleep(0)
-            await self._room.wait_not_full()
-            if self._take_some():
-                self._entries_left.clear()
+            number, events, seconds = writes.pop(0) if writes else await self._room.next_write()
+            words = (word for event in events for word in event.words())
+            await redis.ask(self._scripts.call("write", self.server, number, seconds, *words))
 
-    def _take_some(self) -> bool:
-        """Take entries of about a batch; return whether none is left."""
-        start = self._position
-        while self._entries:
-            if self._position - start >= BATCH_SIZE or self._room.is_full:
-                return False
-            entry = parse_entry(self._entries.popleft())
-            if entry.before != self._position:
-                raise LostError("Redis does not have any more what was said before")
-            self._room.take(entry)
-            self._position = entry.position
-            if not entry.server or self._position - self._reported >= REPORT_SIZE:
-                self._report()  # a server has come or gone, or waits until this one has taken more
-        self._read_on()
-        return True
+    async def _read(self, redis: RedisConnection) -> None:
+        """Take the entries of the log: about a batch in an iteration, none while it is full."""
+        wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
+        command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, "STREAMS", self._scripts.log)
+        reported = yielded = self._position
+        while True:
+            reply = await redis.ask(encode(*command, f"{self._position}-0"))
+            for item in reply[0][1] if reply else ():
+                if self._position - yielded >= BATCH_SIZE:
+                    await asyncio.sleep(0)
+                    yielded = self._position
+                await self._room.wait_not_full()
+                entry = parse_entry(item)
+                if entry.before != self._position:
+                    raise LostError("Redis does not have any more what was said before")
+                self._room.take(entry)
+                self._position = entry.position
+                if not entry.server or self._position - reported >= REPORT_SIZE:
+                    reported = self._position
+                    self._report_due.set()  # a server has come or gone, or waits for this one
 
-    # --- heartbeats ---
-
-    async def _send_heartbeats(self) -> None:
-        """Send heartbeats, and raise OSError when Redis does not answer in time."""
-        due = self._clock.running_time() + self._timing.heartbeat
+    async def _beat(self, redis: RedisConnection) -> None:
+        """Send heartbeats."""
         while True:
             is_behind = self._neighbours.is_behind
-            await asyncio.sleep(SHORTEST_DELAY if is_behind else self._timing.heartbeat / 4)
-            if (
-                max(connection.silent_for for connection in self._connections)
-                > self._timing.silence
-            ):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SHORTEST_DELAY if is_behind else self._timing.heartbeat):
+                    await self._report_due.wait()
+            self._report_due.clear()
+            for server, *beat in await self._report(redis):
+                if beat:
+                    LOGGER.warning("server %s is taken for dead", server)
+                await self._reap(redis, server, *beat)
+            self._retry_delay = 0.0  # since it has attached, Redis has executed everything
+
+    async def _watch(self) -> None:
+        """Raise OSError when Redis does not answer in time."""
+        while True:
+            await asyncio.sleep(self._timing.silence / 10)
+            if max(redis.silent_for for redis in self._connections) > self._timing.silence:
                 raise ConnectionError(f"no answer for {self._timing.silence:g} s")
-            if (now := self._clock.running_time()) >= due or is_behind:
-                due = now + self._timing.heartbeat
-                self._retry_delay = 0.0  # since it has attached, Redis has executed everything
-                self._report()
 
-    def _report(self) -> None:
-        if not self._report_pending:
-            self._call(self._heartbeat(), self._on_reported)
-
-    def _heartbeat(self) -> bytes:
-        self._report_pending = True
+    async def _report(self, redis: RedisConnection) -> list[tuple[str, ...]]:
+        """Send a heartbeat; return who is dead, with its last one unless that is known."""
         self._beats += 1
-        self._reported = self._position
-        self._beat = f"{self._beats} {self._position} {self._room.floor(self._position)}"
-        known = (self._epoch, self._position, self._beat)
-        return self._scripts.call("heartbeat", self.server, *known)
-
-    def _on_reported(self, reply: Reply) -> None:
-        self._report_pending = False
-        end, words, dead = reply
-        self._end = int(end)
-        texts = [word.decode() for word in words]
+        self._beat_text = f"{self._beats} {self._position} {self._room.floor(self._position)}"
+        known = (self._epoch, self._position, self._beat_text)
+        end, words, unclean = await redis.ask(self._scripts.call("heartbeat", self.server, *known))
+        self._end, texts = int(end), [word.decode() for word in words]
         beats = dict(zip(texts[::2], texts[1::2], strict=True))
-        for server in self._neighbours.update(self._end, beats):
-            if server != self.server:
-                LOGGER.warning("server %s is taken for dead", server)
-                self._reap(server, beats[server])
-        if dead:
-            self._reap(dead.decode())
+        dead = self._neighbours.update(self._end, beats)
         self._room.on_behind(self._neighbours.is_behind)
+        found = [(server, beats[server]) for server in dead if server != self.server]
+        return [*found, (unclean.decode(),)] if unclean else [*found]
 
-    def _reap(self, server: str, *beat: str) -> None:
-        """Free some names of a dead server, and then the next ones."""
-        call = self._scripts.call("reap", server, REAP_SLICE, "connection lost", *beat)
-        self._call(call, lambda has_more: self._reap(server) if has_more else None)
+    async def _reap(self, redis: RedisConnection, server: str, *beat: str) -> None:
+        """Declare a server dead that has sent this heartbeat last, and free its names."""
+        why = "connection lost"
+        while await redis.ask(self._scripts.call("reap", server, REAP_SLICE, why, *beat)):
+            beat = ()
 
     async def close(self) -> None:
         """Declare this server dead, once its clients' last writes have come back, and disconnect.
@@ -305,15 +259,12 @@ class Link:
         """
         if self._task is None:
             return
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(OSError, BroadcastError):
             async with asyncio.timeout(self._timing.leave):
-                while self._room.writes:
+                while not self._room.is_idle:
                     await asyncio.sleep(SHORTEST_DELAY / 5)
                 if self._state is LinkState.ATTACHED:
-                    done = asyncio.Event()
-                    call = self._scripts.call("reap", self.server, REAP_SLICE, "", self._beat)
-                    self._call(call, lambda _: done.set())
-                    await done.wait()
+                    await self._reap(self._connections[0], self.server, self._beat_text)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 

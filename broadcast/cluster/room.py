@@ -1,18 +1,19 @@
 """A room of many servers.
 
-The life of a message: `publish` adds it to the write of this iteration of the event loop, at whose
-end the write is sent to Redis and kept. `write.lua` appends it to the log as one entry. Each server
-reads the log, and delivers an entry to its own clients within the callback that brings it (`take`),
-so that all clients see one order. Of its own entries, a server delivers what it has kept, which
-says who the authors are, who are left out. Joins and leaves take the same way: a client has joined
-when its entry comes back. The life of an outage is in `link.py`.
+The life of a message: `publish` adds it to the events of this server, and as soon as Redis has
+executed what was sent before, `link.py` sends all that have come together in the meantime as one
+write, which is kept. `write.lua` appends it to the log as one entry. Each server reads the log and
+delivers an entry to its own clients (`take`), so that all clients see one order. Of its own
+entries, a server knows from what it has kept who the authors are, who are left out. Joins and
+leaves take the same way: a client has joined when its entry comes back. The life of an outage is
+in `link.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import time
 from collections import deque
 
 from ..errors import HandshakeError
@@ -31,13 +32,12 @@ from .resp import LostError, RedisConnection, encode
 from .timing import ClusterTiming
 from .url import parse_url
 
-# Bytes that were written and have not come back, above which senders wait; above half of them, they
-# wait from the next iteration on, so that what one has sent at once is not split. With 2 MiB, a
-# delivery costs 20 % more. An event counts for EVENT_COST in addition to its text.
-IN_FLIGHT_LIMIT, EVENT_COST = 256 * 1024, 300
+IN_FLIGHT_LIMIT = 256 * 1024
+"""Bytes that were published and have not come back, above which senders wait, until half of them
+have come back. With 2 MiB, a delivery costs 20 % more."""
 
-# Bytes at the end of the log that are kept for the history; joins and leaves are among them.
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024
+"""Bytes at the end of the log that are kept for the history; joins and leaves are among them."""
 
 AWAY_NOTICE = "lost touch with the other servers: messages wait until they are back"
 BACK_NOTICE = "back in touch with the other servers"
@@ -57,22 +57,18 @@ class ClusterRoom(Room):
         timing: ClusterTiming | None,
     ) -> None:
         super().__init__(clock, options, history)
-        self._clock, self._timing = clock, timing or ClusterTiming()
-        self.hold_limit = options.grace + self._timing.behind
-        self._link = Link(self, parse_url(url), name, clock, self._timing)
-        self._roster = Roster()  # of all servers
-        self._present: set[Member] = set()  # this server's, until they leave
+        self._clock, self.timing = clock, timing or ClusterTiming()
+        hold_limit = options.grace + self.timing.behind
+        self._link = Link(self, parse_url(url), name, clock, hold_limit)
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
-        self._open: Write | None = None  # that of this iteration
-        self.writes: deque[Write] = deque()  # sent, unless away, and not come back
-        self._writes = 0  # since this server has its ID
-        self._in_flight = 0  # bytes of all these writes
+        self._events: deque[Event] = deque()  # not sent
+        self._has_events = asyncio.Event()
+        self.writes: deque[Write] = deque()  # sent, and not come back
+        self._last_number = 0  # of a write
+        self._in_flight = 0  # bytes of all these
         self._attached = asyncio.Event()
         self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
         self.on_attached(False)
-
-    def __len__(self) -> int:
-        return len(self._present)
 
     # --- what sessions do ---
 
@@ -80,12 +76,12 @@ class ClusterRoom(Room):
         """See `Room.join`."""
         joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self._timing.newcomer):
+            async with asyncio.timeout(self.timing.newcomer):
                 await self._attached.wait()
-            async with asyncio.timeout(self._timing.silence + self._timing.newcomer):
+            async with asyncio.timeout(self.timing.silence + self.timing.newcomer):
                 await self.wait_to_publish()
                 self.check_space()
-                self._write(JOIN, username, Newcomer(username, connection, events, joined))
+                self._add(JOIN, username, Newcomer(username, connection, events, joined))
                 return await joined
         except BaseException as problem:
             if joined.done() and not joined.cancelled() and not joined.exception():
@@ -105,52 +101,42 @@ class ClusterRoom(Room):
     async def _leave(self, member: Member) -> bool:
         if has_left := self._leaving.get(member):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._timing.leave):
+                async with asyncio.timeout(self.timing.leave):
                     await has_left.wait()
             del self._leaving[member]
         return await self._fanout.leave(member.subscription)
 
-    def remove(self, member: Member, why: str) -> None:
-        """See `Room.remove`."""
-        self._fanout.remove(member.subscription)
-        self._release_name(member, why)
-
     def _release_name(self, member: Member, why: str) -> None:
         if member in self._present:  # otherwise it was cut off, and the name is not its own
             self._present.discard(member)
-            self._write(LEAVE, f"{member.name} {why}", member)
+            self._add(LEAVE, f"{member.name} {why}", member)
 
     def publish(self, member: Member, block: Block) -> None:
         """See `Room.publish`."""
-        self._write(SAY, block.data, member)
+        self._add(SAY, block.data, member)
 
-    async def roster(self) -> Roster:
-        """See `Room.roster`."""
-        return self._roster
-
-    def _write(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
-        size = len(text) + EVENT_COST
-        if self._open and self._open.size + size > BATCH_SIZE:
-            self._send()
-        if self._open is None:
-            self._writes += 1
-            self._open = Write(self._writes)
-            asyncio.get_running_loop().call_soon(self._send)
-        self._open.events.append(Event(kind, text, who))
-        self._open.size += size
-        self._in_flight += size
+    def _add(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
+        self._events.append(event := Event(kind, text, who))
+        self._has_events.set()
+        self._in_flight += event.size
         if self._in_flight > IN_FLIGHT_LIMIT:
             self._fanout.pause_input("in flight")
 
-    def _send(self) -> None:
-        if write := self._open:
-            self._open = None
-            self.writes.append(write)
-            self._link.write(write)
-            if self._in_flight > IN_FLIGHT_LIMIT // 2:
-                self._fanout.pause_input("in flight")
-
     # --- what the link does ---
+
+    async def next_write(self) -> Write:
+        """Wait for events, and make a write of them, of a batch at most."""
+        await self._has_events.wait()
+        self._last_number += 1
+        write = Write(self._last_number, [], int(time.time()))
+        room = BATCH_SIZE
+        while self._events and (room >= self._events[0].size or not write.events):
+            write.events.append(self._events.popleft())
+            room -= write.events[-1].size
+        if not self._events:
+            self._has_events.clear()
+        self.writes.append(write)
+        return write
 
     def take(self, entry: Entry) -> None:
         """Deliver an entry of the log to this server's clients."""
@@ -159,10 +145,10 @@ class ClusterRoom(Room):
             who = own.events[place].who if own else None
             member = who if isinstance(who, Member) else None
             if kind == SAY:
-                block = Block(text, text.count(b"\n"))
-                author = member.subscription if member else None
-                self._fanout.publish(author, text, block.lines)
-                self._remember(entry, block)
+                lines, author = text.count(b"\n"), member.subscription if member else None
+                self._fanout.publish(author, text, lines)
+                if self._history:
+                    self._history.add(Block(text, lines), entry.seconds, entry.position)
             elif kind == JOIN:
                 self._take_join(text.decode(), who if isinstance(who, Newcomer) else None)
             elif kind == LEAVE:
@@ -173,7 +159,7 @@ class ClusterRoom(Room):
         if not self.writes or self.writes[0].number != entry.number:
             raise LostError("Redis has what this server has not written")
         write = self.writes.popleft()
-        self._in_flight -= write.size
+        self._in_flight -= sum(event.size for event in write.events)
         if self._in_flight <= IN_FLIGHT_LIMIT // 2:
             self._fanout.pause_input("in flight", False)
         return write
@@ -181,18 +167,16 @@ class ClusterRoom(Room):
     def _take_join(self, name: str, newcomer: Newcomer | None) -> None:
         self._roster.add(name)
         if newcomer and not newcomer.joined.done():
+            asked, connection, events, joined = newcomer
             try:
                 self.check_space()
-            except HandshakeError as problem:
-                newcomer.joined.set_exception(problem)
-            else:
-                asked, connection, events, joined = newcomer
-                joined.set_result(member := self._admit(asked, name, connection, events))
-                self._present.add(member)
+                joined.set_result(self._admit(asked, name, connection, events))
                 return
+            except HandshakeError as problem:
+                joined.set_exception(problem)
         self._announce(notices.joined(name))
         if newcomer:  # it does not wait any more
-            self._write(LEAVE, f"{name} {GONE}", None)
+            self._add(LEAVE, f"{name} {GONE}", None)
 
     def _take_leave(self, text: str, member: Member | None) -> None:
         name, _, why = text.partition(" ")
@@ -202,11 +186,6 @@ class ClusterRoom(Room):
             if has_left := self._leaving.get(member):
                 has_left.set()
         self._announce(notices.left(name, why), member)
-
-    def _remember(self, entry: Entry, block: Block) -> None:
-        if self._history:
-            said_at = datetime.datetime.fromtimestamp(entry.seconds)
-            self._history.add(block, said_at, entry.position)
 
     def floor(self, position: int) -> int:
         """Return from where the log is needed by a server that has taken it up to a position."""
@@ -220,8 +199,7 @@ class ClusterRoom(Room):
         """
         self._roster, cursor = Roster(), b""
         while cursor != b"0":
-            scan = encode("HSCAN", names, cursor or 0, "COUNT", 500)
-            cursor, found = await redis.ask(scan)
+            cursor, found = await redis.ask(encode("HSCAN", names, cursor or 0, "COUNT", 2000))
             for name in found[1::2]:
                 self._roster.add(name.decode())
         if self._history:
@@ -231,7 +209,8 @@ class ClusterRoom(Room):
                 for entry in map(parse_entry, replies):
                     start = f"({entry.position}-0"
                     for text in (text for kind, text in entry.events if kind == SAY):
-                        self._remember(entry, Block(text, text.count(b"\n")))
+                        block = Block(text, text.count(b"\n"))
+                        self._history.add(block, entry.seconds, entry.position)
 
     def on_behind(self, is_behind: bool) -> None:
         """Hold the senders while a server is so far behind that the log gets too long."""
@@ -251,7 +230,7 @@ class ClusterRoom(Room):
             self._attached.clear()
             self._clock.pause()
             loop = asyncio.get_running_loop()
-            self._notice_due = loop.call_later(self._timing.notice, self._tell, AWAY_NOTICE)
+            self._notice_due = loop.call_later(self.timing.notice, self._tell, AWAY_NOTICE)
 
     def _tell(self, text: str) -> None:
         self._notice_due = None
@@ -264,13 +243,12 @@ class ClusterRoom(Room):
             member.events.on_cut_off()
         for has_left in self._leaving.values():
             has_left.set()
-        for write in [*self.writes, self._open] if self._open else self.writes:
-            for _, _, who in write.events:
-                if isinstance(who, Newcomer) and not who.joined.done():
-                    who.joined.set_exception(HandshakeError(UNAVAILABLE))
-        self._present.clear()
-        self.writes.clear()
-        self._open, self._writes, self._in_flight = None, 0, 0
+        for event in [*(event for write in self.writes for event in write.events), *self._events]:
+            if isinstance(event.who, Newcomer) and not event.who.joined.done():
+                event.who.joined.set_exception(HandshakeError(UNAVAILABLE))
+        for forgotten in (self._present, self.writes, self._events, self._has_events):
+            forgotten.clear()
+        self._last_number = self._in_flight = 0
         self._fanout.pause_input("in flight", False)
 
     # --- the whole room ---
@@ -286,3 +264,8 @@ class ClusterRoom(Room):
     def statistics(self) -> dict[str, int]:
         """See `Room.statistics`."""
         return super().statistics() | self._link.statistics()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that this server's clients did has come back."""
+        return not self.writes and not self._events

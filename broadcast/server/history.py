@@ -33,8 +33,8 @@ class History:
         limit: int,
         now: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
-        self.most_lines = lines
-        self.limit = limit
+        self._most_lines = lines
+        self._limit = limit
         self._now = now
         # When each block was said, and its position in the log of a cluster.
         self._blocks: deque[tuple[datetime.datetime, Block, int]] = deque()
@@ -48,16 +48,15 @@ class History:
         """The position of the first message that is kept, or None without any."""
         return self._blocks[0][2] if self._blocks else None
 
-    def add(
-        self, block: Block, said_at: datetime.datetime | None = None, position: int = 0
-    ) -> None:
-        """Keep a block of messages, said now unless it is told when, and forget the oldest."""
-        self._blocks.append((said_at or self._now(), block, position))
+    def add(self, block: Block, seconds: int | None = None, position: int = 0) -> None:
+        """Keep a block of messages, said now or at a wall-clock time, and forget the oldest."""
+        said_at = self._now() if seconds is None else datetime.datetime.fromtimestamp(seconds)
+        self._blocks.append((said_at, block, position))
         self._lines += block.lines
         self._size += _cost(block)
         self._rendered, self._rendered_on = b"", None
         while self._blocks and (
-            self._size > self.limit or self._lines - self._blocks[0][1].lines >= self.most_lines
+            self._size > self._limit or self._lines - self._blocks[0][1].lines >= self._most_lines
         ):
             _, oldest, _ = self._blocks.popleft()
             self._lines -= oldest.lines
@@ -74,7 +73,7 @@ class History:
         today = self._now().date()
         if self._rendered_on != today:
             self._rendered_on = today
-            surplus = max(0, self._lines - self.most_lines)
+            surplus = max(0, self._lines - self._most_lines)
             rendered = []
             for said_at, block, _ in self._blocks:
                 lines = block.data.split(ENDING)[surplus:-1]

@@ -64,20 +64,27 @@ class Room(ABC):
     """
 
     def __init__(
-        self, clock: ServingClock, options: RoomOptions, history: History | None = None
+        self,
+        clock: ServingClock,
+        options: RoomOptions,
+        history: History | None = None,
+        roster: Roster | None = None,
     ) -> None:
+        self._roster = (
+            Roster() if roster is None else roster
+        )  # the names of all members, on other servers, too
+        self._present: set[Member] = set()  # this server's, until they leave
         self._fanout = Fanout(clock, options.backlog, options.grace)
         self._notices = options.notices
         self._max_clients = options.max_clients
         self._history = history  # what was said before a client joined, which it is sent
-        self._members = 0
+        self._members = 0  # those that have left and are being sent the rest, too
         self._closed = False
         self.lines_in = 0  # from all members, since the start
         self.bytes_in = 0
 
-    @abstractmethod
     def __len__(self) -> int:
-        """Return the number of names that this server's clients use."""
+        return len(self._present)
 
     # --- members ---
 
@@ -107,6 +114,7 @@ class Room(ABC):
         if self._history:
             connection.send(self._history.render())
         member = Member(name, self._fanout.join(connection, events.on_evicted), events)
+        self._present.add(member)
         self._announce(notices.joined(name), member)
         return member
 
@@ -119,9 +127,14 @@ class Room(ABC):
         before that.
         """
 
-    @abstractmethod
     def remove(self, member: Member, why: str) -> None:
         """Do the same as `leave`, but send the client nothing more."""
+        self._fanout.remove(member.subscription)
+        self._release_name(member, why)
+
+    @abstractmethod
+    def _release_name(self, member: Member, why: str) -> None:
+        """Free a member's name and announce why, unless it is not present any more."""
 
     def release_place(self, member: Member) -> None:
         """Let another client join in place of one that has left and whose connection ends."""
@@ -159,9 +172,9 @@ class Room(ABC):
     def publish(self, member: Member, block: Block) -> None:
         """Send messages to everyone but their author, in the same order for all."""
 
-    @abstractmethod
     async def roster(self) -> Roster:
         """Return the names of the members, as a live view."""
+        return self._roster
 
     # --- the whole room ---
 
@@ -194,11 +207,8 @@ class LocalRoom(Room):
     def __init__(
         self, clock: ServingClock, options: RoomOptions, history: History | None = None
     ) -> None:
-        super().__init__(clock, options, history)
         self._registry = Registry()
-
-    def __len__(self) -> int:
-        return len(self._registry)
+        super().__init__(clock, options, history, self._registry)
 
     async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
         """See `Room.join`."""
@@ -212,12 +222,8 @@ class LocalRoom(Room):
         self._release_name(member, why)
         return delivered
 
-    def remove(self, member: Member, why: str) -> None:
-        """See `Room.remove`."""
-        self._fanout.remove(member.subscription)
-        self._release_name(member, why)
-
     def _release_name(self, member: Member, why: str) -> None:
+        self._present.discard(member)
         self._registry.release(member.name)
         self._announce(notices.left(member.name, why), member)
 
@@ -226,7 +232,3 @@ class LocalRoom(Room):
         self._fanout.publish(member.subscription, block.data, block.lines)
         if self._history:
             self._history.add(block)
-
-    async def roster(self) -> Roster:
-        """See `Room.roster`."""
-        return self._registry
