@@ -69,6 +69,10 @@ class RedisError(Exception):
     """Redis has replied with an error."""
 
 
+class EndedError(Exception):
+    """Redis has ended at once, because of its settings."""
+
+
 class RedisServer:
     """A Redis of a test's own, which can be killed and started again on the same port."""
 
@@ -99,7 +103,9 @@ class RedisServer:
         wait_until(self._serves, "Redis serves")
 
     def _serves(self) -> bool:
-        assert self._process and self._process.poll() is None, "Redis has not started"
+        assert self._process
+        if self._process.poll() is not None:
+            raise EndedError("Redis has not started")
         try:
             return self.call("PING") == b"PONG"
         except RedisError as error:  # it is still loading, or wants a password
@@ -291,6 +297,7 @@ class Recorder(asyncio.Protocol):
 
     transport: asyncio.Transport
     connected: ClassVar[list[Recorder]] = []  # all of a test
+    tasks: ClassVar[list[asyncio.Task[None]]] = []  # that act for them
 
     def __init__(self, name: str) -> None:
         self.connected.append(self)
@@ -445,6 +452,10 @@ class Recorder(asyncio.Protocol):
 
     @classmethod
     async def close_all(cls) -> None:
+        for task in cls.tasks:
+            task.cancel()
+        await asyncio.gather(*cls.tasks, return_exceptions=True)
+        cls.tasks.clear()
         for client in cls.connected:
             client.transport.abort()
         cls.connected.clear()
@@ -468,6 +479,7 @@ class Talker:
         self.said = 0
         self._pause = pause
         self._task = asyncio.create_task(self._talk())
+        Recorder.tasks.append(self._task)
 
     async def _talk(self) -> None:
         while not self.client.ended:
@@ -500,6 +512,7 @@ class Guests:
         self._port = port
         self._stopping = False
         self._task = asyncio.create_task(self._come_and_go())
+        Recorder.tasks.append(self._task)
 
     async def _come_and_go(self) -> None:
         while not self._stopping:

@@ -148,7 +148,6 @@ class TestRedisIsStopped:
         await wait_names(client, ["client", "listener"])
         assert not client.ended
 
-    @pytest.mark.xfail(strict=True, reason="such a join waits until Redis is back")
     async def test_newcomer_whose_join_is_in_flight_is_refused_after_a_while(
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
