@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
+import subprocess
+import sys
 import threading
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster_helpers import FAST, MakeRedis, RedisServer, free_port
 from helpers import TOP, StartProgram
+
+README = (TOP / "README.md").read_text()
 
 
 def refuse(program: StartProgram, url: str, name: str = "main_server.py") -> str:
@@ -142,3 +149,24 @@ class TestEnvironment:
         assert f"attached to 127.0.0.1:{redis.port} as server " in logged
         server.process.terminate()
         assert server.wait_exit() == 0
+
+
+class TestPackaging:
+    def test_single_file_has_the_scripts(
+        self, program: StartProgram, redis: RedisServer, tmp_path: Path
+    ) -> None:
+        archive = tmp_path / "broadcast.pyz"
+        line = next(line for line in README.splitlines() if "zipapp.create_archive" in line)
+        line = line.replace("'../broadcast.pyz'", repr(str(archive)))
+        subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=TOP, check=True)
+        # From a directory of its own, so that nothing of the sources is found.
+        run = f"import sys, runpy; runpy.run_path({str(archive)!r}, run_name='__main__')"
+        server = program(run, "start", "--port", "0", "--cluster", redis.url, cwd=tmp_path)
+        assert "attached to " in server.error_line()
+
+    def test_wheel_has_the_scripts(self) -> None:
+        settings = tomllib.loads((TOP / "pyproject.toml").read_text())
+        patterns = settings["tool"]["setuptools"]["package-data"]["broadcast.cluster"]
+        directory = TOP / "broadcast" / "cluster"
+        packed = {path for pattern in patterns for path in directory.glob(pattern)}
+        assert packed == set(directory.rglob("*.lua")) != set()
