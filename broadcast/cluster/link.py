@@ -104,7 +104,7 @@ class Link:
         try:
             await self._attach()
         except (OSError, BroadcastError) as problem:
-            self._drop_connections()
+            await self._disconnect()
             why = str(problem) or "no answer"
             raise ClusterError(f"can't use Redis at {self._url}: {why}") from None
         self._task = asyncio.create_task(self._run(), name="cluster link")
@@ -128,11 +128,11 @@ class Link:
                 if self.server:
                     self._enter(LinkState.CUT_OFF, "an error in this server")
             finally:
-                self._drop_connections()
+                await self._disconnect()
 
-    def _drop_connections(self) -> None:
+    async def _disconnect(self) -> None:
         while self._connections:
-            self._connections.pop().close()
+            await self._connections.pop().close()
 
     async def _attach(self) -> None:
         """Connect, and go on where this server was, or begin anew."""

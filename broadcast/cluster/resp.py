@@ -80,6 +80,8 @@ class RedisConnection:
             raise self._connection.lost or ConnectionError("it has closed the connection")
         self._data, self._start = self._data[self._start :] + data, 0
 
-    def close(self) -> None:
-        """Close at once."""
-        self._connection.close()
+    async def close(self) -> None:
+        """Close at once, even if not everything has been sent."""
+        if self._connection.unsent:
+            self._connection.reset()
+        await self._connection.aclose()

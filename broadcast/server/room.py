@@ -70,9 +70,8 @@ class Room(ABC):
         history: History | None = None,
         roster: Roster | None = None,
     ) -> None:
-        self._roster = (
-            Roster() if roster is None else roster
-        )  # the names of all members, on other servers, too
+        # The names of all members, those of other servers, too.
+        self._roster = Roster() if roster is None else roster
         self._present: set[Member] = set()  # this server's, until they leave
         self._fanout = Fanout(clock, options.backlog, options.grace)
         self._notices = options.notices
