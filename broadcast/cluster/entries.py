@@ -12,9 +12,6 @@ from .resp import RedisError, Reply
 
 SAY, JOIN, LEAVE = b"say", b"join", b"leave"
 
-EVENT_COST = 300
-"""Bytes that an event counts for in addition to its text."""
-
 
 class Newcomer(NamedTuple):
     """A client that asks for a name; `joined` is done early if it does not wait any more."""
@@ -32,23 +29,19 @@ class Event(NamedTuple):
     text: bytes | str
     who: Member | Newcomer | None  # is not sent, but kept
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self.text) + EVENT_COST
-
     def words(self) -> tuple[bytes, bytes | str, str]:
         """Return what is sent: the kind, the text, and the key of a name."""
-        text = self.text
-        return self.kind, text, name_key(text.partition(" ")[0]) if isinstance(text, str) else ""
+        name = self.text.partition(" ")[0] if isinstance(self.text, str) else ""
+        return self.kind, self.text, name_key(name)
 
 
 class Write(NamedTuple):
-    """Events that were sent together, and became one entry."""
+    """Events that were sent together, and become one entry."""
 
     number: int  # of this server's writes, from 1
-    events: list[Event]
     seconds: int  # the wall clock
+    events: list[Event]
+    size: int  # bytes
 
 
 class Entry(NamedTuple):

@@ -45,20 +45,14 @@ SHORTEST_DELAY = 0.05  # seconds between attempts to attach, or heartbeats while
 
 
 class LinkState(enum.Enum):
-    """Whether this server takes part in the room; changed only in `Link._enter`."""
+    """Whether this server takes part in the room; changed only in `Link._enter`.
+
+    ATTACHED and AWAY alternate; CUT_OFF may follow any of these, and only ATTACHED follows it.
+    """
 
     ATTACHED = enum.auto()
-    AWAY = enum.auto()
-    """Clients stay, senders wait, and newcomers are refused after a while."""
-    CUT_OFF = enum.auto()
-    """The same, but those who were there have been disconnected, and the server has no ID."""
-
-
-NEXT_STATES = {
-    LinkState.ATTACHED: {LinkState.AWAY, LinkState.CUT_OFF},
-    LinkState.AWAY: {LinkState.ATTACHED, LinkState.CUT_OFF},
-    LinkState.CUT_OFF: {LinkState.ATTACHED},
-}
+    AWAY = enum.auto()  # clients stay, senders wait, and newcomers are refused after a while
+    CUT_OFF = enum.auto()  # the same, but clients have been disconnected, and the server has no ID
 
 
 class Link:
@@ -83,7 +77,7 @@ class Link:
         self._report_due = asyncio.Event()  # set to send one early
 
     def _enter(self, state: LinkState, reason: str = "") -> None:
-        assert state in NEXT_STATES[self._state], (self._state, state)
+        assert state is not LinkState.AWAY or self._state is LinkState.ATTACHED
         before, self._state = self._state, state
         if before is LinkState.ATTACHED:
             self._away_since = asyncio.get_running_loop().time()
@@ -105,7 +99,7 @@ class Link:
             await self._attach()
         except (OSError, BroadcastError) as problem:
             await self._disconnect()
-            why = str(problem) or "no answer"
+            why = str(problem) or f"no answer for {2 * self._timing.silence:g} s"
             raise ClusterError(f"can't use Redis at {self._url}: {why}") from None
         self._task = asyncio.create_task(self._run(), name="cluster link")
 
@@ -162,7 +156,7 @@ class Link:
         url, timeout = self._url, self._timing.silence
         redis = RedisConnection(await connect(url.host, url.port, timeout, url.tls), self._clock)
         self._connections.append(redis)
-        if url.password is not None:
+        if url.password:
             await redis.ask(encode("AUTH", *filter(None, [url.user]), url.password))
         found = re.search(rb"redis_version:((\d+)\.(\d+)\S*)", await redis.ask(encode("INFO")))
         if found and (int(found[2]), int(found[3])) < (6, 2):
@@ -187,23 +181,23 @@ class Link:
         """Send one write after the other, beginning with those that have not come back."""
         writes = list(self._room.writes)
         while True:
-            number, events, seconds = writes.pop(0) if writes else await self._room.next_write()
-            words = (word for event in events for word in event.words())
-            await redis.ask(self._scripts.call("write", self.server, number, seconds, *words))
+            write = writes.pop(0) if writes else await self._room.next_write()
+            words = [word for event in write.events for word in event.words()]
+            arguments = (write.number, write.seconds, *words)
+            await redis.ask(self._scripts.call("write", self.server, *arguments))
 
     async def _read(self, redis: RedisConnection) -> None:
         """Take the entries of the log: about a batch in an iteration, none while it is full."""
         wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
         command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, "STREAMS", self._scripts.log)
-        reported = yielded = self._position
+        reported = flushed = self._position
         while True:
             reply = await redis.ask(encode(*command, f"{self._position}-0"))
-            for item in reply[0][1] if reply else ():
-                if self._position - yielded >= BATCH_SIZE:
+            for entry in map(parse_entry, reply[0][1] if reply else ()):
+                if self._position - flushed >= BATCH_SIZE:
                     await asyncio.sleep(0)
-                    yielded = self._position
+                    flushed = self._position
                 await self._room.wait_not_full()
-                entry = parse_entry(item)
                 if entry.before != self._position:
                     raise LostError("Redis does not have any more what was said before")
                 self._room.take(entry)
@@ -211,6 +205,7 @@ class Link:
                 if not entry.server or self._position - reported >= REPORT_SIZE:
                     reported = self._position
                     self._report_due.set()  # a server has come or gone, or waits for this one
+            self._room.flush()
 
     async def _beat(self, redis: RedisConnection) -> None:
         """Send heartbeats."""
@@ -253,15 +248,12 @@ class Link:
             beat = ()
 
     async def close(self) -> None:
-        """Declare this server dead, once its clients' last writes have come back, and disconnect.
-
-        If it stays away, the others will do so.
-        """
+        """Declare this server dead once nothing is in flight; if it is away, others will do so."""
         if self._task is None:
             return
         with contextlib.suppress(OSError, BroadcastError):
             async with asyncio.timeout(self._timing.leave):
-                while not self._room.is_idle:
+                while self._room.events or self._room.writes:
                     await asyncio.sleep(SHORTEST_DELAY / 5)
                 if self._state is LinkState.ATTACHED:
                     await self._reap(self._connections[0], self.server, self._beat_text)
@@ -271,4 +263,4 @@ class Link:
     def statistics(self) -> dict[str, int]:
         """Return the number of servers, where in the log this one is, and how far from its end."""
         behind = max(0, self._end - self._position)
-        return {"servers": len(self._neighbours), "position": self._position, "behind": behind}
+        return {"servers": len(self._neighbours.seen), "position": self._position, "behind": behind}

@@ -7,8 +7,6 @@ from importlib.resources import files
 
 from .resp import RedisConnection, encode
 
-NAMES = ("hello", "write", "heartbeat", "reap")
-
 KEYS = ("log", "top", "epoch", "servers", "beats", "names", "next", "freed", "dead")
 
 
@@ -19,18 +17,19 @@ class Scripts:
         # The braces are a hash tag: a Redis Cluster keeps all keys of a room on one node.
         self._prefix = f"broadcast:{{{room}}}:"
         self.log, self.names = self._prefix + "log", self._prefix + "names"
-        directory = files(__package__) / "scripts"
-        common = (directory / "common.lua").read_bytes()
-        self._texts = {name: common + (directory / f"{name}.lua").read_bytes() for name in NAMES}
+        self._texts: list[bytes] = []
         self._starts: dict[str, bytes] = {}  # the first words of each call, encoded
-        for name, text in self._texts.items():
+        folder = files(__package__) / "scripts"
+        for name in ("hello", "write", "heartbeat", "reap"):
+            text = b"".join((folder / f"{part}.lua").read_bytes() for part in ("common", name))
             digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
             call = encode("EVALSHA", digest, len(KEYS) + 1, *(self._prefix + key for key in KEYS))
+            self._texts.append(text)
             self._starts[name] = call[call.index(b"$") :]
 
     async def load(self, redis: RedisConnection) -> None:
         """Load all scripts; a Redis that was restarted has forgotten them."""
-        for text in self._texts.values():
+        for text in self._texts:
             await redis.ask(encode("SCRIPT", "LOAD", text))
 
     def call(self, name: str, server: str, *arguments: str | bytes | int) -> bytes:

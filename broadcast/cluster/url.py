@@ -24,7 +24,7 @@ class RedisURL:
     host: str
     port: int
     user: str
-    password: str | None = field(repr=False)
+    password: str = field(repr=False)
     database: int
     tls: ssl.SSLContext | None
 
@@ -35,8 +35,8 @@ class RedisURL:
 def parse_url(text: str) -> RedisURL:
     """Parse a URL. Raises ClusterError, whose text has nothing of it."""
     found = SHAPE.fullmatch(text)
-    scheme, user, password, host, port, database, ca = found.groups() if found else [None] * 7
-    if host is None or int(port or 1) not in range(1, 65_536) or (ca and scheme == "redis"):
+    scheme, user, password, host, port, database, ca = found.groups() if found else [""] * 7
+    if not host or int(port or 6379) not in range(1, 65_536) or (ca and scheme == "redis"):
         shape = "redis://[user:password@]host[:6379][/0], or rediss://...[?ca=FILE] for TLS"
         raise ClusterError(f"bad cluster URL: it must be {shape}")
     try:
@@ -44,6 +44,5 @@ def parse_url(text: str) -> RedisURL:
     except OSError as error:
         reason = "not PEM" if isinstance(error, ssl.SSLError) else describe_os_error(error)
         raise ClusterError(f"can't use the certificates of the cluster URL: {reason}") from None
-    secret = None if password is None else unquote(password)
-    where = host.strip("[]"), int(port or 6379)
-    return RedisURL(*where, unquote(user or ""), secret, int(database or 0), tls)
+    login = unquote(user or ""), unquote(password or "")
+    return RedisURL(host.strip("[]"), int(port or 6379), *login, int(database or 0), tls)

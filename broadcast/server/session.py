@@ -405,10 +405,11 @@ class Session:
                 self._send_error(f"{messages.TIMED_OUT} {self._context.limits.timeout:g} s")
             elif reason is LeaveReason.TOO_SLOW:
                 self._send_error(messages.TOO_SLOW)
-            elif reason is LeaveReason.OUT_OF_SYNC:
-                self._send_error(messages.OUT_OF_SYNC)
         self._log_leave(member, outcome)
-        if outcome is reason and reason is not LeaveReason.LOST:
+        if outcome is LeaveReason.OUT_OF_SYNC:
+            self._send_error(messages.OUT_OF_SYNC)
+            await self._close_gracefully()
+        elif outcome is reason and reason is not LeaveReason.LOST:
             await self._close_gracefully()
         else:
             self._connection.reset()

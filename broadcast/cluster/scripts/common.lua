@@ -14,13 +14,13 @@ local log, top, epoch, servers, beats, names, next_number, freed, dead, owned = 
 local call = redis.call
 local VOID = redis.error_reply('LOST this server is not registered any more')
 
--- An entry's ID is its position, so that differences are bytes. It also has the position of the
--- entry before it, so that a reader knows when one is missing.
+-- An entry's ID is its position, so that differences are bytes, with 300 for each event. It also has
+-- the position of the entry before it, so that a reader knows when one is missing.
 local function append(origin, fields)
   local before = call('GET', top) or '0'
   local size = 100
   for _, field in ipairs(fields) do
-    size = size + #field
+    size = size + #field + 150
   end
   local position = string.format('%d', before + size)
   call('XADD', log, position .. '-0', 'after', before, 'from', origin, unpack(fields))

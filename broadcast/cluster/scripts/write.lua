@@ -6,7 +6,7 @@ if not last then
 elseif number <= last then
   return
 elseif number > last + 1 then
-  return redis.error_reply('GAP before write ' .. number)
+  return redis.error_reply('LOST Redis does not have what was written last')
 end
 local fields = {}
 for i = 4, #ARGV, 3 do
