@@ -270,6 +270,10 @@ class ClusterServer(Program):
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    async def wait_ended(self) -> int:
+        """Wait for the exit code, while clients read the rest."""
+        return await asyncio.to_thread(self.wait_exit)
+
     async def statistics(self) -> dict[str, str]:
         """Return the numbers that it logs at SIGUSR1."""
         before = self.logged().count("clients ")
@@ -372,10 +376,13 @@ class Recorder(asyncio.Protocol):
         await self.wait_until(has_arrived, repr(text), patience)
 
     async def wait_more(self, messages: int) -> None:
-        """Wait until that many more messages have arrived, or lines of another kind."""
-        enough = self.stream.count(b"\n") + messages
+        """Wait until that many more messages have arrived."""
+        enough = self._count() + messages
         what = f"{messages} more messages"
-        await self.wait_until(lambda: self.stream.count(b"\n") >= enough, what, OUTAGE_PATIENCE)
+        await self.wait_until(lambda: self._count() >= enough, what, OUTAGE_PATIENCE)
+
+    def _count(self) -> int:
+        return self.stream.count(b"\n") - self.stream.count(b"\n* ")
 
     async def wait_until(
         self, condition: Callable[[], bool], what: str, patience: float = PATIENCE
@@ -474,7 +481,7 @@ class Recorder(asyncio.Protocol):
 class Talker:
     """Says numbered messages as one client, until it is stopped or disconnected."""
 
-    def __init__(self, client: Recorder, pause: float = 0.005) -> None:
+    def __init__(self, client: Recorder, pause: float = 0.01) -> None:
         self.client = client
         self.said = 0
         self._pause = pause
@@ -531,6 +538,7 @@ class Guests:
                 guest.send("\\exit\n")
             for guest in guests:
                 await guest.wait_end(OUTAGE_PATIENCE)
+            await asyncio.sleep(0.02)  # so that the processes of a test do not starve each other
 
     async def stop(self) -> None:
         """Let the last ones leave."""
@@ -598,6 +606,8 @@ class Traffic:
             await wait_names(client, expected)
         streams = [self._shared_lines(listener) for listener in self.listeners]
         assert streams[1:] == streams[:-1]
+        for client in self.clients:
+            assert not any(line.startswith(f"* {client.name} left") for line in streams[0])
 
     def _shared_lines(self, listener: Recorder) -> list[str]:
         """Return what all listeners must have received in one order."""
@@ -617,7 +627,7 @@ async def end_all(servers: Iterable[ClusterServer], redis: RedisServer) -> None:
     for server in servers:
         server.signal(signal.SIGTERM)
     for server in servers:
-        assert server.wait_exit() == 0
+        assert await server.wait_ended() == 0
         assert "Traceback" not in server.logged(), server.logged()
     assert {key.rpartition(":")[2] for key in redis.contents()} <= {"epoch", "top"}
 

@@ -60,7 +60,7 @@ class TestServerIsKilled:
         [dead] = await cluster(redis.url, 1, program=FAST)
         await Recorder.join(dead.port, "lost")
         dead.signal(signal.SIGKILL)
-        dead.wait_exit()
+        await dead.wait_ended()
         [next_one] = await cluster(redis.url, 1, program=FAST)
         watcher = await Recorder.join(next_one.port, "watcher")
         await wait_names(watcher, ["watcher"])
@@ -80,8 +80,6 @@ class TestServerIsStopped:
         await traffic.flow()
         await traffic.check_nobody_noticed()
         await end_all(servers, redis)
-        for client in traffic.clients:
-            assert not [notice for notice in client.notices if notice.startswith("talker0 left")]
 
     async def test_clients_of_a_server_that_was_stopped_for_long_are_told(
         self, redis: RedisServer, cluster: StartCluster
@@ -136,7 +134,7 @@ class TestRollingRestart:
         await traffic.flow()
         old.signal(signal.SIGTERM)
         await talker.client.wait_end()
-        assert old.wait_exit() == 0
+        assert await old.wait_ended() == 0
         check_told([talker.client])
         await traffic.listeners[0].wait("* moving left (server is shutting down)\r\n")
         [new] = await cluster(redis.url, 1, program=FAST)

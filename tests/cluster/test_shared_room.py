@@ -54,7 +54,7 @@ class TestOneRoom:
     ) -> None:
         servers = await cluster(redis.url, 3)
         traffic = await Traffic.start(servers)
-        await traffic.flow(300)
+        await traffic.flow(200)
         await traffic.check_nobody_noticed()
 
     async def test_joins_and_leaves_of_all_servers_are_announced_in_one_order(
@@ -230,7 +230,7 @@ class TestEnd:
         for client in clients:
             await client.wait_end()
             assert client.lines[-1] == "* server is shutting down"
-        assert one.wait_exit() == 0
+        assert await one.wait_ended() == 0
         for number in range(5):
             await listener.wait(f"* c{number} left (server is shutting down)\r\n")
         assert await listener.names() == ["listener"]
@@ -249,7 +249,7 @@ class TestEnd:
         await listener.leave()
         for server in (one, two):
             server.signal(signal.SIGTERM)
-            assert server.wait_exit() == 0
+            assert await server.wait_ended() == 0
         [three] = await cluster(redis.url, 1, "--history", "3")
         late = await Recorder.join(three.port, "late")
         await late.wait("author: number 4\r\n")
@@ -268,7 +268,7 @@ class TestEnd:
         assert "guest" not in str(redis.contents())
         for server in servers:
             server.signal(signal.SIGTERM)
-            assert server.wait_exit() == 0
+            assert await server.wait_ended() == 0
         left = redis.contents()
         assert "watcher" not in str(left)
         assert len(left) <= 2, left  # the epoch
