@@ -134,11 +134,15 @@ class RedisServer:
             connected.sendall(encode_command(*words))
             return read_reply(file.readline, file.read)
 
+    def text(self, *words: str | int) -> str:
+        """Call a command whose reply is text."""
+        reply = self.call(*words)
+        assert isinstance(reply, bytes)
+        return reply.decode()
+
     def info(self, name: str) -> int:
         """Return one number of INFO."""
-        text = self.call("INFO", "all")
-        assert isinstance(text, bytes)
-        match = re.search(rf"^{name}:(\d+)", text.decode(), re.MULTILINE)
+        match = re.search(rf"^{name}:(\d+)", self.text("INFO", "all"), re.MULTILINE)
         assert match, name
         return int(match[1])
 

@@ -297,9 +297,7 @@ class TestSharing:
     ) -> None:
         await cluster(f"{redis.url}/3")
         assert redis.call("DBSIZE") == 0
-        keyspace = redis.call("INFO", "keyspace")
-        assert isinstance(keyspace, bytes)
-        assert b"db3:" in keyspace
+        assert "db3:" in redis.text("INFO", "keyspace")
 
     async def test_two_processes_serve_one_port(
         self, redis: RedisServer, cluster: StartCluster
@@ -332,6 +330,22 @@ class TestSharing:
         for server in alive:
             assert "away from" not in server.logged()
             assert "secret" not in server.logged()
+
+    async def test_all_keys_of_a_room_fit_on_one_node_of_a_redis_cluster(
+        self, make_redis: MakeRedis, cluster: StartCluster
+    ) -> None:
+        redis = make_redis("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+        redis.call("CLUSTER", "ADDSLOTS", *range(16_384))
+        deadline = time.monotonic() + PATIENCE
+        while "cluster_state:ok" not in redis.text("CLUSTER", "INFO"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        servers = await cluster(redis.url, 2, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+        for server in servers:
+            assert "away from" not in server.logged()
 
     async def test_redis_with_tls(self, make_redis: MakeRedis, cluster: StartCluster) -> None:
         port = free_port()
