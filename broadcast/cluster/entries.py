@@ -10,7 +10,7 @@ from ..protocol.names import name_key
 from ..server.room import Member, SessionEvents
 from .resp import RedisError, Reply
 
-SAY, JOIN, LEAVE = b"say", b"join", b"leave"
+SAY, JOIN, LEAVE = b"say", b"join", b"leave"  # SAY is followed by the number of lines
 
 
 class Newcomer(NamedTuple):

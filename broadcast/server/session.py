@@ -272,8 +272,9 @@ class Session:
                 chunk = await self._limit_rate(chunk, self._context.limits.rate)
                 if chunk is None:
                     return LeaveReason.LOST
-            commands = chunk.count(b"\n\\") + 1 if chunk.startswith(b"\\") else 0
-            has_messages = commands < chunk.count(b"\n")
+            has_messages = not chunk.startswith(b"\\")
+            if not has_messages:
+                has_messages = chunk.count(b"\n\\") + 1 < chunk.count(b"\n")
             await self._wait_to_handle(has_messages)
             count, items = parse(chunk, self._prefix)
             self._count(count)
