@@ -6,7 +6,6 @@ import asyncio
 from typing import NamedTuple
 
 from ..net.connection import Connection
-from ..protocol.names import name_key
 from ..server.room import Member, SessionEvents
 from .resp import RedisError, Reply
 
@@ -27,19 +26,14 @@ class Event(NamedTuple):
 
     kind: bytes
     text: bytes | str
+    key: str  # of the name
     who: Member | Newcomer | None  # is not sent, but kept
-
-    def words(self) -> tuple[bytes, bytes | str, str]:
-        """Return what is sent: the kind, the text, and the key of a name."""
-        name = self.text.partition(" ")[0] if isinstance(self.text, str) else ""
-        return self.kind, self.text, name_key(name)
 
 
 class Write(NamedTuple):
     """Events that were sent together, and become one entry."""
 
     number: int  # of this server's writes, from 1
-    seconds: int  # the wall clock
     events: list[Event]
     size: int  # bytes
 
@@ -51,7 +45,7 @@ class Entry(NamedTuple):
     before: int  # the position of the entry before it
     server: str
     number: int
-    seconds: int
+    seconds: int  # the wall clock when it was sent
     events: list[tuple[bytes, bytes]]  # kind and text
 
 

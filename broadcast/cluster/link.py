@@ -21,6 +21,7 @@ import logging
 import random
 import re
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 from ..errors import BroadcastError, ClusterError
@@ -63,7 +64,7 @@ class Link:
     ) -> None:
         self._room, self._url, self._clock, self._timing = room, url, clock, room.timing
         self._scripts = Scripts(name)
-        self._neighbours = Neighbours(clock, room.timing.dead_after, hold_limit)
+        self._hold_limit = hold_limit
         self._state = LinkState.AWAY
         self._away_since = 0.0  # in the loop's time
         self._retry_delay = 0.0  # seconds before the next attempt to attach
@@ -71,8 +72,8 @@ class Link:
         self._connections: list[RedisConnection] = []  # to call scripts, and to read the log
         self.server = ""  # this server's ID; empty if it has none
         self._epoch = ""
-        self._position = 0  # of the last entry that was taken
-        self._end = 0  # of the log, at the last heartbeat
+        self.position = 0  # of the last entry that was taken
+        self.end, self.servers = 0, 0  # of the log, and how many, at the last heartbeat
         self._beat_text, self._beats = "", 0  # the last heartbeat, and how many there were
         self._report_due = asyncio.Event()  # set to send one early
 
@@ -139,11 +140,12 @@ class Link:
                 server = secrets.token_hex(4)
                 hello = self._scripts.call("hello", server, secrets.token_hex(8))
                 epoch, position = await redis.ask(hello)
-                self._epoch, self._position = epoch.decode(), int(position)
+                self._epoch, self.position = epoch.decode(), int(position)
                 keys = self._scripts.names, self._scripts.log
-                await self._room.load(redis, *keys, self._position)
+                await self._room.load(redis, *keys, self.position)
                 self.server = server
-            self._neighbours.forget()
+            limits = self._timing.dead_after, self._hold_limit
+            self._neighbours = Neighbours(self._clock, *limits)
             await self._report(redis)
         if is_new:
             LOGGER.info("attached to %s as server %s", self._url, self.server)
@@ -182,28 +184,28 @@ class Link:
         writes = list(self._room.writes)
         while True:
             write = writes.pop(0) if writes else await self._room.next_write()
-            words = [word for event in write.events for word in event.words()]
-            arguments = (write.number, write.seconds, *words)
+            words = [word for kind, text, key, _ in write.events for word in (kind, text, key)]
+            arguments = (write.number, int(time.time()), *words)
             await redis.ask(self._scripts.call("write", self.server, *arguments))
 
     async def _read(self, redis: RedisConnection) -> None:
         """Take the entries of the log: about a batch in an iteration, none while it is full."""
         wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
         command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, "STREAMS", self._scripts.log)
-        reported = flushed = self._position
+        reported = flushed = self.position
         while True:
-            reply = await redis.ask(encode(*command, f"{self._position}-0"))
+            reply = await redis.ask(encode(*command, f"{self.position}-0"))
             for entry in map(parse_entry, reply[0][1] if reply else ()):
-                if self._position - flushed >= BATCH_SIZE:
+                if self.position - flushed >= BATCH_SIZE:
                     await asyncio.sleep(0)
-                    flushed = self._position
+                    flushed = self.position
                 await self._room.wait_not_full()
-                if entry.before != self._position:
+                if entry.before != self.position:
                     raise LostError("Redis does not have any more what was said before")
                 self._room.take(entry)
-                self._position = entry.position
-                if not entry.server or self._position - reported >= REPORT_SIZE:
-                    reported = self._position
+                self.position = entry.position
+                if not entry.server or self.position - reported >= REPORT_SIZE:
+                    reported = self.position
                     self._report_due.set()  # a server has come or gone, or waits for this one
             self._room.flush()
 
@@ -215,10 +217,7 @@ class Link:
                 async with asyncio.timeout(SHORTEST_DELAY if is_behind else self._timing.heartbeat):
                     await self._report_due.wait()
             self._report_due.clear()
-            for server, *beat in await self._report(redis):
-                if beat:
-                    LOGGER.warning("server %s is taken for dead", server)
-                await self._reap(redis, server, *beat)
+            await self._report(redis)
             self._retry_delay = 0.0  # since it has attached, Redis has executed everything
 
     async def _watch(self) -> None:
@@ -228,18 +227,22 @@ class Link:
             if max(redis.silent_for for redis in self._connections) > self._timing.silence:
                 raise ConnectionError(f"no answer for {self._timing.silence:g} s")
 
-    async def _report(self, redis: RedisConnection) -> list[tuple[str, ...]]:
-        """Send a heartbeat; return who is dead, with its last one unless that is known."""
+    async def _report(self, redis: RedisConnection) -> None:
+        """Send a heartbeat, and act on those of the others."""
         self._beats += 1
-        self._beat_text = f"{self._beats} {self._position} {self._room.floor(self._position)}"
-        known = (self._epoch, self._position, self._beat_text)
+        self._beat_text = f"{self._beats} {self.position} {self._room.floor(self.position)}"
+        known = (self._epoch, self.position, self._beat_text)
         end, words, unclean = await redis.ask(self._scripts.call("heartbeat", self.server, *known))
-        self._end, texts = int(end), [word.decode() for word in words]
+        self.end, texts = int(end), [word.decode() for word in words]
         beats = dict(zip(texts[::2], texts[1::2], strict=True))
-        dead = self._neighbours.update(self._end, beats)
-        self._room.on_behind(self._neighbours.is_behind)
-        found = [(server, beats[server]) for server in dead if server != self.server]
-        return [*found, (unclean.decode(),)] if unclean else [*found]
+        self.servers = len(beats)
+        for server in self._neighbours.update(self.end, beats):
+            if server != self.server:
+                LOGGER.warning("server %s is taken for dead", server)
+                await self._reap(redis, server, beats[server])
+        if unclean:
+            await self._reap(redis, unclean.decode())
+        self._room.pause_input("behind", self._neighbours.is_behind)
 
     async def _reap(self, redis: RedisConnection, server: str, *beat: str) -> None:
         """Declare a server dead that has sent this heartbeat last, and free its names."""
@@ -259,8 +262,3 @@ class Link:
                     await self._reap(self._connections[0], self.server, self._beat_text)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-
-    def statistics(self) -> dict[str, int]:
-        """Return the number of servers, where in the log this one is, and how far from its end."""
-        behind = max(0, self._end - self._position)
-        return {"servers": len(self._neighbours.seen), "position": self._position, "behind": behind}

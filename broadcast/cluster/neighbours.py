@@ -9,7 +9,7 @@ BEHIND_LIMIT = 32 * 1024 * 1024
 
 
 class Neighbours:
-    """The servers of a room, as one of them sees them.
+    """The servers of a room, as one of them sees them since it has attached.
 
     A heartbeat has a counter. The time for which it has not changed is that in which this server's
     own process ran and was attached: neither a clock that jumps nor an outage for all makes anybody
@@ -18,18 +18,14 @@ class Neighbours:
 
     def __init__(self, clock: ServingClock, dead_after: float, hold_limit: float) -> None:
         self._clock, self._dead_after, self._hold_limit = clock, dead_after, hold_limit
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin again, because the time since the last heartbeats does not count."""
-        self.seen: dict[str, tuple[str, float]] = {}  # the last heartbeat, and when it was new
+        self._seen: dict[str, tuple[str, float]] = {}  # the last heartbeat, and when it was new
         self._slowest, self._slowest_since = "", 0.0  # since it is that one, too far behind
         self.is_behind = False  # whether the slowest one is so far behind that senders must wait
 
     def update(self, end: int, beats: dict[str, str]) -> list[str]:
         """Note all servers' heartbeats when the log ends at `end`; return the dead ones."""
-        now, seen = self._clock.running_time(), self.seen
-        self.seen = {
+        now, seen = self._clock.running_time(), self._seen
+        self._seen = {
             server: seen[server] if seen.get(server, ("",))[0] == beat else (beat, now)
             for server, beat in beats.items()
         }
@@ -38,5 +34,5 @@ class Neighbours:
         self.is_behind = end - positions[slowest] > BEHIND_LIMIT
         if slowest != self._slowest or not self.is_behind:
             self._slowest, self._slowest_since = slowest, now
-        dead = [server for server, (_, at) in self.seen.items() if now - at > self._dead_after]
+        dead = [server for server, (_, at) in self._seen.items() if now - at > self._dead_after]
         return dead + [slowest] * (now - self._slowest_since > self._hold_limit)

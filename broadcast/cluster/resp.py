@@ -11,8 +11,7 @@ from ..server.clock import ServingClock
 
 READ_SIZE = 256 * 1024  # bytes read at once
 
-Reply = Any
-"""None, an int, bytes, or a list of replies."""
+Reply = Any  # None, an int, bytes, or a list of replies
 
 
 class RedisError(BroadcastError):
@@ -41,6 +40,7 @@ class RedisConnection:
         self._asked_at = 0.0  # in running time
         self._data, self._start = b"", 0  # what was received, and where the next reply begins
         connection.set_read_size(READ_SIZE)
+        connection.limit_send_buffer(READ_SIZE)  # so that a write is sent at once
 
     @property
     def silent_for(self) -> float:

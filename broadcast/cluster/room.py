@@ -1,18 +1,16 @@
 """A room of many servers.
 
-The life of a message: `publish` adds it to the events of this server, and as soon as Redis has
-executed what was sent before, `link.py` sends all that have come together in the meantime as one
-write, which is kept. `write.lua` appends it to the log as one entry. Each server reads the log and
-delivers an entry to its own clients (`take`), so that all clients see one order. Of its own
-entries, a server knows from what it has kept who the authors are, who are left out. Joins and
-leaves take the same way: a client has joined when its entry comes back. The life of an outage is
-in `link.py`.
+The life of a message: `publish` adds it to the events of this server. As soon as Redis has executed
+what was sent before, `link.py` sends all that have come together meanwhile as one write, which is
+kept, and `write.lua` appends it to the log as one entry. Each server reads the log and delivers an
+entry to its own clients (`take`), so all see one order. Of its own entries, a server knows from the
+write who the authors are, who are left out. Joins and leaves take the same way: a client has joined
+when its entry comes back. The life of an outage is in `link.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 
 from ..errors import HandshakeError
@@ -20,6 +18,7 @@ from ..net.connection import Connection
 from ..protocol import framing, messages, notices
 from ..protocol.blocks import Block
 from ..protocol.handshake import UNAVAILABLE
+from ..protocol.names import name_key
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
 from ..server.history import History
@@ -83,7 +82,8 @@ class ClusterRoom(Room):
             async with asyncio.timeout(self.timing.silence + self.timing.newcomer):
                 await self.wait_to_publish()
                 self.check_space()
-                self._add(JOIN, username, Newcomer(username, connection, events, joined))
+                newcomer = Newcomer(username, connection, events, joined)
+                self._add(JOIN, username, newcomer, username)
                 return await joined
         except BaseException as problem:
             if joined.done() and not joined.cancelled() and not joined.exception():
@@ -113,14 +113,16 @@ class ClusterRoom(Room):
     def _release_name(self, member: Member, why: str) -> None:
         if member in self._present:  # otherwise it was cut off, and the name is not its own
             self._present.discard(member)
-            self._add(LEAVE, f"{member.name} {why}", member)
+            self._add(LEAVE, f"{member.name} {why}", member, member.name)
 
     def publish(self, member: Member, block: Block) -> None:
         """See `Room.publish`."""
         self._add(b"%b %d" % (SAY, block.lines), block.data, member)
 
-    def _add(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
-        self.events.append(Event(kind, text, who))
+    def _add(
+        self, kind: bytes, text: bytes | str, who: Member | Newcomer | None, name: str = ""
+    ) -> None:
+        self.events.append(Event(kind, text, name_key(name), who))
         self._has_events.set()
         self._in_flight += len(text) + EVENT_COST
         if self._in_flight > IN_FLIGHT_LIMIT:
@@ -129,7 +131,7 @@ class ClusterRoom(Room):
             asyncio.get_running_loop().call_soon(self._pace)
 
     def _pace(self) -> None:
-        self._fanout.pause_input("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
+        self.pause_input("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
 
     # --- what the link does ---
 
@@ -144,11 +146,11 @@ class ClusterRoom(Room):
         if not self.events:
             self._has_events.clear()
         self._last_number += 1
-        self.writes.append(Write(self._last_number, int(time.time()), events, size))
+        self.writes.append(Write(self._last_number, events, size))
         return self.writes[-1]
 
     def take(self, entry: Entry) -> None:
-        """Deliver an entry of the log to this server's clients, at the latest when `flush`ed."""
+        """Deliver an entry of the log to this server's clients."""
         own = self._take_write(entry.number) if entry.server == self._link.server else None
         for place, (kind, text) in enumerate(entry.events):
             who = own.events[place].who if own else None
@@ -162,10 +164,6 @@ class ClusterRoom(Room):
                 self._take_join(text.decode(), who if isinstance(who, Newcomer) else None)
             elif kind == LEAVE:
                 self._take_leave(text.decode(), member)
-
-    def flush(self) -> None:
-        """Send what was taken, without waiting for the end of the iteration."""
-        self._fanout.flush_due()
 
     def _take_write(self, number: int) -> Write:
         if not self.writes or self.writes[0].number != number:
@@ -187,7 +185,7 @@ class ClusterRoom(Room):
                 joined.set_exception(problem)
         self._announce(notices.joined(name))
         if newcomer:  # it does not wait any more
-            self._add(LEAVE, f"{name} {GONE}", None)
+            self._add(LEAVE, f"{name} {GONE}", None, name)
 
     def _take_leave(self, text: str, member: Member | None) -> None:
         name, _, why = text.partition(" ")
@@ -224,13 +222,9 @@ class ClusterRoom(Room):
                             block = Block(text, int(kind[len(SAY) :]))
                             self._history.add(block, entry.seconds, entry.position)
 
-    def on_behind(self, is_behind: bool) -> None:
-        """Hold the senders while a server is so far behind that the log gets too long."""
-        self._fanout.pause_input("behind", is_behind)
-
     def on_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
-        self._fanout.pause_input("away", not is_attached)
+        self.pause_input("away", not is_attached)
         if is_attached:
             self._attached.set()
             self._clock.resume()
@@ -273,4 +267,7 @@ class ClusterRoom(Room):
 
     def statistics(self) -> dict[str, int]:
         """See `Room.statistics`."""
-        return super().statistics() | self._link.statistics()
+        link = self._link
+        behind = max(0, link.end - link.position)
+        numbers = {"servers": link.servers, "position": link.position, "behind": behind}
+        return super().statistics() | numbers

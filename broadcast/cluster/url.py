@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from ..errors import ClusterError
@@ -17,18 +17,17 @@ SHAPE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RedisURL:
+class RedisURL(NamedTuple):
     """Where a Redis is, and how to log in; its text has no password."""
 
     host: str
     port: int
     user: str
-    password: str = field(repr=False)
+    password: str
     database: int
     tls: ssl.SSLContext | None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return format_address((self.host, self.port))
 
 

@@ -167,6 +167,14 @@ class Room(ABC):
         """Wait while that is so."""
         await self._fanout.wait_not_full()
 
+    def pause_input(self, why: str, pause: bool) -> None:
+        """Have publishers wait for a reason, or not for that one any more."""
+        self._fanout.pause_input(why, pause)
+
+    def flush(self) -> None:
+        """Send what was published without waiting for the end of this iteration."""
+        self._fanout.flush_due()
+
     @abstractmethod
     def publish(self, member: Member, block: Block) -> None:
         """Send messages to everyone but their author, in the same order for all."""

@@ -17,8 +17,7 @@ local VOID = redis.error_reply('LOST this server is not registered any more')
 -- An entry's ID is its position, so that differences are bytes, with 300 for each event. It also has
 -- the position of the entry before it, so that a reader knows when one is missing.
 local function append(origin, fields)
-  local before = call('GET', top) or '0'
-  local size = 100
+  local before, size = call('GET', top) or '0', 100
   for _, field in ipairs(fields) do
     size = size + #field + 150
   end
@@ -28,26 +27,24 @@ local function append(origin, fields)
   return position
 end
 
+local function numbers_of(base)
+  return '[' .. base .. '\0', '(' .. base .. '\1'
+end
+
 -- Returns the name, with the lowest free number if it is taken; that is found without a search.
 local function claim(name, base)
-  local key = base
-  if call('HEXISTS', names, base) == 1 then
-    local first, last = '[' .. base .. '\0', '(' .. base .. '\1'
-    local unused = tonumber(call('HGET', next_number, base) or 2)
-    local number
-    repeat -- somebody may have asked for exactly that name
-      local lowest = call('ZRANGEBYLEX', freed, first, last, 'LIMIT', 0, 1)[1]
-      if lowest then
-        call('ZREM', freed, lowest)
-        number = tonumber(string.sub(lowest, #base + 2))
-      else
-        number, unused = unused, unused + 1
-      end
-      key = string.format('%s-%d', base, number)
-    until call('HEXISTS', names, key) == 0
-    call('HSET', next_number, base, unused)
-    name = string.format('%s-%d', name, number)
+  local key, first, last = base, numbers_of(base)
+  while call('HEXISTS', names, key) == 1 do -- again if somebody has asked for exactly that name
+    local lowest = call('ZRANGEBYLEX', freed, first, last, 'LIMIT', 0, 1)[1]
+    if lowest then
+      call('ZREM', freed, lowest)
+    else
+      call('HSETNX', next_number, base, 2)
+      lowest = base .. '\0' .. (call('HINCRBY', next_number, base, 1) - 1)
+    end
+    key = string.format('%s-%d', base, string.sub(lowest, #base + 2))
   end
+  name = name .. string.sub(key, #base + 1)
   call('HSET', names, key, name)
   call('SADD', owned, key)
   return name
@@ -58,10 +55,9 @@ local function release(key)
   local base, number = string.match(key, '^(.*)%-([1-9]%d*)$')
   local unused = base and tonumber(call('HGET', next_number, base))
   if unused and tonumber(number) >= 2 and tonumber(number) < unused then
-    local first, last = '[' .. base .. '\0', '(' .. base .. '\1'
     call('ZADD', freed, 0, string.format('%s\0%010d', base, number))
-    if call('ZLEXCOUNT', freed, first, last) == unused - 2 then -- all are free
-      call('ZREMRANGEBYLEX', freed, first, last)
+    if call('ZLEXCOUNT', freed, numbers_of(base)) == unused - 2 then -- all are free
+      call('ZREMRANGEBYLEX', freed, numbers_of(base))
       call('HDEL', next_number, base)
     end
   end
