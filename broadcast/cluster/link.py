@@ -59,12 +59,9 @@ class LinkState(enum.Enum):
 class Link:
     """Writes to the log for a room, and has the room take what comes back."""
 
-    def __init__(
-        self, room: ClusterRoom, url: RedisURL, name: str, clock: ServingClock, hold_limit: float
-    ) -> None:
+    def __init__(self, room: ClusterRoom, url: RedisURL, name: str, clock: ServingClock) -> None:
         self._room, self._url, self._clock, self._timing = room, url, clock, room.timing
         self._scripts = Scripts(name)
-        self._hold_limit = hold_limit
         self._state = LinkState.AWAY
         self._away_since = 0.0  # in the loop's time
         self._retry_delay = 0.0  # seconds before the next attempt to attach
@@ -72,8 +69,8 @@ class Link:
         self._connections: list[RedisConnection] = []  # to call scripts, and to read the log
         self.server = ""  # this server's ID; empty if it has none
         self._epoch = ""
-        self.position = 0  # of the last entry that was taken
-        self.end, self.servers = 0, 0  # of the log, and how many, at the last heartbeat
+        self._position = 0  # of the last entry that was taken
+        self.statistics: dict[str, int] = {}  # as of the last heartbeat
         self._beat_text, self._beats = "", 0  # the last heartbeat, and how many there were
         self._report_due = asyncio.Event()  # set to send one early
 
@@ -92,14 +89,13 @@ class Link:
             self.server = ""
             self._room.on_cut_off()
 
-    # --- attaching ---
-
     async def start(self) -> None:
         """Attach. Raises ClusterError with the reason if that fails."""
         try:
             await self._attach()
         except (OSError, BroadcastError) as problem:
-            await self._disconnect()
+            for redis in self._connections:
+                await redis.close()
             why = str(problem) or f"no answer for {2 * self._timing.silence:g} s"
             raise ClusterError(f"can't use Redis at {self._url}: {why}") from None
         self._task = asyncio.create_task(self._run(), name="cluster link")
@@ -123,11 +119,8 @@ class Link:
                 if self.server:
                     self._enter(LinkState.CUT_OFF, "an error in this server")
             finally:
-                await self._disconnect()
-
-    async def _disconnect(self) -> None:
-        while self._connections:
-            await self._connections.pop().close()
+                while self._connections:
+                    await self._connections.pop().close()
 
     async def _attach(self) -> None:
         """Connect, and go on where this server was, or begin anew."""
@@ -140,12 +133,10 @@ class Link:
                 server = secrets.token_hex(4)
                 hello = self._scripts.call("hello", server, secrets.token_hex(8))
                 epoch, position = await redis.ask(hello)
-                self._epoch, self.position = epoch.decode(), int(position)
-                keys = self._scripts.names, self._scripts.log
-                await self._room.load(redis, *keys, self.position)
+                self._epoch, self._position = epoch.decode(), int(position)
+                await self._room.load(redis, self._scripts, self._position)
                 self.server = server
-            limits = self._timing.dead_after, self._hold_limit
-            self._neighbours = Neighbours(self._clock, *limits)
+            self._neighbours = Neighbours(self._clock, self._timing, self._room.grace)
             await self._report(redis)
         if is_new:
             LOGGER.info("attached to %s as server %s", self._url, self.server)
@@ -165,8 +156,6 @@ class Link:
             raise RedisError(f"its version is {found[1].decode()}, and 6.2 is needed")
         await redis.ask(encode("SELECT", url.database))
 
-    # --- while it is attached ---
-
     async def _follow(self) -> None:
         """Write, read and send heartbeats until something fails."""
         commands, reader = self._connections
@@ -183,29 +172,29 @@ class Link:
         """Send one write after the other, beginning with those that have not come back."""
         writes = list(self._room.writes)
         while True:
-            write = writes.pop(0) if writes else await self._room.next_write()
-            words = [word for kind, text, key, _ in write.events for word in (kind, text, key)]
-            arguments = (write.number, int(time.time()), *words)
-            await redis.ask(self._scripts.call("write", self.server, *arguments))
+            number, events = writes.pop(0) if writes else await self._room.next_write()
+            words = [word for kind, text, key, _ in events for word in (kind, text, key)]
+            call = self._scripts.call("write", self.server, number, int(time.time()), *words)
+            await redis.ask(call)
 
     async def _read(self, redis: RedisConnection) -> None:
         """Take the entries of the log: about a batch in an iteration, none while it is full."""
         wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
         command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, "STREAMS", self._scripts.log)
-        reported = flushed = self.position
+        reported = flushed = self._position
         while True:
-            reply = await redis.ask(encode(*command, f"{self.position}-0"))
+            reply = await redis.ask(encode(*command, f"{self._position}-0"))
             for entry in map(parse_entry, reply[0][1] if reply else ()):
-                if self.position - flushed >= BATCH_SIZE:
+                if self._position - flushed >= BATCH_SIZE:
                     await asyncio.sleep(0)
-                    flushed = self.position
+                    flushed = self._position
                 await self._room.wait_not_full()
-                if entry.before != self.position:
+                if entry.before != self._position:
                     raise LostError("Redis does not have any more what was said before")
                 self._room.take(entry)
-                self.position = entry.position
-                if not entry.server or self.position - reported >= REPORT_SIZE:
-                    reported = self.position
+                self._position = entry.position
+                if not entry.server or self._position - reported >= REPORT_SIZE:
+                    reported = self._position
                     self._report_due.set()  # a server has come or gone, or waits for this one
             self._room.flush()
 
@@ -230,13 +219,13 @@ class Link:
     async def _report(self, redis: RedisConnection) -> None:
         """Send a heartbeat, and act on those of the others."""
         self._beats += 1
-        self._beat_text = f"{self._beats} {self.position} {self._room.floor(self.position)}"
-        known = (self._epoch, self.position, self._beat_text)
+        self._beat_text = f"{self._beats} {self._position} {self._room.floor(self._position)}"
+        known = (self._epoch, self._position, self._beat_text)
         end, words, unclean = await redis.ask(self._scripts.call("heartbeat", self.server, *known))
-        self.end, texts = int(end), [word.decode() for word in words]
+        behind, texts = int(end) - self._position, [word.decode() for word in words]
         beats = dict(zip(texts[::2], texts[1::2], strict=True))
-        self.servers = len(beats)
-        for server in self._neighbours.update(self.end, beats):
+        self.statistics = {"servers": len(beats), "position": self._position, "behind": behind}
+        for server in self._neighbours.update(int(end), beats):
             if server != self.server:
                 LOGGER.warning("server %s is taken for dead", server)
                 await self._reap(redis, server, beats[server])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..server.clock import ServingClock
+from .timing import ClusterTiming
 
 BEHIND_LIMIT = 32 * 1024 * 1024
 """Bytes that the slowest server may be behind the end of the log, above which all senders wait."""
@@ -13,11 +14,12 @@ class Neighbours:
 
     A heartbeat has a counter. The time for which it has not changed is that in which this server's
     own process ran and was attached: neither a clock that jumps nor an outage for all makes anybody
-    seem dead. `hold_limit`: seconds for which the slowest server may hold the senders.
+    seem dead.
     """
 
-    def __init__(self, clock: ServingClock, dead_after: float, hold_limit: float) -> None:
-        self._clock, self._dead_after, self._hold_limit = clock, dead_after, hold_limit
+    def __init__(self, clock: ServingClock, timing: ClusterTiming, grace: float) -> None:
+        self._clock, self._dead_after = clock, timing.dead_after
+        self._hold_limit = grace + timing.behind  # for which the slowest one may hold the senders
         self._seen: dict[str, tuple[str, float]] = {}  # the last heartbeat, and when it was new
         self._slowest, self._slowest_since = "", 0.0  # since it is that one, too far behind
         self.is_behind = False  # whether the slowest one is so far behind that senders must wait

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import NamedTuple
 
 from ..errors import HandshakeError
 from ..net.connection import Connection
@@ -24,25 +25,42 @@ from ..server.clock import ServingClock
 from ..server.history import History
 from ..server.registry import Roster
 from ..server.room import Member, Room, RoomOptions, SessionEvents
-from .entries import JOIN, LEAVE, SAY, Entry, Event, Newcomer, Write, parse_entry
+from ..server.watchdog import RECHECK_DELAY
+from .entries import JOIN, LEAVE, SAY, Entry, parse_entry
 from .link import Link
 from .resp import LostError, RedisConnection, encode
+from .scripts import Scripts
 from .timing import ClusterTiming
 from .url import parse_url
 
 IN_FLIGHT_LIMIT = 256 * 1024
 """Bytes that were published and have not come back, above which senders wait; above half of them,
 they wait from the next iteration on, so that what one has sent at once is not split. With 2 MiB, a
-delivery costs 20 % more."""
+delivery costs 20 % more. An event counts for its text and EVENT_COST."""
 
-EVENT_COST = 300  # bytes that an event counts for in addition to its text
-
-HISTORY_LOG_LIMIT = 16 * 1024 * 1024
-"""Bytes at the end of the log that are kept for the history; joins and leaves are among them."""
-
+EVENT_COST = 300
+HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
 AWAY_NOTICE = "lost touch with the other servers: messages wait until they are back"
 BACK_NOTICE = "back in touch with the other servers"
 GONE = "connection lost"  # why a client leaves that did not wait until it had joined
+
+
+class Newcomer(NamedTuple):
+    """A client that asks for a name; `joined` is done early if it does not wait any more."""
+
+    username: str
+    connection: Connection
+    events: SessionEvents
+    joined: asyncio.Future[Member]
+
+
+class Event(NamedTuple):
+    """What a client did: messages, a name asked for, or one given back, and why."""
+
+    kind: bytes
+    text: bytes | str
+    key: str  # of the name
+    who: Member | Newcomer | None  # is not sent, but kept
 
 
 class ClusterRoom(Room):
@@ -58,32 +76,25 @@ class ClusterRoom(Room):
         timing: ClusterTiming | None,
     ) -> None:
         super().__init__(clock, options, history)
-        self._clock, self.timing = clock, timing or ClusterTiming()
-        hold_limit = options.grace + self.timing.behind
-        self._link = Link(self, parse_url(url), name, clock, hold_limit)
+        self._clock, self.timing, self.grace = clock, timing or ClusterTiming(), options.grace
+        self._link = Link(self, parse_url(url), name, clock)
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
         self.events: deque[Event] = deque()  # not sent
         self._has_events = asyncio.Event()
-        self.writes: deque[Write] = deque()  # sent, and not come back
+        self.writes: deque[tuple[int, list[Event]]] = deque()  # sent, not come back
         self._last_number = 0  # of a write
         self._in_flight = 0  # bytes of all these
-        self._attached = asyncio.Event()
         self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
         self.on_attached(False)
 
-    # --- what sessions do ---
-
     async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
-        """See `Room.join`."""
         joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self.timing.newcomer):
-                await self._attached.wait()
-            async with asyncio.timeout(self.timing.silence + self.timing.newcomer):
+            silence = self.timing.silence if self._is_attached else 0  # that may not be known yet
+            async with asyncio.timeout(silence + self.timing.newcomer):
                 await self.wait_to_publish()
                 self.check_space()
-                newcomer = Newcomer(username, connection, events, joined)
-                self._add(JOIN, username, newcomer, username)
+                self._add(JOIN, username, Newcomer(username, connection, events, joined))
                 return await joined
         except BaseException as problem:
             if joined.done() and not joined.cancelled() and not joined.exception():
@@ -94,7 +105,6 @@ class ClusterRoom(Room):
             raise
 
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
-        """See `Room.leave`."""
         if member in self._present and not self._closed:
             self._leaving[member] = asyncio.Event()
         self._release_name(member, why)
@@ -105,23 +115,23 @@ class ClusterRoom(Room):
             try:
                 async with asyncio.timeout(self.timing.leave):
                     await has_left.wait()
-            except TimeoutError:  # it may lack what was said on other servers before it left
-                self._fanout.remove(member.subscription)
-                member.events.on_cut_off()
+            except TimeoutError:
+                await asyncio.sleep(RECHECK_DELAY)  # this process may have been stopped
+                if not has_left.is_set():  # it may lack what was said on other servers before
+                    self._fanout.remove(member.subscription)
+                    member.events.on_cut_off()
         return await self._fanout.leave(member.subscription)
 
     def _release_name(self, member: Member, why: str) -> None:
         if member in self._present:  # otherwise it was cut off, and the name is not its own
             self._present.discard(member)
-            self._add(LEAVE, f"{member.name} {why}", member, member.name)
+            self._add(LEAVE, f"{member.name} {why}", member)
 
     def publish(self, member: Member, block: Block) -> None:
-        """See `Room.publish`."""
         self._add(b"%b %d" % (SAY, block.lines), block.data, member)
 
-    def _add(
-        self, kind: bytes, text: bytes | str, who: Member | Newcomer | None, name: str = ""
-    ) -> None:
+    def _add(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
+        name = text.partition(" ")[0] if isinstance(text, str) else ""
         self.events.append(Event(kind, text, name_key(name), who))
         self._has_events.set()
         self._in_flight += len(text) + EVENT_COST
@@ -133,9 +143,7 @@ class ClusterRoom(Room):
     def _pace(self) -> None:
         self.pause_input("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
 
-    # --- what the link does ---
-
-    async def next_write(self) -> Write:
+    async def next_write(self) -> tuple[int, list[Event]]:
         """Wait for events, and make a write of them, of about a batch at most."""
         await self._has_events.wait()
         events: list[Event] = []
@@ -146,14 +154,14 @@ class ClusterRoom(Room):
         if not self.events:
             self._has_events.clear()
         self._last_number += 1
-        self.writes.append(Write(self._last_number, events, size))
+        self.writes.append((self._last_number, events))
         return self.writes[-1]
 
     def take(self, entry: Entry) -> None:
         """Deliver an entry of the log to this server's clients."""
-        own = self._take_write(entry.number) if entry.server == self._link.server else None
+        own = self._take_write(entry.number) if entry.server == self._link.server else []
         for place, (kind, text) in enumerate(entry.events):
-            who = own.events[place].who if own else None
+            who = own[place].who if own else None
             member = who if isinstance(who, Member) else None
             if kind.startswith(SAY):
                 lines, author = int(kind[len(SAY) :]), member.subscription if member else None
@@ -165,13 +173,13 @@ class ClusterRoom(Room):
             elif kind == LEAVE:
                 self._take_leave(text.decode(), member)
 
-    def _take_write(self, number: int) -> Write:
-        if not self.writes or self.writes[0].number != number:
+    def _take_write(self, number: int) -> list[Event]:
+        if not self.writes or self.writes[0][0] != number:
             raise LostError("Redis has what this server has not written")
-        write = self.writes.popleft()
-        self._in_flight -= write.size
+        _, events = self.writes.popleft()
+        self._in_flight -= sum(len(event.text) + EVENT_COST for event in events)
         self._pace()
-        return write
+        return events
 
     def _take_join(self, name: str, newcomer: Newcomer | None) -> None:
         self._roster.add(name)
@@ -185,7 +193,7 @@ class ClusterRoom(Room):
                 joined.set_exception(problem)
         self._announce(notices.joined(name))
         if newcomer:  # it does not wait any more
-            self._add(LEAVE, f"{name} {GONE}", None, name)
+            self._add(LEAVE, f"{name} {GONE}", None)
 
     def _take_leave(self, text: str, member: Member | None) -> None:
         name, _, why = text.partition(" ")
@@ -201,19 +209,20 @@ class ClusterRoom(Room):
         oldest = self._history.oldest_position if self._history else None
         return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
 
-    async def load(self, redis: RedisConnection, names: str, log: str, position: int) -> None:
+    async def load(self, redis: RedisConnection, scripts: Scripts, position: int) -> None:
         """Load who is there and what was said before a position of the log.
 
         Names may be as of later: what has happened since is taken again, which changes nothing.
         """
         self._roster, cursor = Roster(), b""
         while cursor != b"0":
-            cursor, found = await redis.ask(encode("HSCAN", names, cursor or 0, "COUNT", 2000))
+            scan = encode("HSCAN", scripts.names, cursor or 0, "COUNT", 2000)
+            cursor, found = await redis.ask(scan)
             for name in found[1::2]:
                 self._roster.add(name.decode())
         if self._history:
             self._history.clear()
-            start, end = "-", f"({position}-0"
+            log, start, end = scripts.log, "-", f"({position}-0"
             while replies := await redis.ask(encode("XRANGE", log, start, end, "COUNT", 32)):
                 for entry in map(parse_entry, replies):
                     start = f"({entry.position}-0"
@@ -224,16 +233,15 @@ class ClusterRoom(Room):
 
     def on_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
+        self._is_attached = is_attached
         self.pause_input("away", not is_attached)
         if is_attached:
-            self._attached.set()
             self._clock.resume()
             if self._notice_due:
                 self._notice_due.cancel()
             else:
                 self._tell(BACK_NOTICE)
         else:
-            self._attached.clear()
             self._clock.pause()
             loop = asyncio.get_running_loop()
             self._notice_due = loop.call_later(self.timing.notice, self._tell, AWAY_NOTICE)
@@ -247,7 +255,7 @@ class ClusterRoom(Room):
         for member in [*self._present, *self._leaving]:
             self._fanout.remove(member.subscription)
             member.events.on_cut_off()
-        for event in [*(event for write in self.writes for event in write.events), *self.events]:
+        for event in [*(event for _, events in self.writes for event in events), *self.events]:
             if isinstance(event.who, Newcomer) and not event.who.joined.done():
                 event.who.joined.set_exception(HandshakeError(UNAVAILABLE))
         for kept in (self._present, self._leaving, self.writes, self.events, self._has_events):
@@ -255,19 +263,11 @@ class ClusterRoom(Room):
         self._last_number = self._in_flight = 0
         self._pace()
 
-    # --- the whole room ---
-
     async def open(self) -> None:
-        """See `Room.open`."""
         await self._link.start()
 
     async def wait_closed(self) -> None:
-        """See `Room.wait_closed`."""
         await self._link.close()
 
     def statistics(self) -> dict[str, int]:
-        """See `Room.statistics`."""
-        link = self._link
-        behind = max(0, link.end - link.position)
-        numbers = {"servers": link.servers, "position": link.position, "behind": behind}
-        return super().statistics() | numbers
+        return super().statistics() | self._link.statistics

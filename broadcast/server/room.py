@@ -218,13 +218,11 @@ class LocalRoom(Room):
         super().__init__(clock, options, history, self._registry)
 
     async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
-        """See `Room.join`."""
         await self.wait_to_publish()
         self.check_space()
         return self._admit(username, self._registry.claim(username), connection, events)
 
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
-        """See `Room.leave`."""
         delivered = self._fanout.leave(member.subscription)
         self._release_name(member, why)
         return delivered
@@ -235,7 +233,6 @@ class LocalRoom(Room):
         self._announce(notices.left(member.name, why), member)
 
     def publish(self, member: Member, block: Block) -> None:
-        """See `Room.publish`."""
         self._fanout.publish(member.subscription, block.data, block.lines)
         if self._history:
             self._history.add(block)

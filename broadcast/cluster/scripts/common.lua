@@ -1,5 +1,4 @@
 -- Precedes each of the other scripts: the keys, and what several of them do.
---
 -- log      stream: what was said, who joined and left, in the one order of the room
 -- top      position of its last entry: the bytes that were ever written to it
 -- epoch    a random word; another one means that the log was lost

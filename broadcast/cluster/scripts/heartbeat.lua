@@ -1,7 +1,6 @@
--- Says that a server lives and where it is, and checks that the room is still the one it knows; the
--- first call on a new connection. ARGV: server, epoch, position, heartbeat.
--- Removes what no server needs any more from the log: what is below all floors.
--- Returns the log's end, all heartbeats, and a dead server that may still own names.
+-- Says that a server lives and where it is, and checks that it still knows the room; when it has
+-- connected, it comes first. ARGV: server, epoch, position, heartbeat. Removes from the log what is
+-- below all floors. Returns the log's end, all heartbeats, and a dead server that may own names.
 if call('GET', epoch) ~= ARGV[2] or call('HEXISTS', servers, ARGV[1]) == 0 then
   return VOID
 elseif #call('XRANGE', log, ARGV[3] .. '-0', ARGV[3] .. '-0') == 0 then

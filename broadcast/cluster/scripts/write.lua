@@ -17,8 +17,7 @@ for i = 4, #ARGV, 3 do
     call('SREM', owned, key)
     release(key)
   end
-  fields[#fields + 1] = kind
-  fields[#fields + 1] = text
+  fields[#fields + 1], fields[#fields + 2] = kind, text
 end
 append(ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3], fields)
 call('HSET', servers, ARGV[1], number)
