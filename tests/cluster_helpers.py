@@ -379,6 +379,10 @@ class Recorder(asyncio.Protocol):
 
         await self.wait_until(has_arrived, repr(text), patience)
 
+    async def wait_lines(self, count: int) -> None:
+        """Wait until that many lines have arrived since it joined, or was refused."""
+        await self.wait_until(lambda: self.stream.count(b"\n") >= count, f"{count} lines")
+
     async def wait_more(self, messages: int) -> None:
         """Wait until that many more messages have arrived."""
         enough = self._count() + messages

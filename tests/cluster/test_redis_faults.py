@@ -45,7 +45,7 @@ async def join_patiently(port: int, name: str) -> Recorder:
     async with asyncio.timeout(OUTAGE_PATIENCE):
         while True:
             client = await Recorder.connect(port, name)
-            await client.wait_until(lambda c=client: bool(c.lines), "an answer")  # type: ignore[misc]
+            await client.wait_lines(1)
             if client.lines[0] == "SUCCESS":
                 return client
             await client.wait_end()

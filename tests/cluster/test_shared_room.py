@@ -38,13 +38,8 @@ async def join_all(ports: list[int], label: str, each: int = 1) -> list[Recorder
     clients = [
         await Recorder.join(ports[number % len(ports)], name) for number, name in enumerate(names)
     ]
-    for client in clients:
-        await client.wait_until(
-            lambda waiting=client: (
-                len(waiting.notices) >= len(names) - names.index(waiting.asked) - 1
-            ),  # type: ignore[misc]
-            "those that joined later",
-        )
+    for place, client in enumerate(clients):
+        await client.wait_lines(len(names) - place)
     return clients
 
 
@@ -172,10 +167,8 @@ class TestFlatOut:
         lines = receivers[0].messages
         assert len(lines) == 3 * (10 * FLOOD_LINES + 1)
         for sender in senders:
-            await sender.wait_until(
-                lambda client=sender: len(client.messages) == 2 * (10 * FLOOD_LINES + 1),  # type: ignore[misc]
-                "all of the others'",
-            )
+            renamed = len(sender.notices)
+            await sender.wait_lines(1 + renamed + 2 * (10 * FLOOD_LINES + 1))
             own = f"{sender.name}: "
             assert sender.messages == [line for line in lines if not line.startswith(own)]
 
