@@ -1,15 +1,14 @@
 """A server's link to the Redis of its room: attach, follow the log, notice an outage, attach again.
 
-The life of an outage: a connection breaks, or Redis does not answer in time, or it answers with an
-error. Whatever it is, both connections are dropped and the link is AWAY; what was written and has
-not come back is kept. After a delay, which grows until Redis has executed a write, the link
-connects again and asks `heartbeat.lua` whether Redis has the room as this server knows it: the
-epoch, its registration, the last entry that it took. Then all that was kept is sent again, of which
-Redis executes what it had not, and the log is read on from that entry: clients notice a pause.
+The life of an outage: a connection breaks, or Redis answers with an error, or not in time. Both
+connections are dropped, and the link is AWAY; what was written and has not come back is kept. After
+a delay, which grows until all is well, the link connects again and asks `heartbeat.lua` whether
+Redis has the room as this server knows it: epoch, registration, the last entry that it took. Then
+what was kept is sent again, of which Redis executes what it had not, and the log is read on.
 
-If Redis does not have it, or an entry is missing in what is read, the link is CUT_OFF: something
-may have been said that this server's clients will never get. They are told and disconnected before
-anything else is delivered, and the server begins anew under another ID (`hello.lua`).
+If Redis does not have it, or if an entry is missing in the log, the link is CUT_OFF: clients may
+lack something for good. They are told and disconnected before anything else is delivered, and the
+server begins anew under another ID (`hello.lua`).
 """
 
 from __future__ import annotations
@@ -46,10 +45,7 @@ SHORTEST_DELAY = 0.05  # seconds between attempts to attach, or heartbeats while
 
 
 class LinkState(enum.Enum):
-    """Whether this server takes part in the room; changed only in `Link._enter`.
-
-    ATTACHED and AWAY alternate; CUT_OFF may follow any of these, and only ATTACHED follows it.
-    """
+    """Whether this server takes part in the room; changed only in `Link._enter`."""
 
     ATTACHED = enum.auto()
     AWAY = enum.auto()  # clients stay, senders wait, and newcomers are refused after a while

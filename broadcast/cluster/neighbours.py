@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..server.clock import ServingClock
 from .timing import ClusterTiming
 
-BEHIND_LIMIT = 32 * 1024 * 1024
-"""Bytes that the slowest server may be behind the end of the log, above which all senders wait."""
+BEHIND_LIMIT = 32 * 1024 * 1024  # bytes from the log's end to the slowest server: senders wait
 
 
 class Neighbours:

@@ -3,9 +3,9 @@
 The life of a message: `publish` adds it to the events of this server. As soon as Redis has executed
 what was sent before, `link.py` sends all that have come together meanwhile as one write, which is
 kept, and `write.lua` appends it to the log as one entry. Each server reads the log and delivers an
-entry to its own clients (`take`), so all see one order. Of its own entries, a server knows from the
-write who the authors are, who are left out. Joins and leaves take the same way: a client has joined
-when its entry comes back. The life of an outage is in `link.py`.
+entry to its own clients (`take`), so all see one order; of its own, it knows from the write who the
+authors are, who are left out. Joins and leaves take the same way: a client has joined when that has
+come back. The life of an outage is in `link.py`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from .url import parse_url
 
 IN_FLIGHT_LIMIT = 256 * 1024
 """Bytes that were published and have not come back, above which senders wait; above half of them,
-they wait from the next iteration on, so that what one has sent at once is not split. With 2 MiB, a
-delivery costs 20 % more. An event counts for its text and EVENT_COST."""
+they wait from the next iteration on, so that no chunk is split. With 2 MiB, a delivery costs 20 %
+more. An event counts for its text and EVENT_COST."""
 
 EVENT_COST = 300
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
@@ -66,16 +66,10 @@ class Event(NamedTuple):
 class ClusterRoom(Room):
     """The clients of this server in a room of many: those with the same Redis and `name`."""
 
-    def __init__(
-        self,
-        clock: ServingClock,
-        options: RoomOptions,
-        history: History | None,
-        url: str,
-        name: str,
-        timing: ClusterTiming | None,
-    ) -> None:
+    def __init__(self, clock: ServingClock, options: RoomOptions, history: History | None) -> None:
         super().__init__(clock, options, history)
+        assert options.cluster
+        url, name, timing = options.cluster
         self._clock, self.timing, self.grace = clock, timing or ClusterTiming(), options.grace
         self._link = Link(self, parse_url(url), name, clock)
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
@@ -200,8 +194,7 @@ class ClusterRoom(Room):
         self._roster.discard(name)
         if member:
             self._fanout.leave(member.subscription)
-            if has_left := self._leaving.pop(member, None):
-                has_left.set()
+            self._leaving.pop(member, asyncio.Event()).set()
         self._announce(notices.left(name, why), member)
 
     def floor(self, position: int) -> int:
@@ -210,10 +203,7 @@ class ClusterRoom(Room):
         return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
 
     async def load(self, redis: RedisConnection, scripts: Scripts, position: int) -> None:
-        """Load who is there and what was said before a position of the log.
-
-        Names may be as of later: what has happened since is taken again, which changes nothing.
-        """
+        """Load what was said before a position of the log, and who is there, then or later."""
         self._roster, cursor = Roster(), b""
         while cursor != b"0":
             scan = encode("HSCAN", scripts.names, cursor or 0, "COUNT", 2000)

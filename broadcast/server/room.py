@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import HandshakeError
 from ..net.connection import Connection
@@ -18,6 +19,9 @@ from .clock import ServingClock
 from .fanout import Fanout
 from .history import History
 from .registry import Registry, Roster
+
+if TYPE_CHECKING:
+    from ..cluster.timing import ClusterTiming
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class RoomOptions:
     grace: float  # seconds for which slow readers of one address may keep input paused
     notices: bool  # whether joins and leaves are announced
     max_clients: int  # the most members at once
+    cluster: tuple[str, str, ClusterTiming | None] | None = None  # its URL, and the room's name
 
 
 class Room(ABC):

@@ -157,10 +157,10 @@ class BroadcastServer:
         self._limits = Limits(timeout, handshake_timeout, close_timeout, line_limit, rate)
         secret = None if token is None else token.encode()
         self._admission = Admission(tls, secret, wrong_token_delay)
-        self._room_options = RoomOptions(backlog, grace, notices, max_clients)
-        self._history = (history, history_bytes)
         check_room(room)
-        self._cluster = None if cluster is None else (cluster, room, cluster_timing)
+        where = None if cluster is None else (cluster, room, cluster_timing)
+        self._room_options = RoomOptions(backlog, grace, notices, max_clients, where)
+        self._history = (history, history_bytes)
         self._reuse_port = reuse_port
         self._max_strangers = max_strangers
         self._shutdown_timeout = shutdown_timeout
@@ -215,11 +215,11 @@ class BroadcastServer:
         self._warn_of_exposure([host for host, *_ in addresses])
 
     def _make_room(self, clock: ServingClock, history: History | None) -> Room:
-        if self._cluster is None:
+        if self._room_options.cluster is None:
             return LocalRoom(clock, self._room_options, history)
         from ..cluster.room import ClusterRoom  # a server alone loads nothing of it
 
-        return ClusterRoom(clock, self._room_options, history, *self._cluster)
+        return ClusterRoom(clock, self._room_options, history)
 
     async def _listen(self) -> list[Address]:
         """Accept connections on every address of the host, and return these addresses."""
@@ -391,7 +391,7 @@ class BroadcastServer:
 
 
 def check_room(name: str) -> str:
-    """Return the name of a room if it is one; otherwise raise ValueError."""
+    """Return a room's name if it is allowed; otherwise raise ValueError."""
     if not re.fullmatch(r"[^\s{}]{1,64}", name) or not name.isprintable():
         raise ValueError("a room's name has 1 to 64 characters, no white space and no braces")
     return name

@@ -1,6 +1,6 @@
 -- Precedes each of the other scripts: the keys, and what several of them do.
 -- log      stream: what was said, who joined and left, in the one order of the room
--- top      position of its last entry: the bytes that were ever written to it
+-- top      position of its last entry: bytes ever written
 -- epoch    a random word; another one means that the log was lost
 -- servers  hash: server -> number of its last write
 -- beats    hash: server -> last heartbeat, "COUNTER POSITION FLOOR"
