@@ -147,6 +147,8 @@ class RedisServer:
         return int(match[1])
 
     def note_memory(self) -> None:
+        if self._process is None:  # there is no Redis on this machine
+            return
         self.signal(signal.SIGCONT)
         with contextlib.suppress(OSError, RedisError):
             self.peak_memory = max(self.peak_memory, self.info("used_memory_peak"))
