@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .client.client import BroadcastClient
     from .errors import (
         BroadcastError,
+        ClusterError,
         ConnectError,
         ConnectionLostError,
         HandshakeError,
@@ -27,6 +28,7 @@ __all__ = [
     "BroadcastClient",
     "BroadcastError",
     "BroadcastServer",
+    "ClusterError",
     "ConnectError",
     "ConnectionLostError",
     "Event",

@@ -27,6 +27,10 @@ class ListenError(BroadcastError):
     """The server cannot listen on the given address."""
 
 
+class ClusterError(BroadcastError):
+    """The server can't be part of its cluster."""
+
+
 class ConnectError(BroadcastError):
     """The server could not be reached, or is temporarily unavailable."""
 

@@ -8,9 +8,20 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_helpers import (
+    REDIS_MEMORY_LIMIT,
+    ClusterServer,
+    MakeProxy,
+    MakeRedis,
+    Proxy,
+    Recorder,
+    RedisServer,
+    StartCluster,
+)
 from helpers import (
     Connect,
     FakeServer,
@@ -126,3 +137,67 @@ def full_pipe() -> Iterator[int]:
     yield writing
     os.close(reading)
     os.close(writing)
+
+
+# --- servers in a cluster ---
+
+
+@pytest.fixture
+def make_redis(tmp_path: Path) -> Iterator[MakeRedis]:
+    """Start a Redis for this test: `make_redis("--appendonly", "yes")`; its memory is checked."""
+    started: list[RedisServer] = []
+
+    def make(*settings: str) -> RedisServer:
+        started.append(redis := RedisServer(tmp_path, *settings))
+        redis.start()
+        return redis
+
+    yield make
+    for redis in started:
+        redis.note_memory()
+        redis.close()
+    for redis in started:
+        assert redis.peak_memory <= REDIS_MEMORY_LIMIT
+
+
+@pytest.fixture
+def redis(make_redis: MakeRedis) -> RedisServer:
+    """A Redis that forgets everything when it ends."""
+    return make_redis()
+
+
+@pytest.fixture
+def make_proxy() -> Iterator[MakeProxy]:
+    """Start misbehaving proxies in front of a Redis."""
+    proxies: list[Proxy] = []
+
+    def make(redis: RedisServer) -> Proxy:
+        proxies.append(proxy := Proxy(redis))
+        return proxy
+
+    yield make
+    for proxy in proxies:
+        proxy.close()
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[StartCluster]:
+    """Start servers: `await cluster(redis.url, 3, "--history", "5")`; all are killed afterwards."""
+    started: list[ClusterServer] = []
+
+    async def start(
+        url: str, count: int = 1, *arguments: str, program: str = "main_server.py"
+    ) -> list[ClusterServer]:
+        servers = []
+        for _ in range(count):
+            log = tmp_path / f"server{len(started)}.log"
+            servers.append(server := ClusterServer(log, program, "--cluster", url, *arguments))
+            started.append(server)
+        for server in servers:
+            await server.wait_ready()
+        return servers
+
+    yield start
+    await Recorder.close_all()
+    for server in started:
+        server.close()

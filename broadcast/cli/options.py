@@ -66,6 +66,14 @@ def log_level(text: str) -> str:
     return text.upper()
 
 
+def room_name(text: str) -> str:
+    """Parse the name of a room."""
+    try:
+        return server.check_room(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def username(text: str) -> str:
     """Parse a username."""
     try:
@@ -105,6 +113,13 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--token-file", metavar="FILE", help=TOKEN_HELP)
     add("--no-notices", dest="notices", action="store_false",
         help="do not announce who joins and leaves")
+    add("--cluster", metavar="URL", default=os.environ.get("BROADCAST_CLUSTER"),
+        help="Redis, as redis://host:6379/0: all servers with this one and the same --room are one"
+             " room; or set BROADCAST_CLUSTER, which keeps a password out of `ps`")
+    add("--room", type=room_name, default=server.DEFAULT_ROOM, metavar="NAME",
+        help="name of the room in the cluster (default: %(default)s)")
+    add("--reuse-port", action="store_true",
+        help="let several servers of one machine listen on the same port")
     add("--log-level", type=log_level, default=os.environ.get("LOG_LEVEL", "INFO"),
         metavar="LEVEL", help=f"one of {', '.join(LEVELS)} (default: %(default)s)")
 

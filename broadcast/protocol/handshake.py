@@ -31,7 +31,9 @@ TLS_FIRST_BYTE = b"\x16"
 
 SHUTTING_DOWN = "server is shutting down"
 
-TEMPORARY_REFUSALS = (SHUTTING_DOWN, HANDSHAKE_TIMED_OUT, FULL)
+UNAVAILABLE = "lost touch with the other servers: try again later"
+
+TEMPORARY_REFUSALS = (SHUTTING_DOWN, HANDSHAKE_TIMED_OUT, FULL, UNAVAILABLE)
 """Refusals that are temporary: the same client may be accepted later."""
 
 

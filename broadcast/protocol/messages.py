@@ -12,6 +12,8 @@ TOO_SLOW = "too slow: did not read what it was sent in time"
 
 TIMED_OUT = "timed out: nothing heard for"
 
+OUT_OF_SYNC = "lost touch with the other servers: messages may be missing, connect again"
+
 _ERROR, _NOTICE, _PONG = "ERROR ", "* ", "PONG "
 
 
@@ -129,6 +131,7 @@ def parse_incoming(line: str) -> Incoming:
 
 def is_close_reason(incoming: Incoming) -> bool:
     """Return whether this is the server's last line, which says why it closes the connection."""
+    reasons = (TOO_SLOW, TIMED_OUT, OUT_OF_SYNC)
     return incoming.event is Event.SHUTDOWN or (
-        incoming.event is Event.ERROR and incoming.text.startswith((TOO_SLOW, TIMED_OUT))
+        incoming.event is Event.ERROR and incoming.text.startswith(reasons)
     )

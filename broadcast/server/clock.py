@@ -24,7 +24,8 @@ class ServingClock:
         self._ticked_at = self._loop.time()  # the last tick, in the loop's time
         self._counted = 0.0  # running time at the last tick
         self._paused_for = 0.0  # seconds of running time in all pauses that have ended
-        self._paused_at: float | None = None  # while paused: when that began, in running time
+        self._pauses = 0  # of which none has ended
+        self._paused_at = 0.0  # while paused: when that began, in running time
         self._timer: asyncio.TimerHandle | None = None  # the next tick, from `start` to `stop`
 
     def start(self) -> None:
@@ -47,15 +48,17 @@ class ServingClock:
 
     def reading_time(self) -> float:
         """Return the seconds for which the process has run and input was not paused."""
-        until = self.running_time() if self._paused_at is None else self._paused_at
+        until = self._paused_at if self._pauses else self.running_time()
         return until - self._paused_for
 
     def pause(self) -> None:
-        """Stop the reading time, because input is paused."""
-        self._paused_at = self.running_time()
+        """Stop the reading time, because input is paused, until each pause has ended."""
+        if not self._pauses:
+            self._paused_at = self.running_time()
+        self._pauses += 1
 
     def resume(self) -> None:
-        """Resume the reading time."""
-        if self._paused_at is not None:
+        """End one pause; no effect without one."""
+        if self._pauses == 1:
             self._paused_for += self.running_time() - self._paused_at
-            self._paused_at = None
+        self._pauses = max(0, self._pauses - 1)

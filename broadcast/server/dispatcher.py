@@ -8,10 +8,10 @@ from ..protocol.commands import COMMANDS, command_word, first_word, largest_room
 from ..protocol.framing import ENDING, encode
 from ..protocol.messages import error, notice, pong
 from ..protocol.notices import client_count
-from .registry import Registry
+from .registry import Roster
 
 
-def answer(line: str, name: str, roster: Registry) -> Iterable[bytes]:
+def answer(line: str, name: str, roster: Roster) -> Iterable[bytes]:
     """Execute a command line of the client called `name`, unless it is `\\exit`.
 
     Returns the answer: encoded lines in pieces, each to be made when the one before has been sent.
@@ -31,7 +31,7 @@ def answer(line: str, name: str, roster: Registry) -> Iterable[bytes]:
     return (encode(error(f"unknown command {first_word(line)}: {hint}")),)
 
 
-def _list_clients(name: str, roster: Registry) -> Iterator[bytes]:
+def _list_clients(name: str, roster: Roster) -> Iterator[bytes]:
     count = len(roster)
     before = encode(notice(client_count(count)))
     # A name is unique and contains no line ending, so its line occurs once.

@@ -82,8 +82,11 @@ class Fanout:
         self._batches: deque[Batch] = deque()  # from the slowest cursor to the open batch
         self.backlog = 0  # bytes of memory that they take up
         self._stream_position = 0  # the memory cost of all batches that were ever in the backlog
+        self._pauses: set[str] = set()  # why input is paused
         self._input_allowed = asyncio.Event()  # set while input is not paused
         self._input_allowed.set()
+        self._has_room = asyncio.Event()  # cleared while the backlog is what pauses input
+        self._has_room.set()
         self._publish_lock = asyncio.Lock()  # serves those that wait to publish in order
         # While input is paused: the stragglers as of the last check, and the next check.
         self._stragglers: dict[Subscription, Straggler] = {}
@@ -169,7 +172,7 @@ class Fanout:
 
     @property
     def input_paused(self) -> bool:
-        """Whether sessions must stop handling input, because the backlog is too large."""
+        """Whether sessions must stop handling input: a backlog is too large, or `pause_input`."""
         return not self._input_allowed.is_set()
 
     @property
@@ -214,6 +217,11 @@ class Fanout:
             self._flush_due = asyncio.get_running_loop().call_soon(self._flush)
         elif defer and not self._notices_due:
             self._notices_due = asyncio.get_running_loop().call_later(NOTICE_DELAY, self._flush)
+
+    def flush_due(self) -> None:
+        """Send at once what would be sent at the end of this iteration."""
+        if self._flush_due:
+            self._flush()
 
     def _flush(self) -> None:
         """Send the open batch to all ready clients, and keep it for those that lag."""
@@ -303,14 +311,30 @@ class Fanout:
 
     # --- flow control ---
 
+    def pause_input(self, why: str, pause: bool = True) -> None:
+        """Have publishers wait for a reason, or not for that one any more."""
+        (self._pauses.add if pause else self._pauses.discard)(why)
+        (self._input_allowed.clear if self._pauses else self._input_allowed.set)()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the backlog is so large that it pauses input."""
+        return not self._has_room.is_set()
+
+    async def wait_not_full(self) -> None:
+        """Wait while the backlog is what pauses input."""
+        await self._has_room.wait()
+
     def _pause_or_resume_input(self) -> None:
-        if not self.input_paused and self.backlog > self._bound:
-            self._input_allowed.clear()
+        if not self.is_full and self.backlog > self._bound:
+            self._has_room.clear()
+            self.pause_input("backlog")
             self._clock.pause()
             self._find_stragglers()
             self._schedule_check()
-        elif self.input_paused and self.backlog <= self._bound // 2:
-            self._input_allowed.set()
+        elif self.is_full and self.backlog <= self._bound // 2:
+            self._has_room.set()
+            self.pause_input("backlog", False)
             self._clock.resume()
             self._stragglers.clear()
             if self._next_check:
@@ -335,7 +359,7 @@ class Fanout:
             self.evicted += 1
             self.remove(subscription)
             subscription.on_evicted()
-        if self.input_paused and self._next_check is None:
+        if self.is_full and self._next_check is None:
             self._schedule_check()
 
     def _find_stragglers(self) -> None:

@@ -36,24 +36,37 @@ class History:
         self._most_lines = lines
         self._limit = limit
         self._now = now
-        self._blocks: deque[tuple[datetime.datetime, Block]] = deque()
+        # When each block was said, and its position in the log of a cluster.
+        self._blocks: deque[tuple[datetime.datetime, Block, int]] = deque()
         self._lines = 0  # in all blocks; the first ones may be too many
         self._size = 0  # bytes of memory that the blocks take up
         self._rendered = b""
         self._rendered_on: datetime.date | None = None  # None once it is outdated
 
-    def add(self, block: Block) -> None:
-        """Keep a block of messages, and forget those that are too old."""
-        self._blocks.append((self._now(), block))
+    @property
+    def oldest_position(self) -> int | None:
+        """The position of the first message that is kept, or None without any."""
+        return self._blocks[0][2] if self._blocks else None
+
+    def add(self, block: Block, seconds: int | None = None, position: int = 0) -> None:
+        """Keep a block of messages, said now or at a wall-clock time, and forget the oldest."""
+        said_at = self._now() if seconds is None else datetime.datetime.fromtimestamp(seconds)
+        self._blocks.append((said_at, block, position))
         self._lines += block.lines
         self._size += _cost(block)
         self._rendered, self._rendered_on = b"", None
         while self._blocks and (
             self._size > self._limit or self._lines - self._blocks[0][1].lines >= self._most_lines
         ):
-            _, oldest = self._blocks.popleft()
+            _, oldest, _ = self._blocks.popleft()
             self._lines -= oldest.lines
             self._size -= _cost(oldest)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._blocks.clear()
+        self._lines = self._size = 0
+        self._rendered, self._rendered_on = b"", None
 
     def render(self) -> bytes:
         """Return the messages as notices with the time at which each was said."""
@@ -62,7 +75,7 @@ class History:
             self._rendered_on = today
             surplus = max(0, self._lines - self._most_lines)
             rendered = []
-            for said_at, block in self._blocks:
+            for said_at, block, _ in self._blocks:
                 lines = block.data.split(ENDING)[surplus:-1]
                 surplus = 0
                 before = messages.notice(notices.history(said_at, today, "")).encode()

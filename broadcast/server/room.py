@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import HandshakeError
 from ..net.connection import Connection
@@ -16,7 +18,20 @@ from .batch import Subscription
 from .clock import ServingClock
 from .fanout import Fanout
 from .history import History
-from .registry import Registry
+from .registry import Registry, Roster
+
+if TYPE_CHECKING:
+    from ..cluster.timing import ClusterTiming
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvents:
+    """What a room calls when it has stopped sending to a client; the session then ends."""
+
+    on_evicted: Callable[[], None]
+    """The client was too slow."""
+    on_cut_off: Callable[[], None]
+    """The client may lack something that was said, because its server lost the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +40,7 @@ class Member:
 
     name: str
     subscription: Subscription
+    events: SessionEvents
 
     @property
     def joined_at(self) -> float:
@@ -37,38 +53,47 @@ class Member:
         return self.subscription.cursor
 
 
-class Room:
-    """The clients of one server, who share everything that any of them publishes.
+@dataclass(frozen=True, slots=True)
+class RoomOptions:
+    """The options of a room."""
 
-    This is all that sessions share. A room consists of a registry and a fan-out in this process,
-    which only the room uses; methods that would have to wait for other servers are coroutines.
+    backlog: int  # bytes kept for slow readers
+    grace: float  # seconds for which slow readers of one address may keep input paused
+    notices: bool  # whether joins and leaves are announced
+    max_clients: int  # the most members at once
+    cluster: tuple[str, str, ClusterTiming | None] | None = None  # its URL, and the room's name
 
-    `backlog`: bytes kept for slow readers. `grace`: seconds for which slow readers of one address
-    may keep input paused. `notices`: whether joins and leaves are announced. `max_clients`: the
-    most members at once. `history`: what was said before a client joined, which it is sent.
+
+class Room(ABC):
+    """The clients that share everything that any of them publishes.
+
+    This is all that sessions share. What is common to all kinds of rooms is here: who of this
+    server's clients is sent what, by a fan-out which only the room uses. What differs is where a
+    name is given and where what is said gets its place in the order: methods that may have to wait
+    for other servers are coroutines.
     """
 
     def __init__(
         self,
         clock: ServingClock,
-        backlog: int,
-        grace: float,
-        notices: bool,
-        max_clients: int,
+        options: RoomOptions,
         history: History | None = None,
+        roster: Roster | None = None,
     ) -> None:
-        self._registry = Registry()
-        self._fanout = Fanout(clock, backlog, grace)
-        self._notices = notices
-        self._max_clients = max_clients
-        self._history = history
-        self._members = 0
+        # The names of all members, those of other servers, too.
+        self._roster = Roster() if roster is None else roster
+        self._present: set[Member] = set()  # this server's, until they leave
+        self._fanout = Fanout(clock, options.backlog, options.grace)
+        self._notices = options.notices
+        self._max_clients = options.max_clients
+        self._history = history  # what was said before a client joined, which it is sent
+        self._members = 0  # those that have left and are being sent the rest, too
         self._closed = False
         self._lines_in = 0  # from all members, since the start
         self._bytes_in = 0
 
     def __len__(self) -> int:
-        return len(self._registry)
+        return len(self._present)
 
     # --- members ---
 
@@ -79,27 +104,30 @@ class Room:
         if self._members >= self._max_clients:
             raise HandshakeError(FULL)
 
-    async def join(
-        self, username: str, connection: Connection, on_evicted: Callable[[], None]
-    ) -> Member:
+    @abstractmethod
+    async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
         """Add a client under its username, followed by a number if that name is taken.
 
         The client is sent SUCCESS and the history, and then receives every block that others
-        publish, until it leaves or `on_evicted` is called. Raises HandshakeError if the room is
-        closed or full.
+        publish, until it leaves or one of `events` is called. Raises HandshakeError if the room is
+        closed, full or temporarily unavailable.
         """
-        await self.wait_to_publish()
-        self.check_space()
+
+    def _admit(
+        self, asked: str, name: str, connection: Connection, events: SessionEvents
+    ) -> Member:
+        """Make a client a member, under the name that it was given."""
         self._members += 1
-        name = self._registry.claim(username)
-        renamed = [messages.notice(notices.renamed(username, name))] if name != username else []
+        renamed = [messages.notice(notices.renamed(asked, name))] if name != asked else []
         connection.send(encode(SUCCESS, *renamed))  # at once, so that clients know it at once
         if self._history:
             connection.send(self._history.render())
-        member = Member(name, self._fanout.join(connection, on_evicted))
-        self._announce(member, notices.joined(name))
+        member = Member(name, self._fanout.join(connection, events.on_evicted), events)
+        self._present.add(member)
+        self._announce(notices.joined(name), member)
         return member
 
+    @abstractmethod
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
         """Free the name of a client that leaves, and announce `why` to the others.
 
@@ -107,28 +135,27 @@ class Room:
         sent all of it, or its connection is closed. Its result is False if the client was evicted
         before that.
         """
-        delivered = self._fanout.leave(member.subscription)
-        self._release_name(member, why)
-        return delivered
 
     def remove(self, member: Member, why: str) -> None:
         """Do the same as `leave`, but send the client nothing more."""
         self._fanout.remove(member.subscription)
         self._release_name(member, why)
 
+    @abstractmethod
+    def _release_name(self, member: Member, why: str) -> None:
+        """Free a member's name and announce why, unless it is not present any more."""
+
     def release_place(self, member: Member) -> None:
         """Let another client join in place of one that has left and whose connection ends."""
         self._fanout.remove(member.subscription)
         self._members -= 1
 
-    def _release_name(self, member: Member, why: str) -> None:
-        self._registry.release(member.name)
-        self._announce(member, notices.left(member.name, why))
-
-    def _announce(self, member: Member, text: str) -> None:
+    def _announce(self, text: str, member: Member | None = None) -> None:
+        """Tell everyone but the member itself that somebody has joined or left."""
         if self._notices:
             notice = encode(messages.notice(text))
-            self._fanout.publish(member.subscription, notice, defer=True)
+            author = None if member is None else member.subscription
+            self._fanout.publish(author, notice, defer=True)
 
     # --- messages ---
 
@@ -141,15 +168,30 @@ class Room:
         """Wait while input is paused, first come, first served; call it before each block."""
         await self._fanout.wait_to_publish()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the backlog for slow readers is so large that it pauses input."""
+        return self._fanout.is_full
+
+    async def wait_not_full(self) -> None:
+        """Wait while that is so."""
+        await self._fanout.wait_not_full()
+
+    def pause_input(self, why: str, pause: bool) -> None:
+        """Have publishers wait for a reason, or not for that one any more."""
+        self._fanout.pause_input(why, pause)
+
+    def flush(self) -> None:
+        """Send what was published without waiting for the end of this iteration."""
+        self._fanout.flush_due()
+
+    @abstractmethod
     def publish(self, member: Member, block: Block) -> None:
         """Send messages to everyone but their author, in the same order for all."""
-        self._fanout.publish(member.subscription, block.data, block.lines)
-        if self._history:
-            self._history.add(block)
 
-    async def roster(self) -> Registry:
+    async def roster(self) -> Roster:
         """Return the names of the members, as a live view."""
-        return self._registry
+        return self._roster
 
     # --- the whole room ---
 
@@ -158,6 +200,9 @@ class Room:
         self._lines_in += lines
         self._bytes_in += size
 
+    async def open(self) -> None:  # noqa: B027 (most rooms have nothing to do here)
+        """Prepare for clients; until this has returned, nobody may join. Raises BroadcastError."""
+
     def close(self) -> None:
         """Notify everyone of the shutdown, and remove all; from now on nobody can join or speak.
 
@@ -165,6 +210,9 @@ class Room:
         """
         self._closed = True
         self._fanout.close(encode(messages.notice(SHUTTING_DOWN)))
+
+    async def wait_closed(self) -> None:  # noqa: B027
+        """Release what `open` has acquired, once all sessions have ended."""
 
     def statistics(self) -> dict[str, int]:
         """Return counts since the start or as of now, and the bytes of the backlog."""
@@ -176,3 +224,33 @@ class Room:
             "backlog bytes": self._fanout.backlog,
             "dropped": self._fanout.evicted,
         }
+
+
+class LocalRoom(Room):
+    """The clients of one server: a registry and a fan-out in this process."""
+
+    def __init__(
+        self, clock: ServingClock, options: RoomOptions, history: History | None = None
+    ) -> None:
+        self._registry = Registry()
+        super().__init__(clock, options, history, self._registry)
+
+    async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
+        await self.wait_to_publish()
+        self.check_space()
+        return self._admit(username, self._registry.claim(username), connection, events)
+
+    def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
+        delivered = self._fanout.leave(member.subscription)
+        self._release_name(member, why)
+        return delivered
+
+    def _release_name(self, member: Member, why: str) -> None:
+        self._present.discard(member)
+        self._registry.release(member.name)
+        self._announce(notices.left(member.name, why), member)
+
+    def publish(self, member: Member, block: Block) -> None:
+        self._fanout.publish(member.subscription, block.data, block.lines)
+        if self._history:
+            self._history.add(block)

@@ -9,11 +9,12 @@ import functools
 import ipaddress
 import logging
 import math
+import re
 import socket
 import ssl
 from collections.abc import Coroutine
 from dataclasses import KW_ONLY, dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address
@@ -28,9 +29,12 @@ from .clock import ServingClock
 from .history import DEFAULT_HISTORY_BYTES, History
 from .listen import LISTEN_BACKLOG, listen
 from .rate import RateLimiter
-from .room import Room
+from .room import LocalRoom, Room, RoomOptions
 from .session import LeaveReason, Limits, ServerContext, Session
 from .strangers import DEFAULT_MAX_STRANGERS, Strangers
+
+if TYPE_CHECKING:
+    from ..cluster.timing import ClusterTiming
 
 LOGGER = logging.getLogger("broadcast")
 
@@ -58,6 +62,8 @@ DESCRIPTOR_RETRY_DELAY = 1.0
 
 DISPLACED_LOG_INTERVAL = 1.0
 """Minimum seconds between two log lines about displaced connections."""
+
+DEFAULT_ROOM = "main"
 
 DEFAULT_MAX_CLIENTS = 10_240
 """Clients that have joined, at once: as many as one core serves well."""
@@ -97,9 +103,13 @@ class BroadcastServer:
     `wrong_token_delay`: seconds until a wrong token is refused.
     `shutdown_timeout`: seconds that clients have to read the rest of their data at a shutdown.
     `close_timeout`: seconds that one client has to do so when it leaves.
+    `cluster`: the URL of a Redis, of which all servers with the same `room` are one room; None for
+    a room of this server alone.
+    `cluster_timing`: when such a server is away, and when it is taken for dead.
+    `reuse_port`: whether several processes may listen on the port.
 
-    Raises ValueError for a limit that is not above 0, a negative `history`, or a `port` that does
-    not exist; `start` raises ListenError with the reason.
+    Raises ValueError for a limit that is not above 0, a negative `history`, a `port` that does not
+    exist, or a bad `room`; `start` raises ListenError or ClusterError with the reason.
     """
 
     host: str = DEFAULT_HOST
@@ -121,6 +131,10 @@ class BroadcastServer:
     wrong_token_delay: float = WRONG_TOKEN_DELAY
     shutdown_timeout: float = SHUTDOWN_TIMEOUT
     close_timeout: float = CLOSE_TIMEOUT
+    cluster: str | None = None
+    room: str = DEFAULT_ROOM
+    cluster_timing: ClusterTiming | None = None
+    reuse_port: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -131,6 +145,7 @@ class BroadcastServer:
             raise ValueError(f"port must be from 0 to 65535, not {self.port}")
         if self.history < 0:
             raise ValueError(f"history must be 0 or more, not {self.history}")
+        check_room(self.room)
         self._started_at = 0.0  # in the loop's time
         self._state = ServerState.CLOSED
         self._context: ServerContext  # since `start`
@@ -159,6 +174,7 @@ class BroadcastServer:
         self._state = ServerState.RUNNING
         self._context.clock.start()
         try:
+            await self._context.room.open()
             addresses = await self._listen()
         except BaseException:
             await self._release()
@@ -177,7 +193,7 @@ class BroadcastServer:
     def _make_context(self) -> ServerContext:
         clock = ServingClock()
         history = History(self.history, self.history_bytes) if self.history else None
-        room = Room(clock, self.backlog, self.grace, self.notices, self.max_clients, history)
+        room = self._make_room(clock, history)
         token = None if self.token is None else self.token.encode()
         admission = Admission(self.tls, token, self.wrong_token_delay)
         max_rate = self.max_rate or math.inf
@@ -190,6 +206,15 @@ class BroadcastServer:
         )
         return ServerContext(room, Strangers(self.max_strangers), admission, limits, clock)
 
+    def _make_room(self, clock: ServingClock, history: History | None) -> Room:
+        where = None if self.cluster is None else (self.cluster, self.room, self.cluster_timing)
+        options = RoomOptions(self.backlog, self.grace, self.notices, self.max_clients, where)
+        if where is None:
+            return LocalRoom(clock, options, history)
+        from ..cluster.room import ClusterRoom  # a server alone loads nothing of it
+
+        return ClusterRoom(clock, options, history)
+
     async def _listen(self) -> list[Address]:
         """Accept connections on every address of the host, and return these addresses.
 
@@ -198,7 +223,7 @@ class BroadcastServer:
         """
         sockets: list[socket.socket] = []
         try:
-            sockets = await listen(self.host, self.port)
+            sockets = await listen(self.host, self.port, self.reuse_port)
             for listening in sockets:
                 on_accepted = functools.partial(self._on_accepted, listening)
                 # asyncio accepts `backlog` connections in a row and, without free descriptors, logs
@@ -360,14 +385,18 @@ class BroadcastServer:
 
     async def _release(self) -> None:
         """Close the listeners, and cancel what still runs: from now on, the server is closed."""
+        context = self._context
         self._close_listeners()
-        self._context.room.close()
-        self._context.clock.stop()
-        self._state = ServerState.CLOSED
+        context.room.close()
         tasks = [*self._sessions, *self._accepting]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await context.room.wait_closed()
+        finally:
+            context.clock.stop()
+            self._state = ServerState.CLOSED
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
@@ -398,3 +427,10 @@ def _duplicate(accepted: socket.socket) -> socket.socket | None:
         return accepted.dup()
     except OSError:
         return None
+
+
+def check_room(name: str) -> str:
+    """Return a room's name if it is allowed; otherwise raise ValueError."""
+    if not re.fullmatch(r"[^\s{}]{1,64}", name) or not name.isprintable():
+        raise ValueError("a room's name has 1 to 64 characters, no white space and no braces")
+    return name

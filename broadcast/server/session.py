@@ -20,7 +20,7 @@ from . import dispatcher
 from .admission import READ_SIZE, Admission, shake_hands
 from .clock import ServingClock
 from .rate import RateLimiter
-from .room import Member, Room
+from .room import Member, Room, SessionEvents
 from .scope import Scope
 from .strangers import Strangers
 from .watchdog import watch_deadline
@@ -51,6 +51,8 @@ class LeaveReason(enum.Enum):
     LOST = "connection lost"
     TIMED_OUT = "timed out"
     TOO_SLOW = "too slow"
+    OUT_OF_SYNC = "lost touch with the room"
+    """Its server may have missed something that was said on another one."""
     SHUTDOWN = SHUTTING_DOWN
     DISPLACED = "too many connections that have not joined"
     CUT_OFF = "did not read in time at the shutdown"
@@ -59,6 +61,7 @@ class LeaveReason(enum.Enum):
 INTERRUPTS = {
     LeaveReason.TIMED_OUT: {State.HANDSHAKE, State.JOINED, State.LEAVING},
     LeaveReason.TOO_SLOW: {State.JOINED, State.LEAVING},
+    LeaveReason.OUT_OF_SYNC: {State.JOINED, State.LEAVING},
     LeaveReason.DISPLACED: {State.HANDSHAKE, State.CLOSING},
     # A shutdown does not interrupt a client that is already being sent its last data.
     LeaveReason.SHUTDOWN: {State.HANDSHAKE, State.JOINED},
@@ -173,6 +176,9 @@ class Session:
     def _on_evicted(self) -> None:
         self.interrupt(LeaveReason.TOO_SLOW)
 
+    def _on_cut_off(self) -> None:
+        self.interrupt(LeaveReason.OUT_OF_SYNC)
+
     def _time_left(self) -> float:
         """Return the seconds until the client will have been inactive for too long.
 
@@ -209,7 +215,8 @@ class Session:
         if context.admission.tls is None:
             context.room.check_space()
         connect, rest, size = await shake_hands(connection, context.admission)
-        self._member = await context.room.join(connect.username, connection, self._on_evicted)
+        events = SessionEvents(self._on_evicted, self._on_cut_off)
+        self._member = await context.room.join(connect.username, connection, events)
         self._enter(State.JOINED)  # at once: it may be evicted from now on
         context.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
@@ -266,7 +273,10 @@ class Session:
                 too_long = messages.line_too_long(self._context.limits.line_limit)
                 await self._answer((encode(too_long),))
                 continue
-            await self._wait_to_publish()
+            has_messages = not chunk.startswith(b"\\")
+            if not has_messages:
+                has_messages = chunk.count(b"\n\\") + 1 < chunk.count(b"\n")
+            await self._wait_to_handle(has_messages)
             count, items = parse(chunk, self._prefix)
             self._count(count, 0)
             for item in items:
@@ -280,13 +290,15 @@ class Session:
                 if loop.time() > slice_ends:
                     await self._yield()
                     slice_ends = loop.time() + TIME_SLICE
-                await self._wait_to_publish()  # before `parse` makes the next item
+                await self._wait_to_handle(has_messages)  # before `parse` makes the next item
         return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
 
-    async def _wait_to_publish(self) -> None:
-        if self._context.room.must_wait_to_publish:
+    async def _wait_to_handle(self, has_messages: bool) -> None:
+        """Wait while input is paused; commands alone only wait for slow readers."""
+        room = self._context.room
+        if room.must_wait_to_publish if has_messages else room.is_full:
             self._connection.pause_reading()
-            await self._context.room.wait_to_publish()
+            await (room.wait_to_publish() if has_messages else room.wait_not_full())
 
     async def _yield(self) -> None:
         """Let the event loop serve others."""
@@ -406,7 +418,10 @@ class Session:
             elif reason is LeaveReason.TOO_SLOW:
                 self._send_error(messages.TOO_SLOW)
         self._log_leave(member, outcome)
-        if outcome is reason and reason is not LeaveReason.LOST:
+        if outcome is LeaveReason.OUT_OF_SYNC:
+            self._send_error(messages.OUT_OF_SYNC)
+            await self._close_gracefully()
+        elif outcome is reason and reason is not LeaveReason.LOST:
             await self._close_gracefully()
         else:
             self._connection.reset()

@@ -199,8 +199,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def run(server: Server) -> Iterator[Running]:
-    """Run a server on a core of its own; raise UnavailableError if that is impossible."""
+def run(server: Server, core: int = SERVER_CORE) -> Iterator[Running]:
+    """Run a server on one core; raise UnavailableError if that is impossible."""
     program, port = sys.executable, 0
     if server.program:
         path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
@@ -214,7 +214,7 @@ def run(server: Server) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as name, open(Path(name, "log"), "wb") as log:
         command = server.command(program, Path(name), port)
         os.sched_setaffinity(
-            0, {SERVER_CORE}
+            0, {core}
         )  # inherited by the process that it starts, including all threads
         try:
             process = subprocess.Popen(

@@ -1,0 +1,31 @@
+"""The entries of the log: what happened on one server and was sent together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .resp import RedisError, Reply
+
+SAY, JOIN, LEAVE = b"say", b"join", b"leave"  # SAY is followed by the number of lines
+
+
+class Entry(NamedTuple):
+    """An entry; one that a script has added has no server, and the number 0."""
+
+    position: int
+    before: int  # the position of the entry before it
+    server: str
+    number: int  # of this server's entries, from 1
+    seconds: int  # the wall clock when it was sent
+    events: list[tuple[bytes, bytes]]  # kind and text
+
+
+def parse_entry(reply: Reply) -> Entry:
+    """Return an entry that Redis has returned. Raises RedisError if it is none of ours."""
+    try:
+        position, (_, before, _, origin, *fields) = reply
+        server, number, seconds = origin.decode().split(" ")
+        events = list(zip(fields[::2], fields[1::2], strict=True))
+        return Entry(int(position[:-2]), int(before), server, int(number), int(seconds), events)
+    except (ValueError, TypeError, AttributeError):
+        raise RedisError("its log has an entry that is none of ours") from None

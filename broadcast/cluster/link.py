@@ -1,0 +1,249 @@
+"""A server's link to the Redis of its room: attach, follow the log, notice an outage, attach again.
+
+The life of an outage: a connection breaks, or Redis answers with an error, or not in time. Both
+connections are dropped, and the link is AWAY; what was written and has not come back is kept. After
+a delay, which grows until all is well, the link connects again and asks `heartbeat.lua` whether
+Redis has the room as this server knows it: epoch, registration, the last entry that it took. Then
+what was kept is sent again, of which Redis executes what it had not, and the log is read on.
+
+If Redis does not have it, or if an entry is missing in the log, the link is CUT_OFF: clients may
+lack something for good. They are told and disconnected before anything else is delivered, and the
+server begins anew under another ID (`hello.lua`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import random
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import BroadcastError, ClusterError
+from ..net.dial import connect
+from ..server.batch import BATCH_SIZE
+from ..server.clock import ServingClock
+from .entries import parse_entry
+from .neighbours import Neighbours
+from .resp import LostError, RedisConnection, RedisError, encode
+from .scripts import Scripts
+from .url import RedisURL
+
+if TYPE_CHECKING:
+    from .room import ClusterRoom
+
+LOGGER = logging.getLogger("broadcast")
+
+ENTRIES_PER_READ = 32  # each of a batch at most: 4 MB
+REPORT_SIZE = 2 * 1024 * 1024  # bytes taken, after which a heartbeat is sent before it is due
+REAP_SLICE = 100  # names freed at once: 10,000 would block Redis for 70 ms
+SHORTEST_DELAY = 0.05  # seconds between attempts to attach, or heartbeats while senders are held
+
+
+class LinkState(enum.Enum):
+    """Whether this server takes part in the room; changed only in `Link._enter`."""
+
+    ATTACHED = enum.auto()
+    AWAY = enum.auto()  # clients stay, senders wait, and newcomers are refused after a while
+    CUT_OFF = enum.auto()  # the same, but clients have been disconnected, and the server has no ID
+
+
+class Link:
+    """Writes to the log for a room, and has the room take what comes back."""
+
+    def __init__(self, room: ClusterRoom, url: RedisURL, name: str, clock: ServingClock) -> None:
+        self._room, self._url, self._clock, self._timing = room, url, clock, room.timing
+        self._scripts = Scripts(name)
+        self._state = LinkState.AWAY
+        self._away_since = 0.0  # in the loop's time
+        self._retry_delay = 0.0  # seconds before the next attempt to attach
+        self._task: asyncio.Task[None] | None = None
+        self._connections: list[RedisConnection] = []  # to call scripts, and to read the log
+        self.server = ""  # this server's ID; empty if it has none
+        self._epoch = ""
+        self._position = 0  # of the last entry that was taken
+        self.statistics: dict[str, int] = {}  # as of the last heartbeat
+        self._beat_text, self._beats = "", 0  # the last heartbeat, and how many there were
+        self._report_due = asyncio.Event()  # set to send one early
+
+    def _enter(self, state: LinkState, reason: str = "") -> None:
+        assert state is not LinkState.AWAY or self._state is LinkState.ATTACHED
+        before, self._state = self._state, state
+        if before is LinkState.ATTACHED:
+            self._away_since = asyncio.get_running_loop().time()
+            self._room.on_attached(False)
+        if state is LinkState.ATTACHED:
+            self._room.on_attached(True)
+        elif state is LinkState.AWAY:
+            LOGGER.warning("away from %s: %s", self._url, reason)
+        else:
+            LOGGER.warning("cut off: %s", reason)
+            self.server = ""
+            self._room.on_cut_off()
+
+    async def start(self) -> None:
+        """Attach. Raises ClusterError with the reason if that fails."""
+        try:
+            await self._attach()
+        except (OSError, BroadcastError) as problem:
+            for redis in self._connections:
+                await redis.close()
+            why = str(problem) or f"no answer for {2 * self._timing.silence:g} s"
+            raise ClusterError(f"can't use Redis at {self._url}: {why}") from None
+        self._task = asyncio.create_task(self._run(), name="cluster link")
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._state is not LinkState.ATTACHED:
+                    await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1))
+                    longer = max(SHORTEST_DELAY, 2 * self._retry_delay)
+                    self._retry_delay = min(longer, self._timing.retry)
+                    await self._attach()
+                await self._follow()
+            except LostError as problem:
+                self._enter(LinkState.CUT_OFF, str(problem).removeprefix("LOST "))
+            except (OSError, BroadcastError) as problem:
+                if self._state is LinkState.ATTACHED:
+                    self._enter(LinkState.AWAY, str(problem))
+            except Exception as problem:
+                LOGGER.error("the cluster failed: please report this", exc_info=problem)
+                if self.server:
+                    self._enter(LinkState.CUT_OFF, "an error in this server")
+            finally:
+                while self._connections:
+                    await self._connections.pop().close()
+
+    async def _attach(self) -> None:
+        """Connect, and go on where this server was, or begin anew."""
+        async with asyncio.timeout(2 * self._timing.silence):
+            for _ in range(2):
+                await self._connect()
+            redis = self._connections[0]
+            await self._scripts.load(redis)
+            if is_new := not self.server:
+                server = secrets.token_hex(4)
+                hello = self._scripts.call("hello", server, secrets.token_hex(8))
+                epoch, position = await redis.ask(hello)
+                self._epoch, self._position = epoch.decode(), int(position)
+                await self._room.load(redis, self._scripts, self._position)
+                self.server = server
+            self._neighbours = Neighbours(self._clock, self._timing, self._room.grace)
+            await self._report(redis)
+        if is_new:
+            LOGGER.info("attached to %s as server %s", self._url, self.server)
+        else:
+            away = asyncio.get_running_loop().time() - self._away_since
+            LOGGER.info("attached again after %.1f s", away)
+        self._enter(LinkState.ATTACHED)
+
+    async def _connect(self) -> None:
+        url, timeout = self._url, self._timing.silence
+        redis = RedisConnection(await connect(url.host, url.port, timeout, url.tls), self._clock)
+        self._connections.append(redis)
+        if url.password:
+            await redis.ask(encode("AUTH", *filter(None, [url.user]), url.password))
+        found = re.search(rb"redis_version:((\d+)\.(\d+)\S*)", await redis.ask(encode("INFO")))
+        if found and (int(found[2]), int(found[3])) < (6, 2):
+            raise RedisError(f"its version is {found[1].decode()}, and 6.2 is needed")
+        await redis.ask(encode("SELECT", url.database))
+
+    async def _follow(self) -> None:
+        """Write, read and send heartbeats until something fails."""
+        commands, reader = self._connections
+        parts = (self._write(commands), self._read(reader), self._beat(commands), self._watch())
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write(self, redis: RedisConnection) -> None:
+        """Send one write after the other, beginning with those that have not come back."""
+        writes = list(self._room.writes)
+        while True:
+            number, events = writes.pop(0) if writes else await self._room.next_write()
+            words = [word for kind, text, key, _ in events for word in (kind, text, key)]
+            call = self._scripts.call("write", self.server, number, int(time.time()), *words)
+            await redis.ask(call)
+
+    async def _read(self, redis: RedisConnection) -> None:
+        """Take the entries of the log: about a batch in an iteration, none while it is full."""
+        wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
+        command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, "STREAMS", self._scripts.log)
+        reported = flushed = self._position
+        while True:
+            reply = await redis.ask(encode(*command, f"{self._position}-0"))
+            for entry in map(parse_entry, reply[0][1] if reply else ()):
+                if self._position - flushed >= BATCH_SIZE:
+                    await asyncio.sleep(0)
+                    flushed = self._position
+                await self._room.wait_not_full()
+                if entry.before != self._position:
+                    raise LostError("Redis does not have any more what was said before")
+                self._room.take(entry)
+                self._position = entry.position
+                if not entry.server or self._position - reported >= REPORT_SIZE:
+                    reported = self._position
+                    self._report_due.set()  # a server has come or gone, or waits for this one
+            self._room.flush()
+
+    async def _beat(self, redis: RedisConnection) -> None:
+        """Send heartbeats."""
+        while True:
+            is_behind = self._neighbours.is_behind
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SHORTEST_DELAY if is_behind else self._timing.heartbeat):
+                    await self._report_due.wait()
+            self._report_due.clear()
+            await self._report(redis)
+            self._retry_delay = 0.0  # since it has attached, Redis has executed everything
+
+    async def _watch(self) -> None:
+        """Raise OSError when Redis does not answer in time."""
+        while True:
+            await asyncio.sleep(self._timing.silence / 10)
+            if max(redis.silent_for for redis in self._connections) > self._timing.silence:
+                raise ConnectionError(f"no answer for {self._timing.silence:g} s")
+
+    async def _report(self, redis: RedisConnection) -> None:
+        """Send a heartbeat, and act on those of the others."""
+        self._beats += 1
+        self._beat_text = f"{self._beats} {self._position} {self._room.floor(self._position)}"
+        known = (self._epoch, self._position, self._beat_text)
+        end, words, unclean = await redis.ask(self._scripts.call("heartbeat", self.server, *known))
+        behind, texts = int(end) - self._position, [word.decode() for word in words]
+        beats = dict(zip(texts[::2], texts[1::2], strict=True))
+        self.statistics = {"servers": len(beats), "position": self._position, "behind": behind}
+        for server in self._neighbours.update(int(end), beats):
+            if server != self.server:
+                LOGGER.warning("server %s is taken for dead", server)
+                await self._reap(redis, server, beats[server])
+        if unclean:
+            await self._reap(redis, unclean.decode())
+        self._room.pause_input("behind", self._neighbours.is_behind)
+
+    async def _reap(self, redis: RedisConnection, server: str, *beat: str) -> None:
+        """Declare a server dead that has sent this heartbeat last, and free its names."""
+        why = "connection lost"
+        while await redis.ask(self._scripts.call("reap", server, REAP_SLICE, why, *beat)):
+            beat = ()
+
+    async def close(self) -> None:
+        """Declare this server dead once nothing is in flight; if it is away, others will do so."""
+        if self._task is None:
+            return
+        with contextlib.suppress(OSError, BroadcastError):
+            async with asyncio.timeout(self._timing.leave):
+                while self._room.events or self._room.writes:
+                    await asyncio.sleep(SHORTEST_DELAY / 5)
+                if self._state is LinkState.ATTACHED:
+                    await self._reap(self._connections[0], self.server, self._beat_text)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)

@@ -1,0 +1,87 @@
+"""Speak to a Redis: its protocol RESP2, over a connection of our own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ..errors import BroadcastError
+from ..net.connection import Connection
+from ..server.clock import ServingClock
+
+READ_SIZE = 256 * 1024  # bytes read at once
+
+Reply = Any  # None, an int, bytes, or a list of replies
+
+
+class RedisError(BroadcastError):
+    """Redis has answered with an error, or not as Redis does."""
+
+
+class LostError(RedisError):
+    """Redis does not have the room as this server knows it: something that was said is lost."""
+
+
+def encode(*words: str | bytes | int, before: bytes = b"", count: int = 0) -> bytes:
+    """Return a command in the wire format; `before` has its first `count` words."""
+    parts = [b"*%d\r\n" % (count + len(words)), before]
+    for word in words:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        parts += (b"$%d\r\n" % len(data), data, b"\r\n")
+    return b"".join(parts)
+
+
+class RedisConnection:
+    """One connection to a Redis; one that has failed can't be used any more."""
+
+    def __init__(self, connection: Connection, clock: ServingClock) -> None:
+        self._connection, self._clock = connection, clock
+        self._lock = asyncio.Lock()  # held until a command is answered
+        self._asked_at = 0.0  # in running time
+        self._data, self._start = b"", 0  # what was received, and where the next reply begins
+        connection.set_read_size(READ_SIZE)
+        connection.limit_send_buffer(READ_SIZE)  # so that a write is sent at once
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds of running time for which a command has not been answered."""
+        return self._clock.running_time() - self._asked_at if self._lock.locked() else 0.0
+
+    async def ask(self, command: bytes) -> Reply:
+        """Send an encoded command and return its reply. Raises RedisError or OSError."""
+        async with self._lock:
+            self._asked_at = self._clock.running_time()
+            self._connection.send(command)
+            return await self._read_reply()
+
+    async def _read_reply(self) -> Reply:
+        while (end := self._data.find(b"\r\n", self._start)) < 0:
+            await self._receive()
+        kind, rest = self._data[self._start : self._start + 1], self._data[self._start + 1 : end]
+        self._start = end + 2
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            raise (LostError if rest.startswith(b"LOST ") else RedisError)(rest.decode())
+        if kind not in (b":", b"$", b"*") or not rest.removeprefix(b"-").isdigit():
+            raise RedisError("it does not speak the protocol of Redis")
+        number = int(rest)
+        if kind == b":" or number < 0:
+            return number if kind == b":" else None
+        if kind == b"*":
+            return [await self._read_reply() for _ in range(number)]
+        while len(self._data) < self._start + number + 2:
+            await self._receive()
+        self._start += number + 2
+        return self._data[self._start - number - 2 : self._start - 2]
+
+    async def _receive(self) -> None:
+        if not (data := await self._connection.read_chunk()):
+            raise self._connection.lost or ConnectionError("it has closed the connection")
+        self._data, self._start = self._data[self._start :] + data, 0
+
+    async def close(self) -> None:
+        """Close at once, even if not everything has been sent."""
+        if self._connection.unsent:
+            self._connection.reset()
+        await self._connection.aclose()

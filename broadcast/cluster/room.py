@@ -1,0 +1,263 @@
+"""A room of many servers.
+
+The life of a message: `publish` adds it to the events of this server. As soon as Redis has executed
+what was sent before, `link.py` sends all that have come together meanwhile as one write, which is
+kept, and `write.lua` appends it to the log as one entry. Each server reads the log and delivers an
+entry to its own clients (`take`), so all see one order; of its own, it knows from the write who the
+authors are, who are left out. Joins and leaves take the same way: a client has joined when that has
+come back. The life of an outage is in `link.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+from ..errors import HandshakeError
+from ..net.connection import Connection
+from ..protocol import framing, messages, notices
+from ..protocol.blocks import Block
+from ..protocol.handshake import UNAVAILABLE
+from ..protocol.names import name_key
+from ..server.batch import BATCH_SIZE
+from ..server.clock import ServingClock
+from ..server.history import History
+from ..server.registry import Roster
+from ..server.room import Member, Room, RoomOptions, SessionEvents
+from ..server.watchdog import RECHECK_DELAY
+from .entries import JOIN, LEAVE, SAY, Entry, parse_entry
+from .link import Link
+from .resp import LostError, RedisConnection, encode
+from .scripts import Scripts
+from .timing import ClusterTiming
+from .url import parse_url
+
+IN_FLIGHT_LIMIT = 256 * 1024
+"""Bytes that were published and have not come back, above which senders wait; above half of them,
+they wait from the next iteration on, so that no chunk is split. With 2 MiB, a delivery costs 20 %
+more. An event counts for its text and EVENT_COST."""
+
+EVENT_COST = 300
+HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
+AWAY_NOTICE = "lost touch with the other servers: messages wait until they are back"
+BACK_NOTICE = "back in touch with the other servers"
+GONE = "connection lost"  # why a client leaves that did not wait until it had joined
+
+
+class Newcomer(NamedTuple):
+    """A client that asks for a name; `joined` is done early if it does not wait any more."""
+
+    username: str
+    connection: Connection
+    events: SessionEvents
+    joined: asyncio.Future[Member]
+
+
+class Event(NamedTuple):
+    """What a client did: messages, a name asked for, or one given back, and why."""
+
+    kind: bytes
+    text: bytes | str
+    key: str  # of the name
+    who: Member | Newcomer | None  # is not sent, but kept
+
+
+class ClusterRoom(Room):
+    """The clients of this server in a room of many: those with the same Redis and `name`."""
+
+    def __init__(self, clock: ServingClock, options: RoomOptions, history: History | None) -> None:
+        super().__init__(clock, options, history)
+        assert options.cluster
+        url, name, timing = options.cluster
+        self._clock, self.timing, self.grace = clock, timing or ClusterTiming(), options.grace
+        self._link = Link(self, parse_url(url), name, clock)
+        self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
+        self.events: deque[Event] = deque()  # not sent
+        self._has_events = asyncio.Event()
+        self.writes: deque[tuple[int, list[Event]]] = deque()  # sent, not come back
+        self._last_number = 0  # of a write
+        self._in_flight = 0  # bytes of all these
+        self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
+        self.on_attached(False)
+
+    async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
+        joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
+        try:
+            silence = self.timing.silence if self._is_attached else 0  # that may not be known yet
+            async with asyncio.timeout(silence + self.timing.newcomer):
+                await self.wait_to_publish()
+                self.check_space()
+                self._add(JOIN, username, Newcomer(username, connection, events, joined))
+                return await joined
+        except BaseException as problem:
+            if joined.done() and not joined.cancelled() and not joined.exception():
+                self.remove(joined.result(), GONE)
+                self.release_place(joined.result())
+            if isinstance(problem, TimeoutError):
+                raise HandshakeError(UNAVAILABLE) from None
+            raise
+
+    def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
+        if member in self._present and not self._closed:
+            self._leaving[member] = asyncio.Event()
+        self._release_name(member, why)
+        return asyncio.ensure_future(self._leave(member))
+
+    async def _leave(self, member: Member) -> bool:
+        if has_left := self._leaving.get(member):
+            try:
+                async with asyncio.timeout(self.timing.leave):
+                    await has_left.wait()
+            except TimeoutError:
+                await asyncio.sleep(RECHECK_DELAY)  # this process may have been stopped
+                if not has_left.is_set():  # it may lack what was said on other servers before
+                    self._fanout.remove(member.subscription)
+                    member.events.on_cut_off()
+        return await self._fanout.leave(member.subscription)
+
+    def _release_name(self, member: Member, why: str) -> None:
+        if member in self._present:  # otherwise it was cut off, and the name is not its own
+            self._present.discard(member)
+            self._add(LEAVE, f"{member.name} {why}", member)
+
+    def publish(self, member: Member, block: Block) -> None:
+        self._add(b"%b %d" % (SAY, block.lines), block.data, member)
+
+    def _add(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
+        name = text.partition(" ")[0] if isinstance(text, str) else ""
+        self.events.append(Event(kind, text, name_key(name), who))
+        self._has_events.set()
+        self._in_flight += len(text) + EVENT_COST
+        if self._in_flight > IN_FLIGHT_LIMIT:
+            self._pace()
+        elif self._in_flight > IN_FLIGHT_LIMIT // 2:
+            asyncio.get_running_loop().call_soon(self._pace)
+
+    def _pace(self) -> None:
+        self.pause_input("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
+
+    async def next_write(self) -> tuple[int, list[Event]]:
+        """Wait for events, and make a write of them, of about a batch at most."""
+        await self._has_events.wait()
+        events: list[Event] = []
+        size = 0
+        while self.events and (size + len(self.events[0].text) < BATCH_SIZE or not events):
+            events.append(self.events.popleft())
+            size += len(events[-1].text) + EVENT_COST
+        if not self.events:
+            self._has_events.clear()
+        self._last_number += 1
+        self.writes.append((self._last_number, events))
+        return self.writes[-1]
+
+    def take(self, entry: Entry) -> None:
+        """Deliver an entry of the log to this server's clients."""
+        own = self._take_write(entry.number) if entry.server == self._link.server else []
+        for place, (kind, text) in enumerate(entry.events):
+            who = own[place].who if own else None
+            member = who if isinstance(who, Member) else None
+            if kind.startswith(SAY):
+                lines, author = int(kind[len(SAY) :]), member.subscription if member else None
+                self._fanout.publish(author, text, lines)
+                if self._history:
+                    self._history.add(Block(text, lines), entry.seconds, entry.position)
+            elif kind == JOIN:
+                self._take_join(text.decode(), who if isinstance(who, Newcomer) else None)
+            elif kind == LEAVE:
+                self._take_leave(text.decode(), member)
+
+    def _take_write(self, number: int) -> list[Event]:
+        if not self.writes or self.writes[0][0] != number:
+            raise LostError("Redis has what this server has not written")
+        _, events = self.writes.popleft()
+        self._in_flight -= sum(len(event.text) + EVENT_COST for event in events)
+        self._pace()
+        return events
+
+    def _take_join(self, name: str, newcomer: Newcomer | None) -> None:
+        self._roster.add(name)
+        if newcomer and not newcomer.joined.done():
+            asked, connection, events, joined = newcomer
+            try:
+                self.check_space()
+                joined.set_result(self._admit(asked, name, connection, events))
+                return
+            except HandshakeError as problem:
+                joined.set_exception(problem)
+        self._announce(notices.joined(name))
+        if newcomer:  # it does not wait any more
+            self._add(LEAVE, f"{name} {GONE}", None)
+
+    def _take_leave(self, text: str, member: Member | None) -> None:
+        name, _, why = text.partition(" ")
+        self._roster.discard(name)
+        if member:
+            self._fanout.leave(member.subscription)
+            self._leaving.pop(member, asyncio.Event()).set()
+        self._announce(notices.left(name, why), member)
+
+    def floor(self, position: int) -> int:
+        """Return from where the log is needed by a server that has taken it up to a position."""
+        oldest = self._history.oldest_position if self._history else None
+        return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
+
+    async def load(self, redis: RedisConnection, scripts: Scripts, position: int) -> None:
+        """Load what was said before a position of the log, and who is there, then or later."""
+        self._roster, cursor = Roster(), b""
+        while cursor != b"0":
+            scan = encode("HSCAN", scripts.names, cursor or 0, "COUNT", 2000)
+            cursor, found = await redis.ask(scan)
+            for name in found[1::2]:
+                self._roster.add(name.decode())
+        if self._history:
+            self._history.clear()
+            log, start, end = scripts.log, "-", f"({position}-0"
+            while replies := await redis.ask(encode("XRANGE", log, start, end, "COUNT", 32)):
+                for entry in map(parse_entry, replies):
+                    start = f"({entry.position}-0"
+                    for kind, text in entry.events:
+                        if kind.startswith(SAY):
+                            block = Block(text, int(kind[len(SAY) :]))
+                            self._history.add(block, entry.seconds, entry.position)
+
+    def on_attached(self, is_attached: bool) -> None:
+        """Hold the senders while this server is away, and tell its clients if that lasts."""
+        self._is_attached = is_attached
+        self.pause_input("away", not is_attached)
+        if is_attached:
+            self._clock.resume()
+            if self._notice_due:
+                self._notice_due.cancel()
+            else:
+                self._tell(BACK_NOTICE)
+        else:
+            self._clock.pause()
+            loop = asyncio.get_running_loop()
+            self._notice_due = loop.call_later(self.timing.notice, self._tell, AWAY_NOTICE)
+
+    def _tell(self, text: str) -> None:
+        self._notice_due = None
+        self._fanout.publish(None, framing.encode(messages.notice(text)))
+
+    def on_cut_off(self) -> None:
+        """Disconnect all clients, and forget what was written: this server begins anew."""
+        for member in [*self._present, *self._leaving]:
+            self._fanout.remove(member.subscription)
+            member.events.on_cut_off()
+        for event in [*(event for _, events in self.writes for event in events), *self.events]:
+            if isinstance(event.who, Newcomer) and not event.who.joined.done():
+                event.who.joined.set_exception(HandshakeError(UNAVAILABLE))
+        for kept in (self._present, self._leaving, self.writes, self.events, self._has_events):
+            kept.clear()
+        self._last_number = self._in_flight = 0
+        self._pace()
+
+    async def open(self) -> None:
+        await self._link.start()
+
+    async def wait_closed(self) -> None:
+        await self._link.close()
+
+    def statistics(self) -> dict[str, int]:
+        return super().statistics() | self._link.statistics

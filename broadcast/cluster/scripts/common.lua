@@ -1,0 +1,63 @@
+-- Precedes each of the other scripts: the keys, and what several of them do.
+-- log      stream: what was said, who joined and left, in the one order of the room
+-- top      position of its last entry: bytes ever written
+-- epoch    a random word; another one means that the log was lost
+-- servers  hash: server -> number of its last write
+-- beats    hash: server -> last heartbeat, "COUNTER POSITION FLOOR"
+-- names    hash: key of a name in use -> the name
+-- next     hash: key of a name -> lowest number that was never behind it
+-- freed    sorted set, all of score 0: "KEY\0NUMBER" for lower numbers that are free again
+-- dead     set: servers that were declared dead, and may still own names
+-- owned    set: keys of the names of one server
+local log, top, epoch, servers, beats, names, next_number, freed, dead, owned = unpack(KEYS)
+local call = redis.call
+local VOID = redis.error_reply('LOST this server is not registered any more')
+
+-- An entry's ID is its position, so that differences are bytes, with 300 for each event. It also has
+-- the position of the entry before it, so that a reader knows when one is missing.
+local function append(origin, fields)
+  local before, size = call('GET', top) or '0', 100
+  for _, field in ipairs(fields) do
+    size = size + #field + 150
+  end
+  local position = string.format('%d', before + size)
+  call('XADD', log, position .. '-0', 'after', before, 'from', origin, unpack(fields))
+  call('SET', top, position)
+  return position
+end
+
+local function numbers_of(base)
+  return '[' .. base .. '\0', '(' .. base .. '\1'
+end
+
+-- Returns the name, with the lowest free number if it is taken; that is found without a search.
+local function claim(name, base)
+  local key, first, last = base, numbers_of(base)
+  while call('HEXISTS', names, key) == 1 do -- again if somebody has asked for exactly that name
+    local lowest = call('ZRANGEBYLEX', freed, first, last, 'LIMIT', 0, 1)[1]
+    if lowest then
+      call('ZREM', freed, lowest)
+    else
+      call('HSETNX', next_number, base, 2)
+      lowest = base .. '\0' .. (call('HINCRBY', next_number, base, 1) - 1)
+    end
+    key = string.format('%s-%d', base, string.sub(lowest, #base + 2))
+  end
+  name = name .. string.sub(key, #base + 1)
+  call('HSET', names, key, name)
+  call('SADD', owned, key)
+  return name
+end
+
+local function release(key)
+  call('HDEL', names, key)
+  local base, number = string.match(key, '^(.*)%-([1-9]%d*)$')
+  local unused = base and tonumber(call('HGET', next_number, base))
+  if unused and tonumber(number) >= 2 and tonumber(number) < unused then
+    call('ZADD', freed, 0, string.format('%s\0%010d', base, number))
+    if call('ZLEXCOUNT', freed, numbers_of(base)) == unused - 2 then -- all are free
+      call('ZREMRANGEBYLEX', freed, numbers_of(base))
+      call('HDEL', next_number, base)
+    end
+  end
+end

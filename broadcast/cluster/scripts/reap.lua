@@ -1,0 +1,21 @@
+-- Declares a server dead, unless it has sent another heartbeat since the one that is passed, and
+-- frees some of its names. ARGV: server, how many, why, and the heartbeat of one that is registered.
+-- Returns whether there is more to do.
+if ARGV[4] and call('HGET', beats, ARGV[1]) ~= ARGV[4] then
+  return 0
+elseif ARGV[4] then
+  call('HDEL', beats, ARGV[1])
+  call('HDEL', servers, ARGV[1])
+  call('SADD', dead, ARGV[1])
+end
+local fields = {}
+for _, key in ipairs(call('SPOP', owned, ARGV[2])) do
+  local text = call('HGET', names, key) .. ' ' .. ARGV[3]
+  fields[#fields + 1], fields[#fields + 2] = 'leave', text
+  release(key)
+end
+if #fields == 0 then
+  return call('SREM', dead, ARGV[1]) * 0
+end
+append(' 0 0', fields)
+return 1

@@ -1,0 +1,69 @@
+"""A server in a cluster as an object in this process: what it leaves open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import pytest
+from cluster_helpers import MakeRedis, Recorder, RedisServer, free_port
+from helpers import count_open_files, linux_only
+
+from broadcast import BroadcastServer, ClusterError, ListenError
+from broadcast.cluster.timing import ClusterTiming
+
+SHORT = ClusterTiming(heartbeat=0.2, silence=0.3, dead_after=2, notice=0.1, newcomer=0.3, leave=0.3)
+
+
+@linux_only("counts open files in /proc")
+class TestNothingIsLeftOpen:
+    async def test_server_can_be_started_again_and_again(self, redis: RedisServer) -> None:
+        server = BroadcastServer(port=0, cluster=redis.url, room="tea")
+        files = count_open_files()
+        for _ in range(5):
+            async with server:
+                client = await Recorder.join(server.port, "client")
+                await client.leave()
+        assert len(asyncio.all_tasks()) == 1
+        await asyncio.sleep(0)
+        assert count_open_files() == files
+        assert "client" not in str(redis.contents())
+
+    async def test_server_that_cannot_start_leaves_nothing_open(
+        self, make_redis: MakeRedis
+    ) -> None:
+        redis = make_redis("--requirepass", "secret")
+        files = count_open_files()
+        for url in (redis.url, f"redis://127.0.0.1:{free_port()}"):
+            with pytest.raises(ClusterError):
+                await BroadcastServer(port=0, cluster=url).start()
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+        assert count_open_files() == files
+
+    async def test_server_whose_port_is_taken_leaves_nothing_in_redis(
+        self, redis: RedisServer
+    ) -> None:
+        async with BroadcastServer(port=0) as other:
+            with pytest.raises(ListenError):
+                await BroadcastServer(port=other.port, cluster=redis.url).start()
+        assert "beats" not in str(redis.contents())
+
+    async def test_server_can_be_closed_while_redis_is_stopped(
+        self, redis: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "broadcast")
+        files = count_open_files()
+        server = BroadcastServer(port=0, cluster=redis.url, cluster_timing=SHORT)
+        async with server:
+            client = await Recorder.join(server.port, "client")
+            redis.signal(signal.SIGSTOP)
+            client.send("waits\n")
+            while not any("away from" in line for line in caplog.messages):
+                await asyncio.sleep(0.01)
+        await client.wait_end()
+        assert client.lines[-1] == "* server is shutting down"
+        await Recorder.close_all()
+        assert len(asyncio.all_tasks()) == 1
+        assert count_open_files() == files

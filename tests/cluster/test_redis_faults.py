@@ -1,0 +1,327 @@
+"""What a room on three servers experiences when its Redis, or the way to it, fails."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+
+import pytest
+from cluster_helpers import (
+    FAST,
+    OUTAGE_PATIENCE,
+    SPEED,
+    ClusterServer,
+    MakeProxy,
+    MakeRedis,
+    Recorder,
+    RedisServer,
+    StartCluster,
+    Traffic,
+    check_streams,
+    check_told,
+    end_all,
+    synchronise,
+    wait_names,
+)
+from helpers import FAST_RECONNECT, TOP, StartProgram
+
+from broadcast.protocol.handshake import UNAVAILABLE
+
+
+async def check_room_works(servers: list[ClusterServer]) -> None:
+    """Check that newcomers at all servers can talk to each other, and nobody else is there."""
+    clients = [
+        await join_patiently(server.port, f"new{number}") for number, server in enumerate(servers)
+    ]
+    await wait_names(clients[0], [client.name for client in clients])
+    for client in clients:
+        await synchronise(client, clients)
+    check_streams(clients)
+
+
+async def join_patiently(port: int, name: str) -> Recorder:
+    """Join, and try again as long as the refusals are passing ones."""
+    async with asyncio.timeout(OUTAGE_PATIENCE):
+        while True:
+            client = await Recorder.connect(port, name)
+            await client.wait_lines(1)
+            if client.lines[0] == "SUCCESS":
+                return client
+            await client.wait_end()
+
+
+class TestRedisIsKilled:
+    async def test_nobody_notices_if_it_kept_everything(
+        self, make_redis: MakeRedis, cluster: StartCluster
+    ) -> None:
+        redis = make_redis("--appendonly", "yes")
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.kill()
+        for server in servers:
+            await server.wait_logged("away from ")
+        redis.start()
+        for server in servers:
+            await server.wait_logged("attached again after ")
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
+
+    async def test_everyone_is_told_and_disconnected_if_it_forgot_everything(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.kill()
+        redis.start()
+        await check_cut_off(redis, servers, traffic)
+
+    async def test_everyone_is_told_and_disconnected_if_it_has_an_old_backup(
+        self, make_redis: MakeRedis, cluster: StartCluster
+    ) -> None:
+        redis = make_redis("--appendonly", "yes")
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        saved, backup = redis.directory / "appendonlydir", redis.directory / "backup"
+        shutil.copytree(saved, backup)
+        await traffic.flow()
+        redis.kill()
+        shutil.rmtree(saved)
+        backup.rename(saved)
+        redis.start()
+        await check_cut_off(redis, servers, traffic)
+
+
+async def check_cut_off(redis: RedisServer, servers: list[ClusterServer], traffic: Traffic) -> None:
+    """Check that those that were there are told and disconnected, and that the room works."""
+    for client in traffic.clients:
+        await client.wait_end(OUTAGE_PATIENCE)
+    await traffic.stop()
+    check_told(traffic.clients)
+    for server in servers:
+        await server.wait_logged("WARNING cut off: ")
+    await check_room_works(servers)
+    await end_all(servers, redis)
+
+
+class TestRedisIsStopped:
+    @pytest.mark.parametrize("seconds", [3, 12])
+    async def test_nobody_is_disconnected(
+        self, redis: RedisServer, cluster: StartCluster, seconds: float
+    ) -> None:
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds * SPEED)
+        redis.signal(signal.SIGCONT)
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
+
+    async def test_clients_are_told_and_newcomers_are_refused_after_a_while(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        [server] = await cluster(redis.url, 1, program=FAST)
+        client = await Recorder.join(server.port, "client")
+        redis.signal(signal.SIGSTOP)
+        client.send("said before it was known\n")
+        await server.wait_logged("away from ")
+        newcomer = await Recorder.connect(server.port, "newcomer")
+        client.send("\\ping still\n")
+        await client.wait("PONG still\r\n")
+        await newcomer.wait_end(OUTAGE_PATIENCE)
+        assert newcomer.lines == [f"ERROR {UNAVAILABLE}"]
+        await client.wait("* ")
+        client.send("\\clients\n")
+        await client.wait("* client (you)\r\n")
+        client.send("said while it was away\n")
+        told = len(client.notices)
+        redis.signal(signal.SIGCONT)
+        await client.wait_until(lambda: len(client.notices) > told, "a notice", OUTAGE_PATIENCE)
+        listener = await join_patiently(server.port, "listener")
+        await synchronise(client, [listener])
+        await wait_names(client, ["client", "listener"])
+        assert not client.ended
+
+    async def test_newcomer_whose_join_is_in_flight_is_refused_after_a_while(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        [server] = await cluster(redis.url, 1, program=FAST)
+        redis.signal(signal.SIGSTOP)
+        newcomer = await Recorder.connect(server.port, "newcomer")
+        await newcomer.wait_end()
+        assert newcomer.lines == [f"ERROR {UNAVAILABLE}"]
+        redis.signal(signal.SIGCONT)
+        client = await join_patiently(server.port, "newcomer")
+        await wait_names(client, [client.name])
+
+    async def test_client_that_leaves_meanwhile_is_told_that_messages_may_be_missing(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        proxy = make_proxy(redis)
+        [apart] = await cluster(proxy.url, 1, program=FAST)
+        [other] = await cluster(redis.url, 1, program=FAST)
+        leaver = await Recorder.join(apart.port, "leaver")
+        author = await Recorder.join(other.port, "author")
+        await leaver.wait("* author joined\r\n")
+        proxy.order("stop")
+        await synchronise(author, [await Recorder.join(other.port, "listener")])
+        leaver.send("the last words\n\\exit\n")
+        await leaver.wait_end()
+        proxy.order("pass")
+        await author.wait("leaver: the last words\r\n* leaver left\r\n", OUTAGE_PATIENCE)
+        assert leaver.lines[-1].startswith("ERROR ")
+
+    async def test_server_ends_in_bounded_time_while_it_is_away(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        [server] = await cluster(redis.url, 1, program=FAST)
+        client = await Recorder.join(server.port, "client")
+        leaving = await Recorder.join(server.port, "leaving")
+        redis.signal(signal.SIGSTOP)
+        await server.wait_logged("away from ")
+        leaving.send("\\exit\n")
+        await leaving.wait_end()
+        server.signal(signal.SIGTERM)
+        await client.wait_end()
+        assert await server.wait_ended() in (0, 1)
+        assert "Traceback" not in server.logged()
+
+
+class TestRedisForgets:
+    async def test_everyone_is_told_and_disconnected_after_flushall(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.call("FLUSHALL")
+        await check_cut_off(redis, servers, traffic)
+
+    async def test_client_program_that_reconnects_is_back_after_flushall(
+        self, redis: RedisServer, cluster: StartCluster, program: StartProgram
+    ) -> None:
+        [server] = await cluster(redis.url, 1, program=FAST)
+        watcher = await Recorder.join(server.port, "watcher")
+        where = ("--port", str(server.port), "--user", "listener")
+        client = program(FAST_RECONNECT, *where, "--listen", "--reconnect", cwd=TOP)
+        await watcher.wait("* listener joined\r\n")
+        redis.call("FLUSHALL")
+        await watcher.wait_end(OUTAGE_PATIENCE)
+        again = await join_patiently(server.port, "watcher")
+        await wait_names(again, ["listener", "watcher"])
+        assert client.process.poll() is None
+
+    async def test_nobody_notices_a_script_flush(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        for _ in range(3):
+            await traffic.flow()
+            redis.call("SCRIPT", "FLUSH")
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
+
+    async def test_nobody_is_disconnected_when_it_is_out_of_memory_for_a_while(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        redis.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        servers = await cluster(redis.url, 3, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        connections = redis.info("total_connections_received")
+        redis.call("CONFIG", "SET", "maxmemory", "1000")
+        for server in servers:
+            await server.wait_logged("away from .*(memory|OOM)")
+        await asyncio.sleep(3 * SPEED)
+        redis.call("CONFIG", "SET", "maxmemory", "0")
+        for server in servers:
+            await server.wait_logged("attached again after ")
+        assert redis.info("total_connections_received") - connections < 200
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
+
+
+class TestConnectionsFail:
+    async def test_nothing_is_lost_or_doubled_when_replies_are_lost(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        proxies = [make_proxy(redis) for _ in range(3)]
+        servers = [(await cluster(proxy.url, 1, program=FAST))[0] for proxy in proxies]
+        traffic = await Traffic.start(servers)
+        for round in range(4):
+            for proxy in proxies:
+                proxy.order(f"bite {3 + round}")
+            for server in servers:
+                await wait_away(server, round + 1)
+            for proxy in proxies:
+                proxy.order("pass")
+            await traffic.flow()
+        await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
+        assert sum(len(guests.clients) for guests in traffic.guests) > 10
+
+    async def test_nothing_is_lost_or_doubled_when_connections_are_cut(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        proxies = [make_proxy(redis) for _ in range(3)]
+        servers = [(await cluster(proxy.url, 1, program=FAST))[0] for proxy in proxies]
+        traffic = await Traffic.start(servers)
+        for _ in range(5):
+            for proxy in proxies:
+                await traffic.flow(20)
+                proxy.order("cut")
+        await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
+
+    @pytest.mark.parametrize("how", ["mute", "stop"])
+    async def test_server_behind_a_mute_connection_is_away_and_comes_back(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy, how: str
+    ) -> None:
+        proxy = make_proxy(redis)
+        servers = await cluster(proxy.url, 1, program=FAST)
+        servers += await cluster(redis.url, 2, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        proxy.order(how)
+        await servers[0].wait_logged("away from ")
+        proxy.order("pass")
+        await servers[0].wait_logged("attached again after ")
+        await traffic.flow()
+        await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
+
+    async def test_server_that_was_away_for_too_long_tells_its_clients(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        """It has been declared dead by then: its names are free, and the others do not wait."""
+        proxy = make_proxy(redis)
+        [apart] = await cluster(proxy.url, 1, program=FAST)
+        [other] = await cluster(redis.url, 1, program=FAST)
+        client = await Recorder.join(apart.port, "client")
+        listener = await Recorder.join(other.port, "listener")
+        await client.wait("* listener joined\r\n")
+        proxy.order("stop")
+        await listener.wait("* client left (", OUTAGE_PATIENCE)
+        assert (await Recorder.join(other.port, "client")).name == "client"
+        client.send("never arrives\n")
+        proxy.order("pass")
+        await client.wait_end(OUTAGE_PATIENCE)
+        check_told([client])
+        await synchronise(await join_patiently(apart.port, "again"), [listener])
+        assert "never arrives" not in str(listener.messages)
+
+
+async def wait_away(server: ClusterServer, times: int) -> None:
+    """Wait until a server has been away that often."""
+    async with asyncio.timeout(OUTAGE_PATIENCE):
+        while server.logged().count("away from ") < times:
+            await asyncio.sleep(0.02)
