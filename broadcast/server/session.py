@@ -267,7 +267,6 @@ class Session:
                     chunk, count = self._take_lines(chunk, rate.most_lines)
                 if not await self._wait_for_rate(count, rate):
                     return LeaveReason.LOST
-            slice_ends = loop.time() + TIME_SLICE
             if isinstance(chunk, TooLong):
                 self._count(1, 0)
                 too_long = messages.line_too_long(self._context.limits.line_limit)
@@ -277,6 +276,7 @@ class Session:
             if not has_messages:
                 has_messages = chunk.count(b"\n\\") + 1 < chunk.count(b"\n")
             await self._wait_to_handle(has_messages)
+            slice_ends = loop.time() + TIME_SLICE
             count, items = parse(chunk, self._prefix)
             self._count(count, 0)
             for item in items:
