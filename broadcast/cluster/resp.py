@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from ..errors import BroadcastError
@@ -22,6 +23,10 @@ class LostError(RedisError):
     """Redis does not have the room as this server knows it: something that was said is lost."""
 
 
+class IncompleteError(Exception):
+    """The end of a reply has not arrived."""
+
+
 def encode(*words: str | bytes | int, before: bytes = b"", count: int = 0) -> bytes:
     """Return a command in the wire format; `before` has its first `count` words."""
     parts = [b"*%d\r\n" % (count + len(words)), before]
@@ -29,6 +34,32 @@ def encode(*words: str | bytes | int, before: bytes = b"", count: int = 0) -> by
         data = word if isinstance(word, bytes) else str(word).encode()
         parts += (b"$%d\r\n" % len(data), data, b"\r\n")
     return b"".join(parts)
+
+
+def parse(data: bytes, start: int) -> tuple[Reply, int]:
+    """Return the reply that begins at `start`, and where it ends, or raise IncompleteError."""
+    end = data.find(b"\r\n", start)
+    kind, rest, start = data[start : start + 1], data[start + 1 : end], end + 2
+    if end < 0:
+        raise IncompleteError
+    if kind == b"+":
+        return rest, start
+    if kind == b"-":
+        raise (LostError if rest.startswith(b"LOST ") else RedisError)(rest.decode())
+    if kind not in (b":", b"$", b"*") or not rest.removeprefix(b"-").isdigit():
+        raise RedisError("it does not speak the protocol of Redis")
+    number = int(rest)
+    if kind == b":" or number < 0:
+        return number if kind == b":" else None, start
+    if kind == b"$":
+        if len(data) < (end := start + number + 2):
+            raise IncompleteError
+        return data[start : end - 2], end
+    items = []
+    for _ in range(number):
+        item, start = parse(data, start)
+        items.append(item)
+    return items, start
 
 
 class RedisConnection:
@@ -52,33 +83,13 @@ class RedisConnection:
         async with self._lock:
             self._asked_at = self._clock.running_time()
             self._connection.send(command)
-            return await self._read_reply()
-
-    async def _read_reply(self) -> Reply:
-        while (end := self._data.find(b"\r\n", self._start)) < 0:
-            await self._receive()
-        kind, rest = self._data[self._start : self._start + 1], self._data[self._start + 1 : end]
-        self._start = end + 2
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            raise (LostError if rest.startswith(b"LOST ") else RedisError)(rest.decode())
-        if kind not in (b":", b"$", b"*") or not rest.removeprefix(b"-").isdigit():
-            raise RedisError("it does not speak the protocol of Redis")
-        number = int(rest)
-        if kind == b":" or number < 0:
-            return number if kind == b":" else None
-        if kind == b"*":
-            return [await self._read_reply() for _ in range(number)]
-        while len(self._data) < self._start + number + 2:
-            await self._receive()
-        self._start += number + 2
-        return self._data[self._start - number - 2 : self._start - 2]
-
-    async def _receive(self) -> None:
-        if not (data := await self._connection.read_chunk()):
-            raise self._connection.lost or ConnectionError("it has closed the connection")
-        self._data, self._start = self._data[self._start :] + data, 0
+            while True:
+                with contextlib.suppress(IncompleteError):
+                    reply, self._start = parse(self._data, self._start)
+                    return reply
+                if not (data := await self._connection.read_chunk()):
+                    raise self._connection.lost or ConnectionError("it has closed the connection")
+                self._data, self._start = self._data[self._start :] + data, 0
 
     async def close(self) -> None:
         """Close at once, even if not everything has been sent."""

@@ -24,7 +24,7 @@ from servers import HOST, LOAD_CORE, SERVER_CORE, Redis, Running, Server, run
 
 CORES = sorted(os.sched_getaffinity(0))
 REDIS_CORE = CORES[1] if len(CORES) > 2 else LOAD_CORE
-SECOND_CORE = CORES[2] if len(CORES) > 3 else LOAD_CORE
+SECOND_CORE = CORES[2] if len(CORES) > 3 else SERVER_CORE
 """The cores of Redis and of the second server; they are the load's where there are too few."""
 
 JOINS = 1_000
