@@ -6,9 +6,8 @@ a delay, which grows until all is well, the link connects again and asks `heartb
 Redis has the room as this server knows it: epoch, registration, the last entry that it took. Then
 what was kept is sent again, of which Redis executes what it had not, and the log is read on.
 
-If Redis does not have it, or if an entry is missing in the log, the link is CUT_OFF: clients may
-lack something for good. They are told and disconnected before anything else is delivered, and the
-server begins anew under another ID (`hello.lua`).
+If Redis does not have it, or if an entry is missing, the link is CUT_OFF. Clients are told and
+disconnected before anything else is delivered; the server begins anew as another (`hello.lua`).
 """
 
 from __future__ import annotations

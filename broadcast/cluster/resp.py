@@ -10,7 +10,7 @@ from ..errors import BroadcastError
 from ..net.connection import Connection
 from ..server.clock import ServingClock
 
-READ_SIZE = 256 * 1024  # bytes read at once
+READ_SIZE = 130_000  # bytes read at once: an entry; above 128 KiB, each buffer is mapped anew
 
 Reply = Any  # None, an int, bytes, or a list of replies
 
@@ -23,10 +23,6 @@ class LostError(RedisError):
     """Redis does not have the room as this server knows it: something that was said is lost."""
 
 
-class IncompleteError(Exception):
-    """The end of a reply has not arrived."""
-
-
 def encode(*words: str | bytes | int, before: bytes = b"", count: int = 0) -> bytes:
     """Return a command in the wire format; `before` has its first `count` words."""
     parts = [b"*%d\r\n" % (count + len(words)), before]
@@ -37,11 +33,11 @@ def encode(*words: str | bytes | int, before: bytes = b"", count: int = 0) -> by
 
 
 def parse(data: bytes, start: int) -> tuple[Reply, int]:
-    """Return the reply that begins at `start`, and where it ends, or raise IncompleteError."""
+    """Return the reply that begins at `start`, and where it ends; raise EOFError if it is cut."""
     end = data.find(b"\r\n", start)
     kind, rest, start = data[start : start + 1], data[start + 1 : end], end + 2
     if end < 0:
-        raise IncompleteError
+        raise EOFError
     if kind == b"+":
         return rest, start
     if kind == b"-":
@@ -53,7 +49,7 @@ def parse(data: bytes, start: int) -> tuple[Reply, int]:
         return number if kind == b":" else None, start
     if kind == b"$":
         if len(data) < (end := start + number + 2):
-            raise IncompleteError
+            raise EOFError
         return data[start : end - 2], end
     items = []
     for _ in range(number):
@@ -84,7 +80,7 @@ class RedisConnection:
             self._asked_at = self._clock.running_time()
             self._connection.send(command)
             while True:
-                with contextlib.suppress(IncompleteError):
+                with contextlib.suppress(EOFError):
                     reply, self._start = parse(self._data, self._start)
                     return reply
                 if not (data := await self._connection.read_chunk()):
@@ -93,6 +89,4 @@ class RedisConnection:
 
     async def close(self) -> None:
         """Close at once, even if not everything has been sent."""
-        if self._connection.unsent:
-            self._connection.reset()
         await self._connection.aclose()

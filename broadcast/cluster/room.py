@@ -3,9 +3,8 @@
 The life of a message: `publish` adds it to the events of this server. As soon as Redis has executed
 what was sent before, `link.py` sends all that have come together meanwhile as one write, which is
 kept, and `write.lua` appends it to the log as one entry. Each server reads the log and delivers an
-entry to its own clients (`take`), so all see one order; of its own, it knows from the write who the
-authors are, who are left out. Joins and leaves take the same way: a client has joined when that has
-come back. The life of an outage is in `link.py`.
+entry to its own clients (`take`), so all see one order. Its writes tell who the authors are, who
+are left out. Joins and leaves take the same way. The life of an outage is in `link.py`.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ from .url import parse_url
 
 IN_FLIGHT_LIMIT = 256 * 1024
 """Bytes that were published and have not come back, above which senders wait; above half of them,
-they wait from the next iteration on, so that no chunk is split. With 2 MiB, a delivery costs 20 %
-more. An event counts for its text and EVENT_COST."""
+from the next iteration on, so that no chunk is split. An event has its text and EVENT_COST."""
 
 EVENT_COST = 300
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them

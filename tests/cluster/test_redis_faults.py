@@ -24,7 +24,7 @@ from cluster_helpers import (
     synchronise,
     wait_names,
 )
-from helpers import FAST_RECONNECT, TOP, StartProgram
+from helpers import FAST_RECONNECT, TOP, StartProgram, until
 
 from broadcast.protocol.handshake import UNAVAILABLE
 
@@ -94,6 +94,29 @@ class TestRedisIsKilled:
         backup.rename(saved)
         redis.start()
         await check_cut_off(redis, servers, traffic)
+
+    async def test_all_servers_begin_anew_if_one_has_delivered_what_is_lost(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        """What is written after that could get the place in the order that is lost."""
+        servers = await cluster(redis.url, 2, program=FAST)
+        clients = [await Recorder.join(server.port, "same") for server in servers]
+        await synchronise(clients[0], clients)
+        servers[1].signal(signal.SIGSTOP)
+        top = "broadcast:{main}:top"
+        before = redis.text("GET", top)
+        clients[0].send("lost\n")
+        await until(lambda: redis.text("GET", top) != before)
+        redis.call("XDEL", "broadcast:{main}:log", f"{redis.text('GET', top)}-0")
+        redis.call("XSETID", "broadcast:{main}:log", f"{before}-0")
+        redis.call("SET", top, before)
+        servers[1].signal(signal.SIGCONT)
+        for server, client in zip(servers, clients, strict=True):
+            await client.wait_end(OUTAGE_PATIENCE)
+            await server.wait_logged("WARNING cut off: ")
+        check_told(clients)
+        await check_room_works(servers)
+        await end_all(servers, redis)
 
 
 async def check_cut_off(redis: RedisServer, servers: list[ClusterServer], traffic: Traffic) -> None:

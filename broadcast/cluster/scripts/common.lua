@@ -16,11 +16,8 @@ local VOID = redis.error_reply('LOST this server is not registered any more')
 -- An entry's ID is its position, so that differences are bytes, with 300 for each event. It also has
 -- the position of the entry before it, so that a reader knows when one is missing.
 local function append(origin, fields)
-  local before, size = call('GET', top) or '0', 100
-  for _, field in ipairs(fields) do
-    size = size + #field + 150
-  end
-  local position = string.format('%d', before + size)
+  local before = call('GET', top) or '0'
+  local position = string.format('%d', before + 100 + 150 * #fields + #table.concat(fields))
   call('XADD', log, position .. '-0', 'after', before, 'from', origin, unpack(fields))
   call('SET', top, position)
   return position

@@ -4,6 +4,7 @@
 if call('GET', epoch) ~= ARGV[2] or call('HEXISTS', servers, ARGV[1]) == 0 then
   return VOID
 elseif #call('XRANGE', log, ARGV[3] .. '-0', ARGV[3] .. '-0') == 0 then
+  call('DEL', epoch) -- for all others, too: what is lost could get its ID back by another entry
   return redis.error_reply('LOST Redis does not have what was said last')
 end
 call('HSET', beats, ARGV[1], ARGV[4])
