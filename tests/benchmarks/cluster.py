@@ -25,7 +25,8 @@ from servers import HOST, LOAD_CORE, SERVER_CORE, Redis, Running, Server, run
 CORES = sorted(os.sched_getaffinity(0))
 REDIS_CORE = CORES[1] if len(CORES) > 2 else LOAD_CORE
 SECOND_CORE = CORES[2] if len(CORES) > 3 else SERVER_CORE
-"""The cores of Redis and of the second server; they are the load's where there are too few."""
+"""The cores of Redis and of the second server: the load's and the first server's where there are
+too few."""
 
 JOINS = 1_000
 JOIN_GROUP = 50
@@ -295,7 +296,7 @@ def main() -> None:
         f"load on core {LOAD_CORE}, server on {SERVER_CORE}, Redis on {REDIS_CORE}, second server "
         f"on {SECOND_CORE}"
         + "\nThese are too few cores: `processes` and `across two` say little here"
-        * (SECOND_CORE == LOAD_CORE)
+        * (len(CORES) <= 3)
     )
     engine = Engine(options.redis, options.appendonly)
     for name, comparison in comparisons(engine, options.seconds).items():
