@@ -1,10 +1,9 @@
 """A server's link to the Redis of its room: attach, follow the log, notice an outage, attach again.
 
 The life of an outage: a connection breaks, or Redis answers with an error, or not in time. Both
-connections are dropped, and the link is AWAY; what was written and has not come back is kept. After
-a delay, which grows until all is well, the link connects again and asks `heartbeat.lua` whether
-Redis has the room as this server knows it: epoch, registration, the last entry that it took. Then
-what was kept is sent again, of which Redis executes what it had not, and the log is read on.
+connections are dropped; the link is AWAY, and keeps what was written and has not come back. After a
+growing delay, it connects again and asks `heartbeat.lua` whether Redis has the room as this server
+knows it: epoch, registration, last entry. Then it writes what was kept again, and reads on.
 
 If Redis does not have it, or if an entry is missing, the link is CUT_OFF. Clients are told and
 disconnected before anything else is delivered; the server begins anew as another (`hello.lua`).
@@ -20,20 +19,19 @@ import random
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING
 
 from ..errors import BroadcastError, ClusterError
 from ..net.dial import connect
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
+from ..server.history import History
+from ..server.room import RoomOptions
 from .entries import parse_entry
 from .neighbours import Neighbours
 from .resp import LostError, RedisConnection, RedisError, encode
+from .room import GONE, ClusterRoom
 from .scripts import Scripts
-from .url import RedisURL
-
-if TYPE_CHECKING:
-    from .room import ClusterRoom
+from .url import RedisURL, parse_url
 
 LOGGER = logging.getLogger("broadcast")
 
@@ -186,7 +184,7 @@ class Link:
                 await self._room.wait_not_full()
                 if entry.before != self._position:
                     raise LostError("Redis does not have any more what was said before")
-                self._room.take(entry)
+                self._room.take(entry, is_own=entry.server == self.server)
                 self._position = entry.position
                 if not entry.server or self._position - reported >= REPORT_SIZE:
                     reported = self._position
@@ -230,8 +228,7 @@ class Link:
 
     async def _reap(self, redis: RedisConnection, server: str, *beat: str) -> None:
         """Declare a server dead that has sent this heartbeat last, and free its names."""
-        why = "connection lost"
-        while await redis.ask(self._scripts.call("reap", server, REAP_SLICE, why, *beat)):
+        while await redis.ask(self._scripts.call("reap", server, REAP_SLICE, GONE, *beat)):
             beat = ()
 
     async def close(self) -> None:
@@ -246,3 +243,21 @@ class Link:
                     await self._reap(self._connections[0], self.server, self._beat_text)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+
+class LinkedRoom(ClusterRoom):
+    """A room of many servers, and this server's link to it."""
+
+    def __init__(self, clock: ServingClock, options: RoomOptions, history: History | None) -> None:
+        super().__init__(clock, options, history)
+        url, name, _ = options.cluster or ("", "", None)
+        self._link = Link(self, parse_url(url), name, clock)
+
+    async def open(self) -> None:
+        await self._link.start()
+
+    async def wait_closed(self) -> None:
+        await self._link.close()
+
+    def statistics(self) -> dict[str, int]:
+        return super().statistics() | self._link.statistics

@@ -26,11 +26,9 @@ from ..server.registry import Roster
 from ..server.room import Member, Room, RoomOptions, SessionEvents
 from ..server.watchdog import RECHECK_DELAY
 from .entries import JOIN, LEAVE, SAY, Entry, parse_entry
-from .link import Link
 from .resp import LostError, RedisConnection, encode
 from .scripts import Scripts
 from .timing import ClusterTiming
-from .url import parse_url
 
 IN_FLIGHT_LIMIT = 256 * 1024
 """Bytes that were published and have not come back, above which senders wait; above half of them,
@@ -66,10 +64,8 @@ class ClusterRoom(Room):
 
     def __init__(self, clock: ServingClock, options: RoomOptions, history: History | None) -> None:
         super().__init__(clock, options, history)
-        assert options.cluster
-        url, name, timing = options.cluster
+        timing = options.cluster[2] if options.cluster else None
         self._clock, self.timing, self.grace = clock, timing or ClusterTiming(), options.grace
-        self._link = Link(self, parse_url(url), name, clock)
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
         self.events: deque[Event] = deque()  # not sent
         self._has_events = asyncio.Event()
@@ -149,9 +145,9 @@ class ClusterRoom(Room):
         self.writes.append((self._last_number, events))
         return self.writes[-1]
 
-    def take(self, entry: Entry) -> None:
-        """Deliver an entry of the log to this server's clients."""
-        own = self._take_write(entry.number) if entry.server == self._link.server else []
+    def take(self, entry: Entry, *, is_own: bool) -> None:
+        """Deliver an entry of the log, perhaps this server's own, to this server's clients."""
+        own = self._take_write(entry.number) if is_own else []
         for place, (kind, text) in enumerate(entry.events):
             who = own[place].who if own else None
             member = who if isinstance(who, Member) else None
@@ -250,12 +246,3 @@ class ClusterRoom(Room):
             kept.clear()
         self._last_number = self._in_flight = 0
         self._pace()
-
-    async def open(self) -> None:
-        await self._link.start()
-
-    async def wait_closed(self) -> None:
-        await self._link.close()
-
-    def statistics(self) -> dict[str, int]:
-        return super().statistics() | self._link.statistics

@@ -211,9 +211,9 @@ class BroadcastServer:
         options = RoomOptions(self.backlog, self.grace, self.notices, self.max_clients, where)
         if where is None:
             return LocalRoom(clock, options, history)
-        from ..cluster.room import ClusterRoom  # a server alone loads nothing of it
+        from ..cluster.link import LinkedRoom  # a server alone loads nothing of it
 
-        return ClusterRoom(clock, options, history)
+        return LinkedRoom(clock, options, history)
 
     async def _listen(self) -> list[Address]:
         """Accept connections on every address of the host, and return these addresses.

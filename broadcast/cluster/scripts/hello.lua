@@ -1,5 +1,4 @@
--- Registers a new server. ARGV: server, and an epoch if there is none.
--- Returns the epoch and the position from which the server reads on.
+-- Registers a new server. ARGV: server, and an epoch if there is none. Returns epoch and position.
 call('SET', epoch, ARGV[2], 'NX')
 call('HSET', servers, ARGV[1], 0)
 local position = append(' 0 0', {'hello', ARGV[1]})

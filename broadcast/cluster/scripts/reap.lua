@@ -1,6 +1,5 @@
 -- Declares a server dead, unless it has sent another heartbeat since the one that is passed, and
--- frees some of its names. ARGV: server, how many, why, and the heartbeat of one that is registered.
--- Returns whether there is more to do.
+-- frees some of its names; returns if there are more. ARGV: server, how many, why, last heartbeat.
 if ARGV[4] and call('HGET', beats, ARGV[1]) ~= ARGV[4] then
   return 0
 elseif ARGV[4] then
