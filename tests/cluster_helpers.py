@@ -20,7 +20,7 @@ from typing import ClassVar, Self
 
 import pytest
 from helpers import PATIENCE, TOP, Program, until, wait_until
-from sockets import reset_on_close
+from sockets import connect_to, reset_on_close
 
 REDIS_MEMORY_LIMIT = 64 * 1024 * 1024
 """Bytes that Redis may use at most in any test of a cluster."""
@@ -327,13 +327,9 @@ class Recorder(asyncio.Protocol):
 
     @classmethod
     async def connect(cls, port: int, name: str, buffer: int = 0) -> Self:
-        connecting = socket.socket()
-        connecting.setblocking(False)
-        if buffer:
-            connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        connected = await connect_to(port, buffer)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(connecting, ("127.0.0.1", port))
-        _, client = await loop.create_connection(lambda: cls(name), sock=connecting)
+        _, client = await loop.create_connection(lambda: cls(name), sock=connected)
         client.send(f"CONNECT {name}\n")
         return client
 
@@ -629,6 +625,16 @@ class Traffic:
             if ": mark " not in line
             and (not line.startswith("* ") or re.fullmatch(r"\* \S+ (joined|left.*)", line))
         ]
+
+
+async def start_talking(
+    cluster: StartCluster, redis: RedisServer
+) -> tuple[list[ClusterServer], Traffic]:
+    """Start three servers, and wait until what their clients say flows between them."""
+    servers = await cluster(redis.url, 3, program=FAST)
+    traffic = await Traffic.start(servers)
+    await traffic.flow()
+    return servers, traffic
 
 
 async def end_all(servers: Iterable[ClusterServer], redis: RedisServer) -> None:

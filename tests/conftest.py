@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -32,6 +31,7 @@ from helpers import (
     StartProgram,
     wait_until,
 )
+from sockets import connect_to
 
 from broadcast import BroadcastServer
 
@@ -65,14 +65,10 @@ async def connect() -> AsyncIterator[Connect]:
         server: BroadcastServer,
         name: str | None = None,
         *,
-        buffer: int | None = None,
+        buffer: int = 0,
         limit: int = 2**24,
     ) -> Peer:
-        connected = socket.socket()
-        if buffer:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        connected.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", server.port))
+        connected = await connect_to(server.port, buffer)
         peers.append(peer := Peer(*await asyncio.open_connection(sock=connected, limit=limit)))
         if name is not None:
             peer.send(f"CONNECT {name}\r\n")

@@ -20,7 +20,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from pathlib import Path
 from random import Random
 from typing import IO, NamedTuple
 
-from sockets import reset_on_close
+from sockets import connect_to, reset_on_close
 from storm import nasty
 
 TOP = Path(__file__).parent.parent.parent
@@ -253,14 +252,9 @@ class Client(asyncio.BufferedProtocol):
         self.transport.abort()
 
     async def connect(self, port: int, receive_buffer: int = 0) -> None:
-        """Connect; with a small receive buffer, a client that does not read lags immediately."""
-        connecting = socket.socket()
-        connecting.setblocking(False)
-        if receive_buffer:
-            connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connected = await connect_to(port, receive_buffer)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(connecting, ("127.0.0.1", port))
-        self.transport, _ = await loop.create_connection(lambda: self, sock=connecting)
+        self.transport, _ = await loop.create_connection(lambda: self, sock=connected)
 
 
 class Checker(Client):

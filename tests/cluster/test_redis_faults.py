@@ -21,6 +21,7 @@ from cluster_helpers import (
     check_streams,
     check_told,
     end_all,
+    start_talking,
     synchronise,
     wait_names,
 )
@@ -56,9 +57,7 @@ class TestRedisIsKilled:
         self, make_redis: MakeRedis, cluster: StartCluster
     ) -> None:
         redis = make_redis("--appendonly", "yes")
-        servers = await cluster(redis.url, 3, program=FAST)
-        traffic = await Traffic.start(servers)
-        await traffic.flow()
+        servers, traffic = await start_talking(cluster, redis)
         redis.kill()
         for server in servers:
             await server.wait_logged("away from ")
@@ -72,9 +71,7 @@ class TestRedisIsKilled:
     async def test_everyone_is_told_and_disconnected_if_it_forgot_everything(
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
-        servers = await cluster(redis.url, 3, program=FAST)
-        traffic = await Traffic.start(servers)
-        await traffic.flow()
+        servers, traffic = await start_talking(cluster, redis)
         redis.kill()
         redis.start()
         await check_cut_off(redis, servers, traffic)
@@ -83,9 +80,7 @@ class TestRedisIsKilled:
         self, make_redis: MakeRedis, cluster: StartCluster
     ) -> None:
         redis = make_redis("--appendonly", "yes")
-        servers = await cluster(redis.url, 3, program=FAST)
-        traffic = await Traffic.start(servers)
-        await traffic.flow()
+        servers, traffic = await start_talking(cluster, redis)
         saved, backup = redis.directory / "appendonlydir", redis.directory / "backup"
         shutil.copytree(saved, backup)
         await traffic.flow()
@@ -136,9 +131,7 @@ class TestRedisIsStopped:
     async def test_nobody_is_disconnected(
         self, redis: RedisServer, cluster: StartCluster, seconds: float
     ) -> None:
-        servers = await cluster(redis.url, 3, program=FAST)
-        traffic = await Traffic.start(servers)
-        await traffic.flow()
+        servers, traffic = await start_talking(cluster, redis)
         redis.signal(signal.SIGSTOP)
         await asyncio.sleep(seconds * SPEED)
         redis.signal(signal.SIGCONT)
@@ -220,9 +213,7 @@ class TestRedisForgets:
     async def test_everyone_is_told_and_disconnected_after_flushall(
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
-        servers = await cluster(redis.url, 3, program=FAST)
-        traffic = await Traffic.start(servers)
-        await traffic.flow()
+        servers, traffic = await start_talking(cluster, redis)
         redis.call("FLUSHALL")
         await check_cut_off(redis, servers, traffic)
 
@@ -256,9 +247,7 @@ class TestRedisForgets:
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
         redis.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
-        servers = await cluster(redis.url, 3, program=FAST)
-        traffic = await Traffic.start(servers)
-        await traffic.flow()
+        servers, traffic = await start_talking(cluster, redis)
         connections = redis.info("total_connections_received")
         redis.call("CONFIG", "SET", "maxmemory", "1000")
         for server in servers:

@@ -17,6 +17,7 @@ from cluster_helpers import (
     check_streams,
     check_told,
     end_all,
+    start_talking,
     synchronise,
     wait_names,
 )
@@ -72,9 +73,7 @@ class TestServerIsStopped:
     async def test_nobody_notices_a_short_stop(
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
-        servers = await cluster(redis.url, 3, program=FAST)
-        traffic = await Traffic.start(servers)
-        await traffic.flow()
+        servers, traffic = await start_talking(cluster, redis)
         servers[0].signal(signal.SIGSTOP)
         await asyncio.sleep(6 * SPEED)
         servers[0].signal(signal.SIGCONT)
