@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import functools
+import math
 import os
 import platform
 import resource
@@ -20,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 
 import chart
 from load import GROUP, Load, Peer, StalledError, Stream
@@ -53,6 +56,10 @@ HELD_CLIENTS = 500
 """Clients in the row that compares plain TCP and TLS."""
 
 QUESTIONS = 200
+
+PAIR_TIME = 1.0
+"""Seconds of a stream when two versions are compared: many short pairs tell more than few long
+ones, because what slows the machine down then affects both of a pair."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,40 @@ def print_stream(row: Row, servers: Sequence[Server], rounds: int) -> dict[str, 
             flush=True,
         )
     return costs
+
+
+class OtherVersion(Server):
+    """Our server, from another folder."""
+
+    name = "the other version"
+
+    def __init__(self, source: Path) -> None:
+        self.source = source.resolve()
+
+
+def print_ratio(row: Row, other: Server, pairs: int) -> None:
+    """Measure a row with this version and another one, in pairs, and print the ratio of CPU time.
+
+    The ratio is the geometric mean over all pairs, with its 95 % interval. A pair in which clients
+    were dropped is left out: the machine did not let the load run for a second.
+    """
+    row = dataclasses.replace(row, seconds=PAIR_TIME)
+    logarithms: list[float] = []
+    for number in range(pairs):
+        order = (OURS, other) if number % 2 else (other, OURS)
+        streams = {server: measure_stream(server, row) for server in order}
+        if not any(stream.dropped or stream.stalled for stream in streams.values()):
+            logarithms.append(math.log(streams[OURS].cost / streams[other].cost))
+    if len(logarithms) < 2:
+        print(f"{row.title}: too few pairs in which no client was dropped")
+        return
+    ratio, count = math.exp(fmean(logarithms)), len(logarithms)
+    margin = 1.96 * stdev(logarithms) / math.sqrt(count)
+    print(
+        f"{row.title}: {ratio:.3f} times the other version's CPU per delivery (95 %: "
+        f"{ratio * math.exp(-margin):.3f} to {ratio * math.exp(margin):.3f}, {count} pairs)",
+        flush=True,
+    )
 
 
 class Prober:
@@ -320,8 +361,15 @@ def main() -> None:
         "--rounds",
         type=int,
         default=1,
-        choices=range(1, 10),
+        choices=range(1, 1_000),
+        metavar="N",
         help="of each stream, of which the cheapest is shown",
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="compare the streams with another version of this server instead, in N pairs",
     )
     parser.add_argument(
         "--svg", type=Path, metavar="FILE", help="draw the rows `one` and `all` into a file"
@@ -334,6 +382,13 @@ def main() -> None:
         f"servers on core {SERVER_CORE}, load on core {LOAD_CORE}"
         + " (one core for both: figures of little worth)" * (SERVER_CORE == LOAD_CORE)
     )
+    if options.against:
+        if options.rounds < 2:
+            parser.error("--against needs --rounds, at least 2")
+        for name in STREAMS:
+            if name in rows:
+                print_ratio(STREAMS[name], OtherVersion(options.against), options.rounds)
+        return
     costs = {
         row.title: print_stream(row, SERVERS, options.rounds)
         for name, row in STREAMS.items()
