@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Self
 
 from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address
-from ..net.connection import CLOSE_TIMEOUT, SEND_BUFFER, Connection, break_cycle
+from ..net.connection import CLOSE_TIMEOUT, Connection
 from ..protocol.commands import HEARTBEAT_INTERVAL
-from ..protocol.framing import LINE_LIMIT, encode
-from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT, SHUTTING_DOWN
-from ..protocol.messages import error
+from ..protocol.framing import LINE_LIMIT
+from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT
 from ..protocol.notices import client_count
+from .accept import open_connection, take_over
 from .admission import HANDSHAKE_TIMEOUT, WRONG_TOKEN_DELAY, Admission
 from .clock import ServingClock
 from .history import DEFAULT_HISTORY_BYTES, History
@@ -56,9 +56,6 @@ CUT_OFF_TIMEOUT = 0.2
 ACCEPTS_PER_ITERATION = 16
 """Connections accepted in one iteration of the event loop: enough that busy senders do not delay
 new connections, and few enough that many of these do not delay messages."""
-
-DESCRIPTOR_RETRY_DELAY = 1.0
-"""Seconds until another attempt if no descriptor is free, as in asyncio after a failed accept."""
 
 DISPLACED_LOG_INTERVAL = 1.0
 """Minimum seconds between two log lines about displaced connections."""
@@ -151,7 +148,6 @@ class BroadcastServer:
         self._context: ServerContext  # since `start`
         self._listeners: list[asyncio.Server] = []  # while it listens: one for each address
         self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
-        self._accepting: set[asyncio.Task[None]] = set()  # accepted, without a session yet
         self._displaced_logged_at = -math.inf  # when displaced connections were last logged
         self._displaced_logged = 0  # how many of them had been logged by then
 
@@ -286,58 +282,22 @@ class BroadcastServer:
         transport = writer.transport
         assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()  # what arrives is for the session
-        self._start_accepting(self._take_over(writer), writer)
+        self._start_session(take_over(writer))
         for _ in range(ACCEPTS_PER_ITERATION - 1):
             try:
                 accepted, _ = listening.accept()
             except OSError:
                 return  # none is queued; asyncio's next attempt reports any other error
-            accepted.setblocking(False)
-            self._start_accepting(self._begin_session(accepted), accepted)
+            self._start_session(open_connection(accepted))
 
-    def _start_accepting(
-        self, steps: Coroutine[None, None, None], owned: socket.socket | asyncio.StreamWriter
-    ) -> None:
-        """Run the steps, which own a connection unless they are cancelled."""
-
-        def on_done(task: asyncio.Task[None]) -> None:
-            self._accepting.discard(task)
-            if task.cancelled():  # perhaps before its first step
-                owned.close()
-
-        task = asyncio.create_task(steps)
-        self._accepting.add(task)
-        task.add_done_callback(on_done)
-
-    async def _take_over(self, writer: asyncio.StreamWriter) -> None:
-        """Serve a connection that asyncio has accepted, as soon as a descriptor is free for it.
-
-        Its transport is closed, because the streams that come with it form a cycle.
-        """
-        while (accepted := _duplicate(writer.get_extra_info("socket"))) is None:
-            await asyncio.sleep(DESCRIPTOR_RETRY_DELAY)
-        writer.close()
-        break_cycle(writer.transport)
-        await self._begin_session(accepted)
-
-    async def _begin_session(self, accepted: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.connect_accepted_socket(Connection, accepted)
-        except OSError:  # the peer has disconnected
-            accepted.close()
-            return
-        context = self._context
-        if not self._is_running:
-            if context.admission.tls is None:  # otherwise the peer would not understand it
-                connection.send(encode(error(SHUTTING_DOWN)))
-            connection.close()
-            return
-        connection.limit_send_buffer(SEND_BUFFER)
-        session = Session(connection, context)
-        task = asyncio.create_task(session.run(), name="session")
+    def _start_session(self, opening: Coroutine[None, None, Connection]) -> None:
+        """Serve a connection, once it is open, in a task that owns it until it is closed."""
+        session = Session(self._context)
+        task = asyncio.create_task(session.run(opening), name="session")
         self._sessions[task] = session
         task.add_done_callback(self._forget)
+        if not self._is_running:
+            session.interrupt(LeaveReason.SHUTDOWN)
 
     def _log_displaced(self, displaced: int) -> None:
         now = asyncio.get_running_loop().time()
@@ -372,8 +332,6 @@ class BroadcastServer:
             # Clients that have joined are sent the last line; those in their handshake are refused.
             context.room.close()
             self._interrupt_all(LeaveReason.SHUTDOWN)
-            if self._accepting:  # these are refused
-                await asyncio.wait(self._accepting, timeout=CUT_OFF_TIMEOUT)
             deadline = context.clock.running_time() + self.shutdown_timeout
             while self._sessions and (left := deadline - context.clock.running_time()) > 0:
                 await asyncio.wait(self._sessions, timeout=left)
@@ -388,11 +346,11 @@ class BroadcastServer:
         context = self._context
         self._close_listeners()
         context.room.close()
-        tasks = [*self._sessions, *self._accepting]
-        for task in tasks:
-            task.cancel()
+        for task in self._sessions:
+            # Not at once: a task that is cancelled before it has begun can't close what it owns.
+            asyncio.get_running_loop().call_soon(task.cancel)
         try:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._sessions, return_exceptions=True)
             await context.room.wait_closed()
         finally:
             context.clock.stop()
@@ -419,14 +377,6 @@ class BroadcastServer:
     def _interrupt_all(self, reason: LeaveReason) -> None:
         for session in self._sessions.values():
             session.interrupt(reason)
-
-
-def _duplicate(accepted: socket.socket) -> socket.socket | None:
-    """Return a duplicate of a socket, or None if no descriptor is free."""
-    try:
-        return accepted.dup()
-    except OSError:
-        return None
 
 
 def check_room(name: str) -> str:

@@ -100,8 +100,8 @@ class Session:
     Each state has a scope of its own, which `interrupt` cancels, and most have a watchdog.
     """
 
-    _connection: Connection
     _context: ServerContext
+    _connection: Connection = field(init=False)  # set in `run`
     _state: State = State.HANDSHAKE
     _scope: Scope[LeaveReason] = field(default_factory=Scope)  # of the current state
     _last_activity: float = field(init=False)  # of the client
@@ -119,8 +119,16 @@ class Session:
         self._last_activity = self._context.clock.reading_time()
         self._splitter = LineSplitter(self._context.limits.line_limit)
 
-    async def run(self) -> None:
-        """Serve the client; when this returns, everything that it used has been released."""
+    async def run(self, opening: Awaitable[Connection]) -> None:
+        """Serve the client of a connection that is being opened.
+
+        When this returns, the connection is closed, and everything else that it used is released.
+        """
+        try:
+            self._connection = await opening
+        except OSError:
+            return  # the peer has disconnected
+        del opening  # it would stay in memory until the end
         try:
             self._context.strangers.add(self)
             if member := await self._run_handshake():
