@@ -16,7 +16,17 @@ import weakref
 from typing import Any
 
 import pytest
-from helpers import CERTIFICATE, Connect, MakeServer, Peer, alive, connections, linux_only, until
+from helpers import (
+    CERTIFICATE,
+    Connect,
+    MakeServer,
+    Peer,
+    alive,
+    connections,
+    count_open_files,
+    linux_only,
+    until,
+)
 
 from broadcast import BroadcastServer, ListenError
 from broadcast.net.connection import Connection
@@ -174,6 +184,31 @@ class TestShuttingDown:
             await asyncio.open_connection("127.0.0.1", server.port)
         await server.start()
         await connect(server, "peer")
+
+    @linux_only("counts open files in /proc")
+    @pytest.mark.parametrize("iterations", range(5))
+    @pytest.mark.parametrize("later", range(1, 4))
+    async def test_cancelled_close_leaves_no_connection_open_that_was_just_accepted(
+        self, make_server: MakeServer, iterations: int, later: int
+    ) -> None:
+        server = await make_server()
+        files = count_open_files()
+        waiting = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(server.close())
+        for _ in range(later):
+            await asyncio.sleep(0)
+        closing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await closing
+        for connected in waiting:
+            connected.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                while await asyncio.to_thread(connected.recv, 100):
+                    pass
+            connected.close()
+        await until(lambda: count_open_files() < files)
 
     async def test_server_that_is_closed_while_it_starts_does_not_listen(self) -> None:
         server = BroadcastServer(port=0)
