@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Self
 
 from .address import format_address
 from .tls import PIECE_SIZE, RECORD_SIZE, Phase, TLSLayer
@@ -452,6 +453,12 @@ class Connection(asyncio.Protocol):
     def _send_close_notify(self) -> None:
         if self._tls and not self.is_closing and (last := self._tls.close()):
             self.transport.write(last)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reset()
 
     def reset(self) -> None:
         """Abort the connection, which the peer sees as an error; no effect if it is closed."""

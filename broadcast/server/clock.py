@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 TICK = 0.25
 """Seconds between two ticks: cheap, and short enough to notice that the process was stopped."""
@@ -16,7 +17,7 @@ class ServingClock:
     """Two monotonic clocks, in seconds.
 
     Running time stops while the process does not run; reading time also stops while input is
-    paused. The clock ticks between `start` and `stop`, in an event loop.
+    paused. The clock ticks while it is used as a context manager, in an event loop.
     """
 
     def __init__(self) -> None:
@@ -26,19 +27,18 @@ class ServingClock:
         self._paused_for = 0.0  # seconds of running time in all pauses that have ended
         self._pauses = 0  # of which none has ended
         self._paused_at = 0.0  # while paused: when that began, in running time
-        self._timer: asyncio.TimerHandle | None = None  # the next tick, from `start` to `stop`
+        self._timer: asyncio.TimerHandle | None = None  # the next tick
 
-    def start(self) -> None:
-        """Start ticking."""
+    def __enter__(self) -> Self:
         self._tick()
+        return self
 
     def _tick(self) -> None:
         self._counted = self.running_time()
         self._ticked_at = self._loop.time()
         self._timer = self._loop.call_later(TICK, self._tick)
 
-    def stop(self) -> None:
-        """Stop ticking."""
+    def __exit__(self, *_: object) -> None:
         if self._timer:
             self._timer.cancel()
 

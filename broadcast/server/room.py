@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ..errors import HandshakeError
 from ..net.connection import Connection
@@ -137,7 +137,7 @@ class Room(ABC):
         """
 
     def remove(self, member: Member, why: str) -> None:
-        """Do the same as `leave`, but send the client nothing more."""
+        """Do the same as `leave`, but send the client nothing more; no effect if it has left."""
         self._fanout.remove(member.subscription)
         self._release_name(member, why)
 
@@ -200,6 +200,13 @@ class Room(ABC):
         self._lines_in += lines
         self._bytes_in += size
 
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.wait_closed()
+
     async def open(self) -> None:  # noqa: B027 (most rooms have nothing to do here)
         """Prepare for clients; until this has returned, nobody may join. Raises BroadcastError."""
 
@@ -246,9 +253,10 @@ class LocalRoom(Room):
         return delivered
 
     def _release_name(self, member: Member, why: str) -> None:
-        self._present.discard(member)
-        self._registry.release(member.name)
-        self._announce(notices.left(member.name, why), member)
+        if member in self._present:
+            self._present.discard(member)
+            self._registry.release(member.name)
+            self._announce(notices.left(member.name, why), member)
 
     def publish(self, member: Member, block: Block) -> None:
         self._fanout.publish(member.subscription, block.data, block.lines)

@@ -12,7 +12,7 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -56,9 +56,6 @@ CUT_OFF_TIMEOUT = 0.2
 ACCEPTS_PER_ITERATION = 16
 """Connections accepted in one iteration of the event loop: enough that busy senders do not delay
 new connections, and few enough that many of these do not delay messages."""
-
-DISPLACED_LOG_INTERVAL = 1.0
-"""Minimum seconds between two log lines about displaced connections."""
 
 DEFAULT_ROOM = "main"
 
@@ -146,10 +143,9 @@ class BroadcastServer:
         self._started_at = 0.0  # in the loop's time
         self._state = ServerState.CLOSED
         self._context: ServerContext  # since `start`
+        self._opened = contextlib.AsyncExitStack()  # all that it holds, from `start` to `close`
         self._listeners: list[asyncio.Server] = []  # while it listens: one for each address
         self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
-        self._displaced_logged_at = -math.inf  # when displaced connections were last logged
-        self._displaced_logged = 0  # how many of them had been logged by then
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -166,15 +162,14 @@ class BroadcastServer:
         if self._state is not ServerState.CLOSED:
             raise RuntimeError("the server has been started already")
         self._context = self._make_context()
-        self._started_at = asyncio.get_running_loop().time()
-        self._state = ServerState.RUNNING
-        self._context.clock.start()
-        try:
-            await self._context.room.open()
+        async with contextlib.AsyncExitStack() as opened:
+            opened.enter_context(self._running())
+            opened.enter_context(self._context.clock)
+            await opened.enter_async_context(self._context.room)
+            opened.push_async_callback(self._cut_off_sessions)
+            opened.callback(self._stop_listening)
             addresses = await self._listen()
-        except BaseException:
-            await self._release()
-            raise
+            self._opened = opened.pop_all()
         self.port = addresses[0][1]
         for address in addresses:
             LOGGER.info("listening on %s", format_address(address))
@@ -185,6 +180,15 @@ class BroadcastServer:
                 HEARTBEAT_INTERVAL,
             )
         self._warn_of_exposure([host for host, *_ in addresses])
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        self._started_at = asyncio.get_running_loop().time()
+        self._state = ServerState.RUNNING
+        try:
+            yield
+        finally:
+            self._state = ServerState.CLOSED
 
     def _make_context(self) -> ServerContext:
         clock = ServingClock()
@@ -299,17 +303,8 @@ class BroadcastServer:
         if not self._is_running:
             session.interrupt(LeaveReason.SHUTDOWN)
 
-    def _log_displaced(self, displaced: int) -> None:
-        now = asyncio.get_running_loop().time()
-        count = displaced - self._displaced_logged
-        if count and now - self._displaced_logged_at >= DISPLACED_LOG_INTERVAL:
-            message = "%d turned away: more than %d connections have not joined"
-            LOGGER.warning(message, count, self.max_strangers)
-            self._displaced_logged, self._displaced_logged_at = displaced, now
-
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._sessions[task]
-        self._log_displaced(self._context.strangers.displaced)
         if not task.cancelled() and (problem := task.exception()):
             LOGGER.error("a session failed: please report this", exc_info=problem)
 
@@ -326,8 +321,7 @@ class BroadcastServer:
         self._state = ServerState.CLOSING  # no more sessions begin
         context = self._context
         LOGGER.info("stopping with %s", client_count(len(context.room)))
-        # Sessions end by themselves, are interrupted with a reason to log, or are cancelled.
-        try:
+        async with self._opened:  # which then closes what is left
             await self._stop_accepting()
             # Clients that have joined are sent the last line; those in their handshake are refused.
             context.room.close()
@@ -338,25 +332,16 @@ class BroadcastServer:
             self._interrupt_all(LeaveReason.CUT_OFF)
             if self._sessions:
                 await asyncio.wait(self._sessions, timeout=CUT_OFF_TIMEOUT)
-        finally:
-            await self._release()
 
-    async def _release(self) -> None:
-        """Close the listeners, and cancel what still runs: from now on, the server is closed."""
-        context = self._context
-        self._close_listeners()
-        context.room.close()
+    async def _cut_off_sessions(self) -> None:
+        """Cancel all sessions that have not ended by themselves, without a word to the others."""
+        self._context.room.close()
         for task in self._sessions:
             # Not at once: a task that is cancelled before it has begun can't close what it owns.
             asyncio.get_running_loop().call_soon(task.cancel)
-        try:
-            await asyncio.gather(*self._sessions, return_exceptions=True)
-            await context.room.wait_closed()
-        finally:
-            context.clock.stop()
-            self._state = ServerState.CLOSED
+        await asyncio.gather(*self._sessions, return_exceptions=True)
 
-    def _close_listeners(self) -> None:
+    def _stop_listening(self) -> None:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
@@ -372,7 +357,7 @@ class BroadcastServer:
                 with contextlib.suppress(NotImplementedError):  # Windows
                     asyncio.get_running_loop().remove_reader(listening)
         await asyncio.sleep(0)
-        self._close_listeners()
+        self._stop_listening()
 
     def _interrupt_all(self, reason: LeaveReason) -> None:
         for session in self._sessions.values():

@@ -33,7 +33,7 @@ time slice, and yields less than a batch, however long the client's name is."""
 
 
 class State(enum.Enum):
-    """The state of a session; changed only in `Session._enter`, and always to a later one."""
+    """The state of a session; changed only in `Session._run_state`, always to a later one."""
 
     HANDSHAKE = enum.auto()
     JOINED = enum.auto()
@@ -60,8 +60,9 @@ class LeaveReason(enum.Enum):
 
 INTERRUPTS = {
     LeaveReason.TIMED_OUT: {State.HANDSHAKE, State.JOINED, State.LEAVING},
-    LeaveReason.TOO_SLOW: {State.JOINED, State.LEAVING},
-    LeaveReason.OUT_OF_SYNC: {State.JOINED, State.LEAVING},
+    # The room may have added a client whose handshake ends only in the next iteration.
+    LeaveReason.TOO_SLOW: {State.HANDSHAKE, State.JOINED, State.LEAVING},
+    LeaveReason.OUT_OF_SYNC: {State.HANDSHAKE, State.JOINED, State.LEAVING},
     LeaveReason.DISPLACED: {State.HANDSHAKE, State.CLOSING},
     # A shutdown does not interrupt a client that is already being sent its last data.
     LeaveReason.SHUTDOWN: {State.HANDSHAKE, State.JOINED},
@@ -97,7 +98,8 @@ class Session:
     """Serves one client from its connection to its disconnection; call `run` once.
 
     Its states are HANDSHAKE -> JOINED -> LEAVING -> CLOSING -> CLOSED, of which some are skipped.
-    Each state has a scope of its own, which `interrupt` cancels, and most have a watchdog.
+    Each state has a scope of its own, which `interrupt` cancels, and most have a watchdog. A state
+    is entered by the method that runs its body, never while another state's body runs.
     """
 
     _context: ServerContext
@@ -129,25 +131,29 @@ class Session:
         except OSError:
             return  # the peer has disconnected
         del opening  # it would stay in memory until the end
-        try:
-            self._context.strangers.add(self)
-            if member := await self._run_handshake():
-                reason = await self._run_watched(self._message_loop(member))
-                await self._run_leaving(member, reason or LeaveReason.LEFT)
-        finally:
-            has_failed = self._state is State.JOINED  # because of a bug, or it was cancelled
-            self._enter(State.CLOSED)
-            self._context.strangers.discard(self)
-            self._connection.on_chunk = None
-            if self._member:
-                if has_failed:
-                    self._context.room.remove(self._member, LeaveReason.LOST.value)
-                self._context.room.release_place(self._member)
-                self._member = None  # its subscription refers to this session: a cycle
-                if rate := self._context.limits.rate:
-                    now = self._context.clock.running_time()
-                    rate.leave(network_of(self._connection.peer), self._rate_used_until, now)
-            self._connection.reset()  # no effect if it was closed gracefully
+        with self._connection:
+            try:
+                with self._context.strangers.holding(self):
+                    reason = await self._run_handshake()
+                if member := self._member:
+                    if reason is None:
+                        reason = await self._run_state(State.JOINED, self._message_loop(member))
+                    await self._run_leaving(member, reason or LeaveReason.LEFT)
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        """Let another client have this one's place, and forget what refers to the session."""
+        self._state = State.CLOSED  # now nothing interrupts it
+        self._connection.on_chunk = None
+        member, self._member = self._member, None  # its subscription refers to this session
+        if member:
+            # Without effect if it has left; otherwise there was a bug, or the task was cancelled.
+            self._context.room.remove(member, LeaveReason.LOST.value)
+            self._context.room.release_place(member)
+            if rate := self._context.limits.rate:
+                now = self._context.clock.running_time()
+                rate.leave(network_of(self._connection.peer), self._rate_used_until, now)
 
     def interrupt(self, reason: LeaveReason) -> None:
         """End the current state early if this reason interrupts it; the first reason counts."""
@@ -158,13 +164,18 @@ class Session:
         """Close to make room for another connection; when called again, at once."""
         self.interrupt(LeaveReason.DISPLACED)
 
-    def _enter(self, state: State) -> None:
-        assert state.value > self._state.value, (self._state, state)
-        self._state = state
-        self._scope = Scope()
+    async def _run_state(
+        self, state: State, body: Awaitable[LeaveReason | None], *, watched: bool = True
+    ) -> LeaveReason | None:
+        """Enter a state, and run its body until it ends, is interrupted or misses its deadline.
 
-    async def _run_watched(self, body: Awaitable[LeaveReason | None]) -> LeaveReason | None:
-        """Run a coroutine until it ends, is interrupted or misses its deadline; return why."""
+        Returns why. The deadline counts only if the state is watched.
+        """
+        assert state.value >= self._state.value, (self._state, state)
+        if state is not self._state:  # otherwise it may have been interrupted already
+            self._state, self._scope = state, Scope()
+        if not watched:
+            return await self._scope.run(body)
         watching = watch_deadline(self._time_left, self._timeout, self._on_expired)
         watchdog = asyncio.create_task(watching, name="watchdog")
         try:
@@ -201,21 +212,24 @@ class Session:
 
     # --- HANDSHAKE ---
 
-    async def _run_handshake(self) -> Member | None:
-        """Admit the client to the room, or refuse it with a reason."""
+    async def _run_handshake(self) -> LeaveReason | None:
+        """Admit the client to the room, or refuse it with a reason and close.
+
+        If it has been admitted, `_member` is set; returns the reason if it was also interrupted.
+        """
+        reason = None
         try:
-            reason = await self._run_watched(self._join())
+            reason = await self._run_state(State.HANDSHAKE, self._join())
         except HandshakeError as refusal:
             await self._refuse(str(refusal))
         else:
-            if self._member:  # it has joined, even if it was interrupted in the same iteration
-                return self._member
-            if reason is LeaveReason.DISPLACED:
-                await self._close_slowly()
-            elif reason:
-                timed_out = reason is LeaveReason.TIMED_OUT
-                await self._refuse(HANDSHAKE_TIMED_OUT if timed_out else reason.value)
-        return None
+            if reason and self._member is None:
+                if reason is LeaveReason.DISPLACED:
+                    await self._close_slowly()
+                else:
+                    timed_out = reason is LeaveReason.TIMED_OUT
+                    await self._refuse(HANDSHAKE_TIMED_OUT if timed_out else reason.value)
+        return reason
 
     async def _join(self) -> None:
         context, connection = self._context, self._connection
@@ -225,8 +239,6 @@ class Session:
         connect, rest, size = await shake_hands(connection, context.admission)
         events = SessionEvents(self._on_evicted, self._on_cut_off)
         self._member = await context.room.join(connect.username, connection, events)
-        self._enter(State.JOINED)  # at once: it may be evicted from now on
-        context.strangers.discard(self)
         self._prefix = f"{self._member.name}: ".encode()
         self._last_activity = context.clock.reading_time()
         self._count(0, size)
@@ -249,8 +261,8 @@ class Session:
 
         Otherwise a peer that replaces each closed connection could do so at full speed.
         """
-        self._enter(State.CLOSING)
-        await self._scope.run(asyncio.sleep(self._context.limits.close_timeout))
+        delay = asyncio.sleep(self._context.limits.close_timeout)
+        await self._run_state(State.CLOSING, delay, watched=False)
         self._send_error(FULL)
         self._connection.close()
 
@@ -413,12 +425,11 @@ class Session:
 
     async def _run_leaving(self, member: Member, reason: LeaveReason) -> None:
         """Leave the room and close, gracefully only if the client gets everything sent to it."""
-        self._enter(State.LEAVING)
         outcome = reason
         if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
             # After a shutdown this is not announced: the room is closed.
             rest = self._deliver_rest(self._context.room.leave(member, reason.value))
-            outcome = await self._run_watched(rest) or reason
+            outcome = await self._run_state(State.LEAVING, rest) or reason
         else:
             self._context.room.remove(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
@@ -435,8 +446,8 @@ class Session:
             self._connection.reset()
 
     async def _close_gracefully(self) -> None:
-        self._enter(State.CLOSING)
-        await self._scope.run(self._connection.close_gracefully(self._context.limits.close_timeout))
+        closing = self._connection.close_gracefully(self._context.limits.close_timeout)
+        await self._run_state(State.CLOSING, closing, watched=False)
 
     async def _deliver_rest(self, delivered: asyncio.Future[bool]) -> LeaveReason | None:
         """Wait until the client has been sent everything; return the reason if it never will be."""

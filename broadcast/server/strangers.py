@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Protocol
+
+LOGGER = logging.getLogger("broadcast")
 
 DEFAULT_MAX_STRANGERS = 512
 """Connections in their handshake at once: enough for many clients that connect at the same time
 over a slow network, with a memory use of some 10 MB, or 30 MB with TLS."""
+
+LOG_INTERVAL = 1.0
+"""Minimum seconds between two log lines about displaced connections, each of which counts those
+since the last one."""
 
 
 class Displaceable(Protocol):
@@ -28,27 +37,40 @@ class Strangers:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: OrderedDict[Displaceable, None] = OrderedDict()
-        # Displaced, and closing slowly.
-        self._lingering: OrderedDict[Displaceable, None] = OrderedDict()
+        self._waiting: dict[Displaceable, None] = {}
+        self._lingering: dict[Displaceable, None] = {}  # displaced, and closing slowly
         self.displaced = 0  # since the start
+        self._logged = 0  # of these
+        self._log_due: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, newcomer: Displaceable) -> None:
-        """Add a connection, and displace the oldest if there are too many."""
+    @contextlib.contextmanager
+    def holding(self, newcomer: Displaceable) -> Iterator[None]:
+        """Hold a connection until it has joined or closed; displace the oldest of too many."""
         self._waiting[newcomer] = None
         if len(self._waiting) > self._limit:
-            oldest, _ = self._waiting.popitem(last=False)
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
             self._lingering[oldest] = None
             self.displaced += 1
+            if self._log_due is None:
+                loop = asyncio.get_running_loop()
+                self._log_due = loop.call_later(LOG_INTERVAL, self._log)
             oldest.displace()
         if len(self._lingering) > self._limit:
-            oldest, _ = self._lingering.popitem(last=False)
+            oldest = next(iter(self._lingering))
+            del self._lingering[oldest]
             oldest.displace()
+        try:
+            yield
+        finally:
+            self._waiting.pop(newcomer, None)
+            self._lingering.pop(newcomer, None)
 
-    def discard(self, session: Displaceable) -> None:
-        """Remove a connection that has joined or closed; no effect if it is not here."""
-        self._waiting.pop(session, None)
-        self._lingering.pop(session, None)
+    def _log(self) -> None:
+        self._log_due = None
+        count, self._logged = self.displaced - self._logged, self.displaced
+        message = "%d turned away: more than %d connections have not joined"
+        LOGGER.warning(message, count, self._limit)

@@ -28,18 +28,16 @@ async def test_time_while_the_process_is_stopped_counts_as_one_tick_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Time(monkeypatch)
-    clock = ServingClock()
-    clock.start()
-    for _ in range(4):
-        fake.now += TICK
+    with ServingClock() as clock:
+        for _ in range(4):
+            fake.now += TICK
+            clock._tick()
+        assert clock.running_time() == 4 * TICK
+        fake.now += 3600
+        assert clock.running_time() == 4 * TICK + TICK_LIMIT, "even before the timer has run"
         clock._tick()
-    assert clock.running_time() == 4 * TICK
-    fake.now += 3600
-    assert clock.running_time() == 4 * TICK + TICK_LIMIT, "even before the timer has run"
-    clock._tick()
-    fake.now += 0.25
-    assert clock.running_time() == 4 * TICK + TICK_LIMIT + 0.25
-    clock.stop()
+        fake.now += 0.25
+        assert clock.running_time() == 4 * TICK + TICK_LIMIT + 0.25
 
 
 async def test_pause_stops_only_the_reading_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,11 +54,9 @@ async def test_pause_stops_only_the_reading_time(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_clock_ticks_by_itself_until_it_is_stopped() -> None:
-    clock = ServingClock()
-    clock.start()
-    before = clock._timer
-    async with asyncio.timeout(5 * TICK):
-        while clock._timer is before:
-            await asyncio.sleep(TICK / 4)
-    clock.stop()
+    with ServingClock() as clock:
+        before = clock._timer
+        async with asyncio.timeout(5 * TICK):
+            while clock._timer is before:
+                await asyncio.sleep(TICK / 4)
     assert clock._timer and clock._timer.cancelled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
@@ -17,24 +18,26 @@ class Waiting:
         self.displaced += 1
 
 
-def test_oldest_stranger_makes_room_for_the_newest() -> None:
+async def test_oldest_stranger_makes_room_for_the_newest() -> None:
     strangers, waiting = Strangers(2), [Waiting() for _ in range(6)]
-    for one in waiting[:4]:
-        strangers.add(one)
-    assert [one.displaced for one in waiting] == [1, 1, 0, 0, 0, 0]
-    assert (len(strangers), strangers.displaced) == (2, 2)
-    for one in waiting[4:]:
-        strangers.add(one)
-    assert [one.displaced for one in waiting] == [2, 2, 1, 1, 0, 0]
+    with contextlib.ExitStack() as held:
+        for one in waiting[:4]:
+            held.enter_context(strangers.holding(one))
+        assert [one.displaced for one in waiting] == [1, 1, 0, 0, 0, 0]
+        assert (len(strangers), strangers.displaced) == (2, 2)
+        for one in waiting[4:]:
+            held.enter_context(strangers.holding(one))
+        assert [one.displaced for one in waiting] == [2, 2, 1, 1, 0, 0]
+    assert len(strangers) == 0
 
 
-def test_client_that_has_joined_is_not_displaced() -> None:
+async def test_client_that_has_joined_is_not_displaced() -> None:
     strangers, joined, others = Strangers(2), Waiting(), [Waiting() for _ in range(2)]
-    strangers.add(joined)
-    strangers.discard(joined)
-    for one in others:
-        strangers.add(one)
-    strangers.discard(joined)
+    with strangers.holding(joined):
+        pass
+    with contextlib.ExitStack() as held:
+        for one in others:
+            held.enter_context(strangers.holding(one))
     assert not any(one.displaced for one in (joined, *others))
 
 
@@ -48,9 +51,26 @@ async def test_silent_connections_keep_nobody_out(
     assert await b.line() == "a: hello"
     assert [await peer.read_to_end() for peer in silent[:7]] == [["ERROR server is full"]] * 7
     assert server.statistics()["displaced"] == 8
-    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1, "it is logged once a second at most"
-    assert "more than 3 connections have not joined" in warnings[0].getMessage()
+
+
+async def test_displaced_connections_are_logged_together_once_a_second(
+    make_server: MakeServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await make_server(max_strangers=3, close_timeout=0.1, notices=False)
+
+    def warnings() -> list[str]:
+        return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+    for _ in range(2):  # a server that is started again counts anew
+        caplog.clear()
+        for _ in range(10):
+            await connect(server)
+        await until(lambda: server.statistics()["displaced"] == 7)
+        assert warnings() == [], "it waits for others"
+        await until(lambda: bool(warnings()))
+        assert warnings() == ["7 turned away: more than 3 connections have not joined"]
+        await server.close()
+        await server.start()
 
 
 async def test_clients_that_have_joined_do_not_count_as_strangers(
