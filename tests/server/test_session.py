@@ -16,10 +16,12 @@ from broadcast import BroadcastServer
 from broadcast.net.connection import READ_AHEAD_LIMIT, Connection
 from broadcast.protocol.blocks import Block, parse
 from broadcast.protocol.framing import LINE_LIMIT
+from broadcast.protocol.messages import OUT_OF_SYNC
 from broadcast.protocol.names import NAME_BYTES
 from broadcast.server import dispatcher
 from broadcast.server.batch import BATCH_SIZE
 from broadcast.server.registry import Registry
+from broadcast.server.room import LocalRoom, Member, SessionEvents
 from broadcast.server.session import FAST_PATH_LIMIT, LeaveReason, Session
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
@@ -581,3 +583,24 @@ async def test_malformed_input_affects_only_its_sender(
         two.send(f"marked {number}\n")
         while await one.line() != f"two: marked {number}":
             continue
+
+
+async def test_client_that_is_cut_off_as_it_joins_is_told(
+    make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Room(LocalRoom):
+        async def join(
+            self, username: str, connection: Connection, events: SessionEvents
+        ) -> Member:
+            member = await super().join(username, connection, events)
+            self._fanout.remove(member.subscription)
+            events.on_cut_off()
+            return member
+
+    monkeypatch.setattr("broadcast.server.server.LocalRoom", Room)
+    server = await make_server()
+    peer = await connect(server)
+    peer.send("CONNECT a\n")
+    assert await peer.read_to_end() == ["SUCCESS", f"ERROR {OUT_OF_SYNC}"]
+    await until(lambda: connections(server) == 0)
+    assert len(server._context.room) == 0
