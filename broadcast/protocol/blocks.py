@@ -16,7 +16,7 @@ BLOCK_LIMIT = 64_000
 one piece, because a block just above that costs more per delivery."""
 
 BLOCK_TOLERANCE = 1_000
-"""Bytes by which a block may exceed BLOCK_LIMIT, so that a chunk can be split into equal blocks."""
+"""Bytes by which a block may exceed BLOCK_LIMIT, so that a chunk splits into equal blocks."""
 
 BLOCK_LINES = 8_000
 """Lines parsed at once for a block, blank ones included: bounds the time, whatever they contain."""
@@ -76,10 +76,10 @@ class Block(NamedTuple):
 def parse(chunk: bytes, prefix: bytes) -> tuple[int, Iterator[Block | str]]:
     """Parse whole lines from one client; return their number, and their content in order.
 
-    A `Block` holds messages, each preceded by `prefix`; a `str` is a command line. Unless there is
-    only one block, each item is made when the iterator is advanced, in bounded time, and only
-    `chunk` is kept between items. A block exceeds BLOCK_LIMIT by BLOCK_TOLERANCE at most, unless
-    it is a single longer message.
+    A `Block` holds messages, each preceded by `prefix`; a `str` is a command line. Items are made
+    lazily, each in bounded time, and nothing but `chunk` is kept in between; a single block is made
+    at once. A block exceeds BLOCK_LIMIT by at most BLOCK_TOLERANCE, unless it is a single longer
+    message.
     """
     lines = chunk.count(b"\n")
     if b"\\" in chunk:
@@ -118,7 +118,7 @@ def _several_blocks(
 ) -> Iterator[Block]:
     """Yield blocks of about `step` bytes of input each, so that they are few and equal in size."""
     while start < end:
-        stop, lines = _fit(chunk, start, min(start + step, end), len(prefix + ENDING))
+        stop, lines = _find_block_end(chunk, start, min(start + step, end), len(prefix + ENDING))
         block = _block(chunk[start:stop], lines, prefix)
         if block and _is_too_large(block):  # because of replacements; a third always fits
             step = math.ceil(step / REPLACEMENT_GROWTH)
@@ -128,7 +128,7 @@ def _several_blocks(
         start = stop
 
 
-def _fit(chunk: bytes, start: int, stop: int, added: int) -> tuple[int, int]:
+def _find_block_end(chunk: bytes, start: int, stop: int, added: int) -> tuple[int, int]:
     """Return where a block that ends near `stop` can end without being too large, and its lines.
 
     `added`: bytes that are sent with each line.

@@ -6,8 +6,8 @@ import re
 import sys
 
 HEARTBEAT_INTERVAL = 30.0
-"""Seconds between two heartbeats of an idle client, unless it is told otherwise: a tenth of our
-server's timeout, and seldom enough to cost it nothing."""
+"""Seconds between two heartbeats of an idle client, unless it is told otherwise: a tenth of the
+server's timeout, and too rare to cost it anything."""
 
 PONG_LIMIT = 64
 """Characters of the word in `\\ping <word>`; a longer one is not answered."""

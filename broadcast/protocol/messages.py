@@ -38,7 +38,7 @@ def line_too_long(limit: int) -> str:
 
 
 class _Line:
-    """A line from the server; its attributes say what it is about, without its English."""
+    """A line from the server; its attributes say what happened, without any English to parse."""
 
     __slots__ = ()
 
@@ -74,7 +74,7 @@ class Message(_Line):
 
 @dataclass(frozen=True)
 class _ServerLine(_Line):
-    """A line that no other client has written."""
+    """A line written by the server itself."""
 
     text: str
     sender: ClassVar[None] = None

@@ -46,7 +46,7 @@ class Admission:
 
 
 async def shake_hands(connection: Connection, admission: Admission) -> tuple[Connect, bytes, int]:
-    """Return an admitted client's CONNECT, what it sent after that, and the bytes of both.
+    """Return the CONNECT of an admitted client, what followed it, and the number of bytes read.
 
     Raises HandshakeError with the reason if the client is refused. It has no timeout.
     """
@@ -90,7 +90,7 @@ async def _first_line(connection: Connection, expects_tls: bool) -> tuple[str, b
 
 
 def _describe_tls_error(error: OSError) -> str:
-    """Return which side did what; OpenSSL's own words name a line of its source."""
+    """Say which side failed, and how; OpenSSL's own text names a line of its source."""
     if isinstance(error, PlainPeerError):
         return "not TLS: a plain connection"
     if isinstance(error, ConnectionError):

@@ -25,7 +25,7 @@ class ServingClock:
         self._ticked_at = self._loop.time()  # the last tick, in the loop's time
         self._counted = 0.0  # running time at the last tick
         self._paused_for = 0.0  # seconds of running time in all pauses that have ended
-        self._pauses = 0  # of which none has ended
+        self._pauses = 0  # that have not ended
         self._paused_at = 0.0  # while paused: when that began, in running time
         self._timer: asyncio.TimerHandle | None = None  # the next tick
 

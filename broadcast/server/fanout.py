@@ -38,8 +38,8 @@ MAX_BATCHES_PER_FEED = 4
 """Batches sent to one lagging client before the event loop serves others."""
 
 CHECKS_PER_LEEWAY = 4
-"""Checks of the stragglers within the time that they may be late. An eviction comes late by the
-time between two checks at most. While input is not paused, there are no checks."""
+"""Checks of the stragglers in one leeway, while input is paused: an eviction is late by at most the
+time between two."""
 
 SHORTEST_CHECK = 0.002
 """Minimum seconds between two checks: with thousands of stragglers, one check takes as long. It
@@ -54,9 +54,9 @@ time is charged to nobody."""
 class Fanout:
     """Delivers each published block to all clients but its author, in the same order for all.
 
-    `bound`: bytes of backlog above which input is paused; memory exceeds it by one batch. `grace`:
-    seconds for which the clients of one address may keep input paused by reading too slowly.
-    `stall_time`: seconds for which one of these may read nothing.
+    `bound`: bytes of backlog above which input is paused; memory exceeds it by at most one batch.
+    `grace`: seconds for which the clients of one address may keep input paused by reading too
+    slowly. `stall_time`: seconds for which one of these may read nothing.
 
     A client receives every block published after `join`, or `on_evicted` is called and it receives
     nothing more. Nothing here waits for a client: `publish` returns at once, and publishers call
@@ -70,7 +70,7 @@ class Fanout:
         self._bound = bound
         self._budget = PauseBudget(bound, grace, stall_time)
         self._open = Batch(0)  # what is published and not flushed yet
-        # The flushes that are scheduled: for the end of the iteration, and for notices only.
+        # Scheduled flushes: one at the end of this iteration, one for notices after NOTICE_DELAY.
         self._flush_due: asyncio.Handle | None = None
         self._notices_due: asyncio.TimerHandle | None = None
         self.deliveries = 0  # lines times the clients that receive them, since the start
@@ -106,9 +106,8 @@ class Fanout:
     def leave(self, subscription: Subscription) -> asyncio.Future[bool]:
         """Unsubscribe a client, which still receives everything published so far.
 
-        The future is done when its connection has been given all of it, which may not have been
-        sent to the system yet, or is closed. Its result is False if the client has been removed
-        before that.
+        The future is done when its connection has been handed all of it, of which some may still be
+        unsent, or has closed. Its result is False if the client was removed before that.
         """
         if subscription.delivered is None:
             delivered = subscription.delivered = asyncio.get_running_loop().create_future()
@@ -268,7 +267,7 @@ class Fanout:
                 self._stop_feeding(subscription)
                 return
             batch = self._batch_at(subscription.cursor)
-            has_room = connection.send(batch.data_for(subscription))
+            accepted = connection.send(batch.data_for(subscription))
             if is_leaving and batch.number + 1 == end:
                 self._stop_feeding(subscription)
                 return
@@ -276,12 +275,12 @@ class Fanout:
             subscription.cursor += 1
             self._batch_at(subscription.cursor).waiting += 1
             self._trim()
-            if not has_room:
+            if not accepted:
                 return
         asyncio.get_running_loop().call_soon(self._continue_feeding, subscription)
 
     def _continue_feeding(self, subscription: Subscription) -> None:
-        # Meanwhile it may have been removed, or sent an answer, which calls `_feed` when drained.
+        # It may have been removed meanwhile, or have an answer pending: then `on_drained` feeds it.
         if subscription in self._fed and not subscription.connection.write_pending:
             self._feed(subscription)
 
@@ -312,7 +311,7 @@ class Fanout:
     # --- flow control ---
 
     def pause_input(self, why: str, pause: bool = True) -> None:
-        """Have publishers wait for a reason, or not for that one any more."""
+        """Make publishers wait for this reason, or stop waiting for it."""
         (self._pauses.add if pause else self._pauses.discard)(why)
         (self._input_allowed.clear if self._pauses else self._input_allowed.set)()
 

@@ -38,7 +38,7 @@ class History:
         self._now = now
         # When each block was said, and its position in the log of a cluster.
         self._blocks: deque[tuple[datetime.datetime, Block, int]] = deque()
-        self._lines = 0  # in all blocks; the first ones may be too many
+        self._lines = 0  # in all blocks: up to one block more than `lines`
         self._size = 0  # bytes of memory that the blocks take up
         self._rendered = b""
         self._rendered_on: datetime.date | None = None  # None once it is outdated

@@ -20,7 +20,7 @@ CACHED_PAGES = 64
 
 
 class Roster:
-    """Names, listed in the order of their keys (`name_key`), of which each occurs once."""
+    """Names, unique by key (`name_key`) and listed in the order of the keys."""
 
     def __init__(self) -> None:
         # Kept encoded and sorted, because doing that for each answer takes too long.

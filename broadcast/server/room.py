@@ -68,9 +68,9 @@ class Room(ABC):
     """The clients that share everything that any of them publishes.
 
     This is all that sessions share. What is common to all kinds of rooms is here: who of this
-    server's clients is sent what, by a fan-out which only the room uses. What differs is where a
-    name is given and where what is said gets its place in the order: methods that may have to wait
-    for other servers are coroutines.
+    server's clients is sent what, by a fan-out which only the room uses. Rooms differ in who gives
+    out names, and who decides the order of messages: a method that may have to wait for other
+    servers is a coroutine.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Room(ABC):
         self._notices = options.notices
         self._max_clients = options.max_clients
         self._history = history  # what was said before a client joined, which it is sent
-        self._members = 0  # those that have left and are being sent the rest, too
+        self._members = 0  # including those that have left and are being sent the rest
         self._closed = False
         self._lines_in = 0  # from all members, since the start
         self._bytes_in = 0
@@ -119,7 +119,7 @@ class Room(ABC):
         """Make a client a member, under the name that it was given."""
         self._members += 1
         renamed = [messages.notice(notices.renamed(asked, name))] if name != asked else []
-        connection.send(encode(SUCCESS, *renamed))  # at once, so that clients know it at once
+        connection.send(encode(SUCCESS, *renamed))  # even if the history is long
         if self._history:
             connection.send(self._history.render())
         member = Member(name, self._fanout.join(connection, events.on_evicted), events)
@@ -178,7 +178,7 @@ class Room(ABC):
         await self._fanout.wait_not_full()
 
     def pause_input(self, why: str, pause: bool) -> None:
-        """Have publishers wait for a reason, or not for that one any more."""
+        """Make publishers wait for this reason, or stop waiting for it."""
         self._fanout.pause_input(why, pause)
 
     def flush(self) -> None:

@@ -156,7 +156,7 @@ class Session:
                 rate.leave(network_of(self._connection.peer), self._rate_used_until, now)
 
     def interrupt(self, reason: LeaveReason) -> None:
-        """End the current state early if this reason interrupts it; the first reason counts."""
+        """End the current state early if this reason interrupts it; only the first one counts."""
         if self._state in INTERRUPTS[reason]:
             self._scope.interrupt(reason)
 
@@ -314,7 +314,7 @@ class Session:
         return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
 
     async def _wait_to_handle(self, has_messages: bool) -> None:
-        """Wait while input is paused; commands alone only wait for slow readers."""
+        """Wait while input is paused; a chunk of commands only waits for the backlog."""
         room = self._context.room
         if room.must_wait_to_publish if has_messages else room.is_full:
             self._connection.pause_reading()
@@ -450,9 +450,9 @@ class Session:
         await self._run_state(State.CLOSING, closing, watched=False)
 
     async def _deliver_rest(self, delivered: asyncio.Future[bool]) -> LeaveReason | None:
-        """Wait until the client has been sent everything; return the reason if it never will be."""
+        """Wait until the client has been sent everything, or return why it never will be."""
         if not await delivered:
-            return LeaveReason.TOO_SLOW  # the interruption came together with another one
+            return LeaveReason.TOO_SLOW  # as it was interrupted for another reason
         await self._connection.drain()
         return LeaveReason.LOST if self._connection.lost else None
 

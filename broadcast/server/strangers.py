@@ -1,4 +1,4 @@
-"""Bound the number of connections that have not joined, so that they cannot exclude clients."""
+"""Bound the number of connections that have not joined, so that they can't keep clients out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Strangers:
     Each connection above the limit displaces the oldest one, so that a peer that opens connections
     and sends nothing displaces its own, and a client that performs the handshake promptly joins.
     A displaced connection closes slowly, so that a peer that replaces each closed connection cannot
-    do so at full speed. At most `limit` connections do that; beyond, the oldest closes at once.
+    do so at full speed. At most `limit` connections do that; beyond that, the oldest is closed at
+    once.
     """
 
     def __init__(self, limit: int) -> None:

@@ -45,6 +45,13 @@ def test_addresses_that_no_longer_matter_are_forgotten() -> None:
     assert len(limiter._used_until) <= SWEEP_SIZE
 
 
+def test_crowd_of_addresses_that_still_matter_costs_no_more_for_each_client() -> None:
+    limiter, began = RateLimiter(10), time.process_time()
+    for number in range(40 * SWEEP_SIZE):
+        limiter.leave(f"{number}", 100.0, now=100.0)
+    assert time.process_time() - began < 1.0
+
+
 async def test_reconnecting_does_not_bypass_the_maximum_rate(
     make_server: MakeServer, connect: Connect
 ) -> None:
