@@ -181,7 +181,7 @@ class Link:
                 if self._position - flushed >= BATCH_SIZE:
                     await asyncio.sleep(0)
                     flushed = self._position
-                await self._room.wait_not_full()
+                await self._room.gate.wait_for_readers()
                 if entry.before != self._position:
                     raise LostError("Redis does not have any more what was said before")
                 self._room.take(entry, is_own=entry.server == self.server)
@@ -224,7 +224,7 @@ class Link:
                 await self._reap(redis, server, beats[server])
         if unclean:
             await self._reap(redis, unclean.decode())
-        self._room.pause_input("behind", self._neighbours.is_behind)
+        self._room.gate.pause("behind", self._neighbours.is_behind)
 
     async def _reap(self, redis: RedisConnection, server: str, *beat: str) -> None:
         """Declare a server dead that has sent this heartbeat last, and free its names."""

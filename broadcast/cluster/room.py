@@ -80,7 +80,7 @@ class ClusterRoom(Room):
         try:
             silence = self.timing.silence if self._is_attached else 0  # that may not be known yet
             async with asyncio.timeout(silence + self.timing.newcomer):
-                await self.wait_to_publish()
+                await self.gate.wait_turn()
                 self.check_space()
                 self._add(JOIN, username, Newcomer(username, connection, events, joined))
                 return await joined
@@ -129,7 +129,7 @@ class ClusterRoom(Room):
             asyncio.get_running_loop().call_soon(self._pace)
 
     def _pace(self) -> None:
-        self.pause_input("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
+        self.gate.pause("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
 
     async def next_write(self) -> tuple[int, list[Event]]:
         """Wait for events, and make a write of them, of about a batch at most."""
@@ -218,7 +218,7 @@ class ClusterRoom(Room):
     def on_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
         self._is_attached = is_attached
-        self.pause_input("away", not is_attached)
+        self.gate.pause("away", not is_attached)
         if is_attached:
             self._clock.resume()
             if self._notice_due:

@@ -29,6 +29,7 @@ from ..net.connection import Connection, send_to_all
 from .batch import BATCH_SIZE, NEXT_STATES, RECEIVING, Batch, Subscription, SubscriptionState
 from .clock import ServingClock
 from .eviction import STALL_TIME, PauseBudget, Straggler
+from .gate import BACKLOG, InputGate
 
 NOTICE_DELAY = 0.01
 """Seconds that a notice may wait to be sent with other notices or a message: too short to be
@@ -59,8 +60,8 @@ class Fanout:
     slowly. `stall_time`: seconds for which one of these may read nothing.
 
     A client receives every block published after `join`, or `on_evicted` is called and it receives
-    nothing more. Nothing here waits for a client: `publish` returns at once, and publishers call
-    `wait_to_publish` first.
+    nothing more. Nothing here waits for a client: `publish` returns at once, and publishers wait at
+    the `gate` first.
     """
 
     def __init__(
@@ -82,12 +83,7 @@ class Fanout:
         self._batches: deque[Batch] = deque()  # from the slowest cursor to the open batch
         self.backlog = 0  # bytes of memory that they take up
         self._stream_position = 0  # the memory cost of all batches that were ever in the backlog
-        self._pauses: set[str] = set()  # why input is paused
-        self._input_allowed = asyncio.Event()  # set while input is not paused
-        self._input_allowed.set()
-        self._has_room = asyncio.Event()  # cleared while the backlog is what pauses input
-        self._has_room.set()
-        self._publish_lock = asyncio.Lock()  # serves those that wait to publish in order
+        self.gate = InputGate()
         # While input is paused: the stragglers as of the last check, and the next check.
         self._stragglers: dict[Subscription, Straggler] = {}
         self._next_check: asyncio.TimerHandle | None = None
@@ -168,29 +164,6 @@ class Fanout:
     def lagging(self) -> int:
         """The number of clients that have not been sent everything."""
         return len(self._fed)
-
-    @property
-    def input_paused(self) -> bool:
-        """Whether sessions must stop handling input: a backlog is too large, or `pause_input`."""
-        return not self._input_allowed.is_set()
-
-    @property
-    def must_wait_to_publish(self) -> bool:
-        """Whether a publisher must wait, because input is paused or others are queued."""
-        return self.input_paused or self._publish_lock.locked()
-
-    async def wait_to_publish(self) -> None:
-        """Wait while input is paused, first come, first served; call it before each block.
-
-        If all publishers resumed together, the first few would fill the backlog again each time,
-        and the others would never publish. A publisher that arrives between two queued ones may
-        overtake the second: if it had to queue too, all would proceed in lockstep, one block for
-        each iteration of the event loop, for as long as there is a queue.
-        """
-        if self.must_wait_to_publish:
-            async with self._publish_lock:
-                while self.input_paused:
-                    await self._input_allowed.wait()
 
     def publish(
         self, author: Subscription | None, block: bytes, lines: int = 1, *, defer: bool = False
@@ -310,30 +283,14 @@ class Fanout:
 
     # --- flow control ---
 
-    def pause_input(self, why: str, pause: bool = True) -> None:
-        """Make publishers wait for this reason, or stop waiting for it."""
-        (self._pauses.add if pause else self._pauses.discard)(why)
-        (self._input_allowed.clear if self._pauses else self._input_allowed.set)()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the backlog is so large that it pauses input."""
-        return not self._has_room.is_set()
-
-    async def wait_not_full(self) -> None:
-        """Wait while the backlog is what pauses input."""
-        await self._has_room.wait()
-
     def _pause_or_resume_input(self) -> None:
-        if not self.is_full and self.backlog > self._bound:
-            self._has_room.clear()
-            self.pause_input("backlog")
+        if not self.gate.is_backlogged and self.backlog > self._bound:
+            self.gate.pause(BACKLOG)
             self._clock.pause()
             self._find_stragglers()
             self._schedule_check()
-        elif self.is_full and self.backlog <= self._bound // 2:
-            self._has_room.set()
-            self.pause_input("backlog", False)
+        elif self.gate.is_backlogged and self.backlog <= self._bound // 2:
+            self.gate.pause(BACKLOG, False)
             self._clock.resume()
             self._stragglers.clear()
             if self._next_check:
@@ -358,7 +315,7 @@ class Fanout:
             self.evicted += 1
             self.remove(subscription)
             subscription.on_evicted()
-        if self.is_full and self._next_check is None:
+        if self.gate.is_backlogged and self._next_check is None:
             self._schedule_check()
 
     def _find_stragglers(self) -> None:

@@ -84,6 +84,7 @@ class Room(ABC):
         self._roster = Roster() if roster is None else roster
         self._present: set[Member] = set()  # this server's, until they leave
         self._fanout = Fanout(clock, options.backlog, options.grace)
+        self.gate = self._fanout.gate
         self._notices = options.notices
         self._max_clients = options.max_clients
         self._history = history  # what was said before a client joined, which it is sent
@@ -159,28 +160,6 @@ class Room(ABC):
 
     # --- messages ---
 
-    @property
-    def must_wait_to_publish(self) -> bool:
-        """Whether a publisher must wait, because input is paused or others are queued."""
-        return self._fanout.must_wait_to_publish
-
-    async def wait_to_publish(self) -> None:
-        """Wait while input is paused, first come, first served; call it before each block."""
-        await self._fanout.wait_to_publish()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the backlog for slow readers is so large that it pauses input."""
-        return self._fanout.is_full
-
-    async def wait_not_full(self) -> None:
-        """Wait while that is so."""
-        await self._fanout.wait_not_full()
-
-    def pause_input(self, why: str, pause: bool) -> None:
-        """Make publishers wait for this reason, or stop waiting for it."""
-        self._fanout.pause_input(why, pause)
-
     def flush(self) -> None:
         """Send what was published without waiting for the end of this iteration."""
         self._fanout.flush_due()
@@ -243,7 +222,7 @@ class LocalRoom(Room):
         super().__init__(clock, options, history, self._registry)
 
     async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
-        await self.wait_to_publish()
+        await self.gate.wait_turn()
         self.check_space()
         return self._admit(username, self._registry.claim(username), connection, events)
 

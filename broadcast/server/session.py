@@ -315,10 +315,10 @@ class Session:
 
     async def _wait_to_handle(self, has_messages: bool) -> None:
         """Wait while input is paused; a chunk of commands only waits for the backlog."""
-        room = self._context.room
-        if room.must_wait_to_publish if has_messages else room.is_full:
+        gate = self._context.room.gate
+        if gate.must_wait if has_messages else gate.is_backlogged:
             self._connection.pause_reading()
-            await (room.wait_to_publish() if has_messages else room.wait_not_full())
+            await (gate.wait_turn() if has_messages else gate.wait_for_readers())
 
     async def _yield(self) -> None:
         """Let the event loop serve others."""
@@ -376,7 +376,7 @@ class Session:
 
     def _try_messages(self, data: bytes, member: Member) -> int:
         room = self._context.room
-        if b"\\" in data or not data.endswith(b"\n") or room.must_wait_to_publish:
+        if b"\\" in data or not data.endswith(b"\n") or room.gate.must_wait:
             return 0
         count, blocks = parse(data, self._prefix)
         for block in blocks:

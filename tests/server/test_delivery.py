@@ -252,7 +252,7 @@ class TestStalledReader:
             lines.append(await slow.line())
             if len(lines) % 1500 == 0:
                 await asyncio.sleep(0.05)
-            paused = paused or fanout_of(server).input_paused
+            paused = paused or not fanout_of(server).gate.is_open
         assert paused
         assert numbers(lines, "s") == list(range(15_000))
         await flooding
@@ -264,7 +264,7 @@ class TestStalledReader:
         stalled, sender = await connect(server, "stalled", buffer=SMALL), await connect(server, "s")
         stalled.pause_reading()
         flooding = asyncio.create_task(flood(sender, 50_000))
-        await until(lambda: fanout_of(server).input_paused)
+        await until(lambda: not fanout_of(server).gate.is_open)
         stalled.send("\\exit\n")
         await until(lambda: server.statistics()["clients"] <= 1)
         stalled.resume_reading()
@@ -348,7 +348,7 @@ async def test_ten_publishers_share_an_input_that_is_paused_repeatedly(
 
     async def publish(number: int) -> None:
         while True:
-            await fanout.wait_to_publish()
+            await fanout.gate.wait_turn()
             fanout.publish(None, b"x" * 9_998 + b"\r\n")
             published[number] += 1
 

@@ -108,11 +108,11 @@ class TestStragglers:
         for client in clients:
             fanout.join(client, lambda client=client: dropped.append(client))  # type: ignore[misc]
         await self.fill(fanout)
-        assert fanout.input_paused
+        assert not fanout.gate.is_open
         return fanout, clients, dropped
 
     async def fill(self, fanout: Fanout) -> None:
-        while not fanout.input_paused:
+        while fanout.gate.is_open:
             fanout.publish(None, bytes(BATCH_SIZE))
             await asyncio.sleep(0)
 
@@ -122,7 +122,7 @@ class TestStragglers:
         fanout, (stalled,), dropped = await self.pause("127.0.0.1:1")
         began = time.monotonic()
         async with asyncio.timeout(5):
-            await fanout.wait_to_publish()
+            await fanout.gate.wait_turn()
         assert dropped == [stalled]
         assert time.monotonic() - began > 0.19
 
@@ -132,35 +132,35 @@ class TestStragglers:
         while time.monotonic() < began + 0.5:
             slow.waiting = max(0, slow.waiting - 1000)
             await asyncio.sleep(0.01)
-        assert fanout.input_paused and not dropped
+        assert not fanout.gate.is_open and not dropped
 
     async def test_time_while_the_process_is_stopped_counts_against_nobody(self) -> None:
         fanout, (stalled,), dropped = await self.pause("127.0.0.1:1")
         time.sleep(0.4)
         await asyncio.sleep(0.1)
-        assert fanout.input_paused and not dropped
+        assert not fanout.gate.is_open and not dropped
         async with asyncio.timeout(5):
-            await fanout.wait_to_publish()
+            await fanout.gate.wait_turn()
         assert dropped == [stalled]
 
     async def test_stalling_newcomer_costs_little_once_the_budget_is_spent(self) -> None:
         fanout, _, dropped = await self.pause("127.0.0.1:1", grace=0.2)
         async with asyncio.timeout(5):
-            await fanout.wait_to_publish()
+            await fanout.gate.wait_turn()
         for number in range(5):
             fanout.join(
                 stalled := DrainedByHand(f"127.0.0.1:{number}"), lambda: dropped.append(stalled)
             )
             await self.fill(fanout)
             began = time.monotonic()
-            await fanout.wait_to_publish()
+            await fanout.gate.wait_turn()
             assert dropped[-1] is stalled
             assert time.monotonic() - began < 0.1
 
     async def test_no_client_is_checked_while_input_is_not_paused(self) -> None:
         fanout, (slow,), _ = await self.pause("127.0.0.1:1")
         check = fanout._next_check
-        while fanout.input_paused:
+        while not fanout.gate.is_open:
             slow.finish_writing()
         assert check and check.cancelled()
         assert not fanout._next_check and not fanout._stragglers
@@ -176,7 +176,7 @@ class TestStragglers:
         fanout.join(second, lambda: dropped.append(second))
         await self.fill(fanout)
         async with asyncio.timeout(5):
-            await fanout.wait_to_publish()
+            await fanout.gate.wait_turn()
         assert dropped == [first]
 
 
@@ -223,5 +223,5 @@ class TestPublishing:
         for _ in range(10):
             fanout.publish(None, b"x" * 1000)
         for _ in range(2):
-            assert fanout.backlog == 0 and not fanout.input_paused
+            assert fanout.backlog == 0 and fanout.gate.is_open
             await asyncio.sleep(0)

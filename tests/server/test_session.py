@@ -146,7 +146,7 @@ class TestFastPath:
         )
         stalled.pause_reading()
         sender.send(f"{'x' * 100}\n" * 40_000)
-        await until(lambda: fanout_of(server).input_paused, interval=0)
+        await until(lambda: not fanout_of(server).gate.is_open, interval=0)
         before = server.statistics()
         other.send("waits\n")
         expected = before["bytes in"] + len("waits\n")

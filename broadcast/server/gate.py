@@ -1,0 +1,63 @@
+"""Hold input back: make those that publish wait while there is a reason to."""
+
+from __future__ import annotations
+
+import asyncio
+
+BACKLOG = "backlog"
+"""The reason for pausing input that readers are too slow."""
+
+
+class InputGate:
+    """Where publishers wait while input is paused, for one or more reasons.
+
+    Messages wait while there is any (`wait_turn`). Commands, and what other servers have already
+    accepted, only wait for the readers (`wait_for_readers`).
+    """
+
+    def __init__(self) -> None:
+        self._reasons: set[str] = set()  # why input is paused
+        self._open = asyncio.Event()  # set while there is none
+        self._open.set()
+        self._readers_keep_up = asyncio.Event()  # set while the backlog is none of them
+        self._readers_keep_up.set()
+        self._queue = asyncio.Lock()  # serves those that wait for their turn in order
+
+    def pause(self, reason: str, pause: bool = True) -> None:
+        """Make publishers wait for this reason, or stop waiting for it."""
+        (self._reasons.add if pause else self._reasons.discard)(reason)
+        (self._open.clear if self._reasons else self._open.set)()
+        is_backlogged = BACKLOG in self._reasons
+        (self._readers_keep_up.clear if is_backlogged else self._readers_keep_up.set)()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is no reason to wait."""
+        return self._open.is_set()
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether a publisher must wait, because input is paused or others are queued."""
+        return self._queue.locked() or not self._open.is_set()
+
+    async def wait_turn(self) -> None:
+        """Wait while input is paused, first come, first served; call it before each block.
+
+        If all publishers resumed together, the first few would fill the backlog again each time,
+        and the others would never publish. A publisher that arrives between two queued ones may
+        overtake the second: if it had to queue too, all would proceed in lockstep, one block for
+        each iteration of the event loop, for as long as there is a queue.
+        """
+        if self.must_wait:
+            async with self._queue:
+                while not self.is_open:
+                    await self._open.wait()
+
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether readers are so slow that this is a reason to wait."""
+        return not self._readers_keep_up.is_set()
+
+    async def wait_for_readers(self) -> None:
+        """Wait while that is so."""
+        await self._readers_keep_up.wait()
