@@ -67,9 +67,9 @@ class Batch:
 
     number: int  # consecutive, from 0
     start: int = 0  # while in the backlog: the memory cost of all that was kept before it
-    blocks: list[bytes] = field(default_factory=list)  # until it is sealed
+    blocks: list[bytes] = field(default_factory=list)
     size: int = 0
-    data: bytes = b""  # once it is sealed
+    data: bytes | None = None  # all blocks, joined; None until it is sealed
     waiting: int = 0  # how many cursors point here
     # By client, the ranges of the data that it does not receive: its own messages, and what was
     # published before it joined or after it left (there the end is None).
@@ -92,16 +92,16 @@ class Batch:
 
     def data_for(self, subscription: Subscription) -> bytes:
         """Return what a client receives of the batch, which need not be sealed."""
-        data = b"".join(self.blocks) if self.blocks else self.data
+        data = b"".join(self.blocks) if self.data is None else self.data
         ranges = self.excluded.get(subscription)
         if ranges is None:
             return data
         start, parts = 0, []
-        for stop, resume in ranges:
-            parts.append(data[start:stop])
-            if resume is None:
+        for gap_start, gap_end in ranges:
+            parts.append(data[start:gap_start])
+            if gap_end is None:
                 break
-            start = resume
+            start = gap_end
         else:
             parts.append(data[start:])
         return b"".join(parts)

@@ -40,8 +40,8 @@ class History:
         self._blocks: deque[tuple[datetime.datetime, Block, int]] = deque()
         self._lines = 0  # in all blocks: up to one block more than `lines`
         self._size = 0  # bytes of memory that the blocks take up
-        self._rendered = b""
-        self._rendered_on: datetime.date | None = None  # None once it is outdated
+        # All as notices, and the day on which that was made; None once it is outdated.
+        self._rendered: tuple[datetime.date, bytes] | None = None
 
     @property
     def oldest_position(self) -> int | None:
@@ -54,7 +54,7 @@ class History:
         self._blocks.append((said_at, block, position))
         self._lines += block.lines
         self._size += _cost(block)
-        self._rendered, self._rendered_on = b"", None
+        self._rendered = None
         while self._blocks and (
             self._size > self._limit or self._lines - self._blocks[0][1].lines >= self._most_lines
         ):
@@ -66,13 +66,12 @@ class History:
         """Forget everything."""
         self._blocks.clear()
         self._lines = self._size = 0
-        self._rendered, self._rendered_on = b"", None
+        self._rendered = None
 
     def render(self) -> bytes:
         """Return the messages as notices with the time at which each was said."""
         today = self._now().date()
-        if self._rendered_on != today:
-            self._rendered_on = today
+        if self._rendered is None or self._rendered[0] != today:
             surplus = max(0, self._lines - self._most_lines)
             rendered = []
             for said_at, block, _ in self._blocks:
@@ -80,8 +79,8 @@ class History:
                 surplus = 0
                 before = messages.notice(notices.history(said_at, today, "")).encode()
                 rendered += [before + line + ENDING for line in lines]
-            self._rendered = b"".join(rendered)
-        return self._rendered
+            self._rendered = today, b"".join(rendered)
+        return self._rendered[1]
 
 
 def _cost(block: Block) -> int:
