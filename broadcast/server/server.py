@@ -50,7 +50,7 @@ DEFAULT_GRACE = 5.0
 SHUTDOWN_TIMEOUT = 5.0
 """Seconds of running time that clients have to read the rest of their data at a shutdown."""
 
-CUT_OFF_TIMEOUT = 0.2
+UNREAD_TIMEOUT = 0.2
 """Seconds that sessions have to end by themselves after the shutdown timeout."""
 
 ACCEPTS_PER_ITERATION = 16
@@ -166,7 +166,7 @@ class BroadcastServer:
             opened.enter_context(self._running())
             opened.enter_context(self._context.clock)
             await opened.enter_async_context(self._context.room)
-            opened.push_async_callback(self._cut_off_sessions)
+            opened.push_async_callback(self._cancel_sessions)
             opened.callback(self._stop_listening)
             addresses = await self._listen()
             self._opened = opened.pop_all()
@@ -329,11 +329,11 @@ class BroadcastServer:
             deadline = context.clock.running_time() + self.shutdown_timeout
             while self._sessions and (left := deadline - context.clock.running_time()) > 0:
                 await asyncio.wait(self._sessions, timeout=left)
-            self._interrupt_all(LeaveReason.CUT_OFF)
+            self._interrupt_all(LeaveReason.UNREAD)
             if self._sessions:
-                await asyncio.wait(self._sessions, timeout=CUT_OFF_TIMEOUT)
+                await asyncio.wait(self._sessions, timeout=UNREAD_TIMEOUT)
 
-    async def _cut_off_sessions(self) -> None:
+    async def _cancel_sessions(self) -> None:
         """Cancel all sessions that have not ended by themselves, without a word to the others."""
         self._context.room.close()
         for task in self._sessions:

@@ -55,7 +55,7 @@ class LeaveReason(enum.Enum):
     """Its server may have missed something that was said on another one."""
     SHUTDOWN = SHUTTING_DOWN
     DISPLACED = "too many connections that have not joined"
-    CUT_OFF = "did not read in time at the shutdown"
+    UNREAD = "did not read in time at the shutdown"
 
 
 INTERRUPTS = {
@@ -66,7 +66,7 @@ INTERRUPTS = {
     LeaveReason.DISPLACED: {State.HANDSHAKE, State.CLOSING},
     # A shutdown does not interrupt a client that is already being sent its last data.
     LeaveReason.SHUTDOWN: {State.HANDSHAKE, State.JOINED},
-    LeaveReason.CUT_OFF: {State.HANDSHAKE, State.LEAVING, State.CLOSING},
+    LeaveReason.UNREAD: {State.HANDSHAKE, State.LEAVING, State.CLOSING},
 }
 """The states that each reason interrupts; in others it has no effect."""
 

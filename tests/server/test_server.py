@@ -223,7 +223,7 @@ class TestShuttingDown:
     async def test_client_that_does_not_close_its_side_is_cut_off_at_shutdown(
         self, make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("broadcast.server.server.CUT_OFF_TIMEOUT", 60)
+        monkeypatch.setattr("broadcast.server.server.UNREAD_TIMEOUT", 60)
         server = await make_server(shutdown_timeout=0.2, close_timeout=60)
         leaver = await connect(server, "leaver")
         leaver.send("\\exit\n")
