@@ -279,7 +279,6 @@ class Session:
 
         While this waits, it keeps only the bytes that were read, nothing parsed from them.
         """
-        loop = asyncio.get_running_loop()
         while (chunk := await self._next_chunk()) is not None:
             if rate := self._context.limits.rate:
                 count = 1
@@ -291,27 +290,33 @@ class Session:
                 self._count(1, 0)
                 too_long = messages.line_too_long(self._context.limits.line_limit)
                 await self._answer((encode(too_long),))
-                continue
-            has_messages = not chunk.startswith(b"\\")
-            if not has_messages:
-                has_messages = chunk.count(b"\n\\") + 1 < chunk.count(b"\n")
-            await self._wait_to_handle(has_messages)
-            slice_ends = loop.time() + TIME_SLICE
-            count, items = parse(chunk, self._prefix)
-            self._count(count, 0)
-            for item in items:
-                if isinstance(item, Block):
-                    self._context.room.publish(member, item)
-                elif is_command(item, "exit"):
-                    return LeaveReason.LEFT
-                else:
-                    roster = await self._context.room.roster()
-                    await self._answer(dispatcher.answer(item, member.name, roster))
-                if loop.time() > slice_ends:
-                    await self._yield()
-                    slice_ends = loop.time() + TIME_SLICE
-                await self._wait_to_handle(has_messages)  # before `parse` makes the next item
+            elif await self._handle_lines(chunk, member):
+                return LeaveReason.LEFT
         return LeaveReason.LOST if self._connection.lost else LeaveReason.LEFT
+
+    async def _handle_lines(self, chunk: bytes, member: Member) -> bool:
+        """Publish the messages and answer the commands; return whether the client leaves."""
+        loop = asyncio.get_running_loop()
+        has_messages = not chunk.startswith(b"\\")
+        if not has_messages:
+            has_messages = chunk.count(b"\n\\") + 1 < chunk.count(b"\n")
+        await self._wait_to_handle(has_messages)
+        slice_ends = loop.time() + TIME_SLICE
+        count, items = parse(chunk, self._prefix)
+        self._count(count, 0)
+        for item in items:
+            if isinstance(item, Block):
+                self._context.room.publish(member, item)
+            elif is_command(item, "exit"):
+                return True
+            else:
+                roster = await self._context.room.roster()
+                await self._answer(dispatcher.answer(item, member.name, roster))
+            if loop.time() > slice_ends:
+                await self._yield()
+                slice_ends = loop.time() + TIME_SLICE
+            await self._wait_to_handle(has_messages)  # before `parse` makes the next item
+        return False
 
     async def _wait_to_handle(self, has_messages: bool) -> None:
         """Wait while input is paused; a chunk of commands only waits for the backlog."""

@@ -173,7 +173,7 @@ class Editor:
             events += self._enter_text()
         return events
 
-    def _press(self, key: str, last_key: str) -> list[Event]:
+    def _press(self, key: str, last_key: str) -> list[Event]:  # noqa: C901 (a table of keys)
         if key in ("\x1a", "\x0c") or (key in ("\x03", "\x04") and not self.line):
             return [Key(key)]
         if position := _CURSOR_POSITION.fullmatch(key):

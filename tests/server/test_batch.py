@@ -16,7 +16,7 @@ class TestBatch:
         batch.exclude(c, 2, 4)  # type: ignore[arg-type]
         batch.exclude(c, 6, None)  # type: ignore[arg-type]
         assert batch.seal() == b"aabbccdd"
-        parts = [batch.data_for(subscription) for subscription in (a, b, c, d)]  # type: ignore[arg-type]
+        parts = [batch.data_for(client) for client in (a, b, c, d)]  # type: ignore[arg-type]
         assert parts == [b"bbdd", b"ccdd", b"aacc", b"aabbccdd"]
 
     async def test_batch_of_a_single_block_is_not_copied(self) -> None:
