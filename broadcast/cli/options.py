@@ -17,9 +17,7 @@ from ..protocol.blocks import sanitize
 from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_USERNAME
 from ..protocol.names import check_username
-from ..server import server
-from ..server.history import DEFAULT_HISTORY_BYTES
-from ..server.strangers import DEFAULT_MAX_STRANGERS
+from ..server.settings import Settings, check_room
 from ..terminal.stdio import print_error
 from .logger import LEVELS
 
@@ -69,7 +67,7 @@ def log_level(text: str) -> str:
 def room_name(text: str) -> str:
     """Parse the name of a room."""
     try:
-        return server.check_room(text)
+        return check_room(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -91,21 +89,21 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="address or name to listen on; empty for every interface (default: %(default)s)")
     add("--port", type=port_number, default=DEFAULT_PORT,
         help="port to listen on; 0 for any free one (default: %(default)s)")
-    add("--timeout", type=positive, default=server.DEFAULT_TIMEOUT, metavar="S",
+    add("--timeout", type=positive, default=Settings.timeout, metavar="S",
         help="seconds a client may be silent (default: %(default)s)")
-    add("--backlog", type=whole_number, default=server.DEFAULT_BACKLOG, metavar="BYTES",
+    add("--backlog", type=whole_number, default=Settings.backlog, metavar="BYTES",
         help="bytes kept for slow readers (default: %(default)s)")
-    add("--grace", type=positive, default=server.DEFAULT_GRACE, metavar="S",
+    add("--grace", type=positive, default=Settings.grace, metavar="S",
         help="seconds the slow readers of one address may hold up the room (default: %(default)s)")
     add("--history", type=count, default=0, metavar="N",
         help="messages that a client is sent when it joins (default: %(default)s)")
-    add("--history-bytes", type=whole_number, default=DEFAULT_HISTORY_BYTES, metavar="BYTES",
+    add("--history-bytes", type=whole_number, default=Settings.history_bytes, metavar="BYTES",
         help="the most memory that these take up (default: %(default)s)")
     add("--max-clients", type=whole_number, metavar="N",
-        help=f"clients at once (default: {server.DEFAULT_MAX_CLIENTS})")
+        help=f"clients at once (default: {Settings.max_clients})")
     add("--max-strangers", type=whole_number, metavar="N",
         help="connections at once that have not joined; one more takes the place of the oldest"
-             f" (default: {DEFAULT_MAX_STRANGERS})")
+             f" (default: {Settings.max_strangers})")
     add("--max-rate", type=positive, metavar="N",
         help="lines a second from one client, which is slowed down to it")
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM; encrypts every connection")
@@ -116,7 +114,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cluster", metavar="URL", default=os.environ.get("BROADCAST_CLUSTER"),
         help="Redis, as redis://host:6379/0: all servers with this one and the same --room are one"
              " room; or set BROADCAST_CLUSTER, which keeps a password out of `ps`")
-    add("--room", type=room_name, default=server.DEFAULT_ROOM, metavar="NAME",
+    add("--room", type=room_name, default=Settings.room, metavar="NAME",
         help="name of the room in the cluster (default: %(default)s)")
     add("--reuse-port", action="store_true",
         help="let several servers of one machine listen on the same port")

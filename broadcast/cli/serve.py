@@ -14,8 +14,8 @@ from typing import Any
 from ..errors import BroadcastError
 from ..net.tls import server_context
 from ..protocol.notices import client_count
-from ..server.server import DEFAULT_MAX_CLIENTS, BroadcastServer
-from ..server.strangers import DEFAULT_MAX_STRANGERS
+from ..server.server import BroadcastServer
+from ..server.settings import Settings
 from ..terminal.stdio import print_error
 from .logger import LOGGER, Log
 from .options import SERVER, add_server_arguments, load_tls, make_parser, read_token
@@ -71,10 +71,10 @@ def _limit_connections(parser: ArgumentParser, options: Namespace) -> None:
     open_files = _raise_open_file_limit()
     if options.max_strangers is None:
         share = max(1, open_files // STRANGERS_SHARE)
-        options.max_strangers = min(DEFAULT_MAX_STRANGERS, share)
+        options.max_strangers = min(Settings.max_strangers, share)
     allowed = max(1, open_files - RESERVED_FDS - 2 * options.max_strangers)
     if options.max_clients is None:
-        options.max_clients = min(DEFAULT_MAX_CLIENTS, allowed)
+        options.max_clients = min(Settings.max_clients, allowed)
         if allowed < FEW_CLIENTS:
             warning = "this system allows %d open files: at most %s; raise `ulimit -n`"
             LOGGER.warning(warning, open_files, client_count(allowed))

@@ -25,7 +25,7 @@ from ..net.dial import connect
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
 from ..server.history import History
-from ..server.room import RoomOptions
+from ..server.settings import Settings
 from .entries import parse_entry
 from .neighbours import Neighbours
 from .resp import LostError, RedisConnection, RedisError, encode
@@ -248,10 +248,9 @@ class Link:
 class LinkedRoom(ClusterRoom):
     """A room of many servers, and this server's link to it."""
 
-    def __init__(self, clock: ServingClock, options: RoomOptions, history: History | None) -> None:
-        super().__init__(clock, options, history)
-        url, name, _ = options.cluster or ("", "", None)
-        self._link = Link(self, parse_url(url), name, clock)
+    def __init__(self, clock: ServingClock, settings: Settings, history: History | None) -> None:
+        super().__init__(clock, settings, history)
+        self._link = Link(self, parse_url(settings.cluster or ""), settings.room, clock)
 
     async def open(self) -> None:
         await self._link.start()

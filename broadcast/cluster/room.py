@@ -23,7 +23,8 @@ from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
 from ..server.history import History
 from ..server.registry import Roster
-from ..server.room import Member, Room, RoomOptions, SessionEvents
+from ..server.room import Member, Room, SessionEvents
+from ..server.settings import Settings
 from ..server.watchdog import RECHECK_DELAY
 from .entries import JOIN, LEAVE, SAY, Entry, parse_entry
 from .resp import LostError, RedisConnection, encode
@@ -62,10 +63,10 @@ class Event(NamedTuple):
 class ClusterRoom(Room):
     """The clients of this server in a room of many: those with the same Redis and `name`."""
 
-    def __init__(self, clock: ServingClock, options: RoomOptions, history: History | None) -> None:
-        super().__init__(clock, options, history)
-        timing = options.cluster[2] if options.cluster else None
-        self._clock, self.timing, self.grace = clock, timing or ClusterTiming(), options.grace
+    def __init__(self, clock: ServingClock, settings: Settings, history: History | None) -> None:
+        super().__init__(clock, settings, history)
+        self._clock, self.grace = clock, settings.grace
+        self.timing = settings.cluster_timing or ClusterTiming()
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
         self.events: deque[Event] = deque()  # not sent
         self._has_events = asyncio.Event()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from dataclasses import dataclass
 
 from ..errors import HandshakeError
 from ..net.address import describe_os_error
@@ -21,13 +20,7 @@ from ..protocol.handshake import (
     Connect,
     parse_connect,
 )
-
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds: enough to type CONNECT by hand."""
-
-WRONG_TOKEN_DELAY = 1.0
-"""Seconds until a wrong token is refused: each guess occupies a connection for that long, and the
-number of connections that have not joined is bounded."""
+from .settings import Settings
 
 READ_SIZE = 4_096
 """Bytes read at once before a client has joined: the handshake, and little of what follows it."""
@@ -36,31 +29,22 @@ NOTHING_IN_COMMON = ("UNSUPPORTED_PROTOCOL", "VERSION_TOO_LOW", "NO_SHARED_CIPHE
 """What OpenSSL says if it could agree with the client on nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What a client needs to be admitted."""
-
-    tls: ssl.SSLContext | None  # None for plain TCP
-    token: bytes | None  # None if none is required
-    wrong_token_delay: float  # seconds
-
-
-async def shake_hands(connection: Connection, admission: Admission) -> tuple[Connect, bytes, int]:
+async def shake_hands(connection: Connection, settings: Settings) -> tuple[Connect, bytes, int]:
     """Return the CONNECT of an admitted client, what followed it, and the number of bytes read.
 
     Raises HandshakeError with the reason if the client is refused. It has no timeout.
     """
-    if admission.tls:
+    if settings.tls:
         try:
-            await connection.start_tls(admission.tls)
+            await connection.start_tls(settings.tls)
         except OSError as error:
             raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
-    line, rest, size = await _first_line(connection, expects_tls=admission.tls is not None)
+    line, rest, size = await _first_line(connection, expects_tls=settings.tls is not None)
     connect = parse_connect(line)
-    if admission.token is not None:
+    if settings.token is not None:
         offered = (connect.token or "").encode()
-        if not hmac.compare_digest(admission.token, offered):
-            await asyncio.sleep(admission.wrong_token_delay)
+        if not hmac.compare_digest(settings.token.encode(), offered):
+            await asyncio.sleep(settings.wrong_token_delay)
             raise HandshakeError(NOT_AUTHORISED)
     return connect, rest, size
 

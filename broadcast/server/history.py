@@ -10,9 +10,6 @@ from ..protocol import messages, notices
 from ..protocol.blocks import Block
 from ..protocol.framing import ENDING
 
-DEFAULT_HISTORY_BYTES = 1024 * 1024
-"""Bytes of messages kept: some 10,000 lines of chat."""
-
 BLOCK_OVERHEAD = 250
 """Bytes of memory that a block takes up here in addition to its lines."""
 

@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from ..errors import HandshakeError
 from ..net.connection import Connection
@@ -19,9 +19,7 @@ from .clock import ServingClock
 from .fanout import Fanout
 from .history import History
 from .registry import Registry, Roster
-
-if TYPE_CHECKING:
-    from ..cluster.timing import ClusterTiming
+from .settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +51,6 @@ class Member:
         return self.subscription.cursor
 
 
-@dataclass(frozen=True, slots=True)
-class RoomOptions:
-    """The options of a room."""
-
-    backlog: int  # bytes kept for slow readers
-    grace: float  # seconds for which slow readers of one address may keep input paused
-    notices: bool  # whether joins and leaves are announced
-    max_clients: int  # the most members at once
-    cluster: tuple[str, str, ClusterTiming | None] | None = None  # its URL, and the room's name
-
-
 class Room(ABC):
     """The clients that share everything that any of them publishes.
 
@@ -76,17 +63,17 @@ class Room(ABC):
     def __init__(
         self,
         clock: ServingClock,
-        options: RoomOptions,
+        settings: Settings,
         history: History | None = None,
         roster: Roster | None = None,
     ) -> None:
         # The names of all members, those of other servers, too.
         self._roster = Roster() if roster is None else roster
         self._present: set[Member] = set()  # this server's, until they leave
-        self._fanout = Fanout(clock, options.backlog, options.grace)
+        self._fanout = Fanout(clock, settings.backlog, settings.grace)
         self.gate = self._fanout.gate
-        self._notices = options.notices
-        self._max_clients = options.max_clients
+        self._notices = settings.notices
+        self._max_clients = settings.max_clients
         self._history = history  # what was said before a client joined, which it is sent
         self._members = 0  # including those that have left and are being sent the rest
         self._closed = False
@@ -216,10 +203,10 @@ class LocalRoom(Room):
     """The clients of one server: a registry and a fan-out in this process."""
 
     def __init__(
-        self, clock: ServingClock, options: RoomOptions, history: History | None = None
+        self, clock: ServingClock, settings: Settings, history: History | None = None
     ) -> None:
         self._registry = Registry()
-        super().__init__(clock, options, history, self._registry)
+        super().__init__(clock, settings, history, self._registry)
 
     async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
         await self.gate.wait_turn()

@@ -9,46 +9,26 @@ import functools
 import ipaddress
 import logging
 import math
-import re
 import socket
-import ssl
 from collections.abc import Coroutine, Iterator
-from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from ..errors import ListenError
 from ..net.address import Address, describe_os_error, format_address
-from ..net.connection import CLOSE_TIMEOUT, Connection
+from ..net.connection import Connection
 from ..protocol.commands import HEARTBEAT_INTERVAL
-from ..protocol.framing import LINE_LIMIT
-from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT
 from ..protocol.notices import client_count
 from .accept import open_connection, take_over
-from .admission import HANDSHAKE_TIMEOUT, WRONG_TOKEN_DELAY, Admission
 from .clock import ServingClock
-from .history import DEFAULT_HISTORY_BYTES, History
+from .history import History
 from .listen import LISTEN_BACKLOG, listen
 from .rate import RateLimiter
-from .room import LocalRoom, Room, RoomOptions
-from .session import LeaveReason, Limits, ServerContext, Session
-from .strangers import DEFAULT_MAX_STRANGERS, Strangers
-
-if TYPE_CHECKING:
-    from ..cluster.timing import ClusterTiming
+from .room import LocalRoom, Room
+from .session import LeaveReason, ServerContext, Session
+from .settings import Settings
+from .strangers import Strangers
 
 LOGGER = logging.getLogger("broadcast")
-
-DEFAULT_TIMEOUT = 300.0
-"""Seconds: ten times the client's heartbeat, so that a short network failure disconnects nobody."""
-
-DEFAULT_BACKLOG = 8 * 1024 * 1024
-"""Bytes: a second or two of heavy traffic."""
-
-DEFAULT_GRACE = 5.0
-"""Seconds: more than most network interruptions last, and short enough that users tolerate it."""
-
-SHUTDOWN_TIMEOUT = 5.0
-"""Seconds of running time that clients have to read the rest of their data at a shutdown."""
 
 UNREAD_TIMEOUT = 0.2
 """Seconds that sessions have to end by themselves after the shutdown timeout."""
@@ -56,14 +36,6 @@ UNREAD_TIMEOUT = 0.2
 ACCEPTS_PER_ITERATION = 16
 """Connections accepted in one iteration of the event loop: enough that busy senders do not delay
 new connections, and few enough that many of these do not delay messages."""
-
-DEFAULT_ROOM = "main"
-
-DEFAULT_MAX_CLIENTS = 10_240
-"""Clients that have joined, at once: as many as one core serves well."""
-
-MAY_BE_ZERO = ("port", "history")
-"""The numbers among the arguments of a server that need not be above 0."""
 
 
 class ServerState(enum.Enum):
@@ -75,71 +47,15 @@ class ServerState(enum.Enum):
     CLOSING = enum.auto()
 
 
-@dataclass(eq=False, repr=False)
-class BroadcastServer:
+class BroadcastServer(Settings):
     """A broadcast server: `async with BroadcastServer(port=0) as server:` listens on `server.port`.
 
-    `host`: a name or an address; empty for every interface. It listens on all addresses of a name.
-    `port`: 0 for any free one, the same for all addresses.
-    `timeout`: seconds of silence after which a client is disconnected.
-    `backlog`: bytes kept for slow readers.
-    `grace`: seconds for which slow readers of one address may keep input paused.
-    `notices`: whether joins and leaves are announced.
-    `handshake_timeout`: seconds within which a client must join.
-    `line_limit`: bytes in a line.
-    `history`: messages that a client is sent when it joins; 0 for none.
-    `history_bytes`: the most memory that they take up.
-    `max_clients`: clients that have joined, at once.
-    `max_strangers`: connections that have not joined, at once; one more displaces the oldest.
-    `max_rate`: lines per second; a client that sends faster is slowed down; None for no limit.
-    `tls`: a context with a certificate; None for plain TCP.
-    `token`: a secret that clients must present; None for none.
-    `wrong_token_delay`: seconds until a wrong token is refused.
-    `shutdown_timeout`: seconds that clients have to read the rest of their data at a shutdown.
-    `close_timeout`: seconds that one client has to do so when it leaves.
-    `cluster`: the URL of a Redis, of which all servers with the same `room` are one room; None for
-    a room of this server alone.
-    `cluster_timing`: when such a server is away, and when it is taken for dead.
-    `reuse_port`: whether several processes may listen on the port.
-
-    Raises ValueError for a limit that is not above 0, a negative `history`, a `port` that does not
-    exist, or a bad `room`; `start` raises ListenError or ClusterError with the reason.
+    Its arguments are the fields of `Settings`, of which `host` and `port` may be positional.
+    `start` raises ListenError or ClusterError with the reason.
     """
 
-    host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT  # after `start`, the port that it listens on
-    _: KW_ONLY
-    timeout: float = DEFAULT_TIMEOUT
-    backlog: int = DEFAULT_BACKLOG
-    grace: float = DEFAULT_GRACE
-    notices: bool = True
-    history: int = 0
-    history_bytes: int = DEFAULT_HISTORY_BYTES
-    handshake_timeout: float = HANDSHAKE_TIMEOUT
-    line_limit: int = LINE_LIMIT
-    max_clients: int = DEFAULT_MAX_CLIENTS
-    max_strangers: int = DEFAULT_MAX_STRANGERS
-    max_rate: float | None = None
-    tls: ssl.SSLContext | None = None
-    token: str | None = None
-    wrong_token_delay: float = WRONG_TOKEN_DELAY
-    shutdown_timeout: float = SHUTDOWN_TIMEOUT
-    close_timeout: float = CLOSE_TIMEOUT
-    cluster: str | None = None
-    room: str = DEFAULT_ROOM
-    cluster_timing: ClusterTiming | None = None
-    reuse_port: bool = False
-
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            is_limit = type(value) in (int, float) and name not in MAY_BE_ZERO
-            if is_limit and not value > 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
-        if not 0 <= self.port <= 65_535:
-            raise ValueError(f"port must be from 0 to 65535, not {self.port}")
-        if self.history < 0:
-            raise ValueError(f"history must be 0 or more, not {self.history}")
-        check_room(self.room)
+        super().__post_init__()
         self._started_at = 0.0  # in the loop's time
         self._state = ServerState.CLOSED
         self._context: ServerContext  # since `start`
@@ -194,26 +110,16 @@ class BroadcastServer:
         clock = ServingClock()
         history = History(self.history, self.history_bytes) if self.history else None
         room = self._make_room(clock, history)
-        token = None if self.token is None else self.token.encode()
-        admission = Admission(self.tls, token, self.wrong_token_delay)
         max_rate = self.max_rate or math.inf
-        limits = Limits(
-            timeout=self.timeout,
-            handshake_timeout=self.handshake_timeout,
-            close_timeout=self.close_timeout,
-            line_limit=self.line_limit,
-            rate=RateLimiter(max_rate) if math.isfinite(max_rate) else None,
-        )
-        return ServerContext(room, Strangers(self.max_strangers), admission, limits, clock)
+        rate = RateLimiter(max_rate) if math.isfinite(max_rate) else None
+        return ServerContext(self, room, Strangers(self.max_strangers), rate, clock)
 
     def _make_room(self, clock: ServingClock, history: History | None) -> Room:
-        where = None if self.cluster is None else (self.cluster, self.room, self.cluster_timing)
-        options = RoomOptions(self.backlog, self.grace, self.notices, self.max_clients, where)
-        if where is None:
-            return LocalRoom(clock, options, history)
+        if self.cluster is None:
+            return LocalRoom(clock, self, history)
         from ..cluster.link import LinkedRoom  # a server alone loads nothing of it
 
-        return LinkedRoom(clock, options, history)
+        return LinkedRoom(clock, self, history)
 
     async def _listen(self) -> list[Address]:
         """Accept connections on every address of the host, and return these addresses.
@@ -362,10 +268,3 @@ class BroadcastServer:
     def _interrupt_all(self, reason: LeaveReason) -> None:
         for session in self._sessions.values():
             session.interrupt(reason)
-
-
-def check_room(name: str) -> str:
-    """Return a room's name if it is allowed; otherwise raise ValueError."""
-    if not re.fullmatch(r"[^\s{}]{1,64}", name) or not name.isprintable():
-        raise ValueError("a room's name has 1 to 64 characters, no white space and no braces")
-    return name

@@ -17,11 +17,12 @@ from ..protocol.commands import is_command, parse_heartbeat
 from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
 from . import dispatcher
-from .admission import READ_SIZE, Admission, shake_hands
+from .admission import READ_SIZE, shake_hands
 from .clock import ServingClock
 from .rate import RateLimiter
 from .room import Member, Room, SessionEvents
 from .scope import Scope
+from .settings import Settings
 from .strangers import Strangers
 from .watchdog import watch_deadline
 
@@ -72,24 +73,13 @@ INTERRUPTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits that apply to every session of a server."""
-
-    timeout: float  # seconds of silence after which a client is disconnected
-    handshake_timeout: float  # seconds within which a client must join
-    close_timeout: float  # seconds that a leaving client has to read the rest of its data
-    line_limit: int  # bytes
-    rate: RateLimiter | None  # None for no limit
-
-
-@dataclass(frozen=True, slots=True)
 class ServerContext:
     """What the sessions of a server share."""
 
+    settings: Settings
     room: Room
     strangers: Strangers
-    admission: Admission
-    limits: Limits
+    rate: RateLimiter | None  # None for no limit
     clock: ServingClock
 
 
@@ -119,7 +109,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self._last_activity = self._context.clock.reading_time()
-        self._splitter = LineSplitter(self._context.limits.line_limit)
+        self._splitter = LineSplitter(self._context.settings.line_limit)
 
     async def run(self, opening: Awaitable[Connection]) -> None:
         """Serve the client of a connection that is being opened.
@@ -151,7 +141,7 @@ class Session:
             # Without effect if it has left; otherwise there was a bug, or the task was cancelled.
             self._context.room.remove(member, LeaveReason.LOST.value)
             self._context.room.release_place(member)
-            if rate := self._context.limits.rate:
+            if rate := self._context.rate:
                 now = self._context.clock.running_time()
                 rate.leave(network_of(self._connection.peer), self._rate_used_until, now)
 
@@ -186,8 +176,9 @@ class Session:
     @property
     def _timeout(self) -> float:
         """Seconds for which the client may be inactive in this state."""
-        limits = self._context.limits
-        return limits.handshake_timeout if self._state is State.HANDSHAKE else limits.timeout
+        is_joining = self._state is State.HANDSHAKE
+        settings = self._context.settings
+        return settings.handshake_timeout if is_joining else settings.timeout
 
     def _on_expired(self) -> None:
         self.interrupt(LeaveReason.TIMED_OUT)
@@ -234,9 +225,9 @@ class Session:
     async def _join(self) -> None:
         context, connection = self._context, self._connection
         connection.set_read_size(READ_SIZE)
-        if context.admission.tls is None:
+        if context.settings.tls is None:
             context.room.check_space()
-        connect, rest, size = await shake_hands(connection, context.admission)
+        connect, rest, size = await shake_hands(connection, context.settings)
         events = SessionEvents(self._on_evicted, self._on_cut_off)
         self._member = await context.room.join(connect.username, connection, events)
         self._prefix = f"{self._member.name}: ".encode()
@@ -245,7 +236,7 @@ class Session:
         if rest:
             self._split(rest)
         connection.limit_read_ahead(self._splitter.held)
-        if rate := context.limits.rate:
+        if rate := context.rate:
             self._rate_used_until = rate.enter(network_of(connection.peer), self._member.joined_at)
         else:
             connection.on_chunk = self._try_fast_path
@@ -261,14 +252,14 @@ class Session:
 
         Otherwise a peer that replaces each closed connection could do so at full speed.
         """
-        delay = asyncio.sleep(self._context.limits.close_timeout)
+        delay = asyncio.sleep(self._context.settings.close_timeout)
         await self._run_state(State.CLOSING, delay, watched=False)
         self._send_error(FULL)
         self._connection.close()
 
     def _send_error(self, text: str) -> None:
         # Before TLS is set up, the client would not understand it.
-        plain = self._context.admission.tls is None
+        plain = self._context.settings.tls is None
         if plain or self._member or self._connection.is_encrypted:
             self._connection.send(encode(messages.error(text)))
 
@@ -280,7 +271,7 @@ class Session:
         While this waits, it keeps only the bytes that were read, nothing parsed from them.
         """
         while (chunk := await self._next_chunk()) is not None:
-            if rate := self._context.limits.rate:
+            if rate := self._context.rate:
                 count = 1
                 if not isinstance(chunk, TooLong):
                     chunk, count = self._take_lines(chunk, rate.most_lines)
@@ -288,7 +279,7 @@ class Session:
                     return LeaveReason.LOST
             if isinstance(chunk, TooLong):
                 self._count(1, 0)
-                too_long = messages.line_too_long(self._context.limits.line_limit)
+                too_long = messages.line_too_long(self._context.settings.line_limit)
                 await self._answer((encode(too_long),))
             elif await self._handle_lines(chunk, member):
                 return LeaveReason.LEFT
@@ -357,7 +348,7 @@ class Session:
         This is cheaper than waking the session's task. Returns False if handling it may have to
         wait, and the chunk is left to the task.
         """
-        limit = min(FAST_PATH_LIMIT, self._context.limits.line_limit)
+        limit = min(FAST_PATH_LIMIT, self._context.settings.line_limit)
         if self._member is None or self._state is not State.JOINED or len(data) > limit:
             return False
         if not self._splitter.is_between_lines:
@@ -411,7 +402,7 @@ class Session:
         self._rate_used_until = rate.use(self._rate_used_until, lines, clock.running_time())
         while (left := self._rate_used_until - clock.running_time()) > 0:
             self._last_activity = clock.reading_time()  # it is not idle: we are not reading
-            await asyncio.sleep(min(left, self._context.limits.timeout / 2))
+            await asyncio.sleep(min(left, self._context.settings.timeout / 2))
             if self._connection.was_reset:
                 return False
         return True
@@ -438,7 +429,7 @@ class Session:
         else:
             self._context.room.remove(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
-                self._send_error(f"{messages.TIMED_OUT} {self._context.limits.timeout:g} s")
+                self._send_error(f"{messages.TIMED_OUT} {self._context.settings.timeout:g} s")
             elif reason is LeaveReason.TOO_SLOW:
                 self._send_error(messages.TOO_SLOW)
         self._log_leave(member, outcome)
@@ -451,7 +442,7 @@ class Session:
             self._connection.reset()
 
     async def _close_gracefully(self) -> None:
-        closing = self._connection.close_gracefully(self._context.limits.close_timeout)
+        closing = self._connection.close_gracefully(self._context.settings.close_timeout)
         await self._run_state(State.CLOSING, closing, watched=False)
 
     async def _deliver_rest(self, delivered: asyncio.Future[bool]) -> LeaveReason | None:

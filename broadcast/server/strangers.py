@@ -10,10 +10,6 @@ from typing import Protocol
 
 LOGGER = logging.getLogger("broadcast")
 
-DEFAULT_MAX_STRANGERS = 512
-"""Connections in their handshake at once: enough for many clients that connect at the same time
-over a slow network, with a memory use of some 10 MB, or 30 MB with TLS."""
-
 LOG_INTERVAL = 1.0
 """Minimum seconds between two log lines about displaced connections, each of which counts those
 since the last one."""
