@@ -22,8 +22,9 @@ from ..protocol.names import name_key
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
 from ..server.history import History
+from ..server.reasons import Interrupt, LeaveReason
 from ..server.registry import Roster
-from ..server.room import Member, Room, SessionEvents
+from ..server.room import Member, Room
 from ..server.settings import Settings
 from ..server.watchdog import RECHECK_DELAY
 from .entries import JOIN, LEAVE, SAY, Entry, parse_entry
@@ -47,7 +48,7 @@ class Newcomer(NamedTuple):
 
     username: str
     connection: Connection
-    events: SessionEvents
+    interrupt: Interrupt
     joined: asyncio.Future[Member]
 
 
@@ -76,14 +77,14 @@ class ClusterRoom(Room):
         self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
         self.on_attached(False)
 
-    async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
+    async def join(self, username: str, connection: Connection, interrupt: Interrupt) -> Member:
         joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
         try:
             silence = self.timing.silence if self._is_attached else 0  # that may not be known yet
             async with asyncio.timeout(silence + self.timing.newcomer):
                 await self.gate.wait_turn()
                 self.check_space()
-                self._add(JOIN, username, Newcomer(username, connection, events, joined))
+                self._add(JOIN, username, Newcomer(username, connection, interrupt, joined))
                 return await joined
         except BaseException as problem:
             if joined.done() and not joined.cancelled() and not joined.exception():
@@ -108,7 +109,7 @@ class ClusterRoom(Room):
                 await asyncio.sleep(RECHECK_DELAY)  # this process may have been stopped
                 if not has_left.is_set():  # it may lack what was said on other servers before
                     self._fanout.remove(member.subscription)
-                    member.events.on_cut_off()
+                    member.subscription.interrupt(LeaveReason.OUT_OF_SYNC)
         return await self._fanout.leave(member.subscription)
 
     def _release_name(self, member: Member, why: str) -> None:
@@ -173,10 +174,10 @@ class ClusterRoom(Room):
     def _take_join(self, name: str, newcomer: Newcomer | None) -> None:
         self._roster.add(name)
         if newcomer and not newcomer.joined.done():
-            asked, connection, events, joined = newcomer
+            asked, connection, interrupt, joined = newcomer
             try:
                 self.check_space()
-                joined.set_result(self._admit(asked, name, connection, events))
+                joined.set_result(self._admit(asked, name, connection, interrupt))
                 return
             except HandshakeError as problem:
                 joined.set_exception(problem)
@@ -239,7 +240,7 @@ class ClusterRoom(Room):
         """Disconnect all clients, and forget what was written: this server begins anew."""
         for member in [*self._present, *self._leaving]:
             self._fanout.remove(member.subscription)
-            member.events.on_cut_off()
+            member.subscription.interrupt(LeaveReason.OUT_OF_SYNC)
         for event in [*(event for _, events in self.writes for event in events), *self.events]:
             if isinstance(event.who, Newcomer) and not event.who.joined.done():
                 event.who.joined.set_exception(HandshakeError(UNAVAILABLE))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..net.connection import Connection
 from ..protocol.blocks import BLOCK_LIMIT
+from .reasons import Interrupt
 
 BATCH_SIZE = 2 * BLOCK_LIMIT
 """Bytes in a batch, unless it is a single longer block. With one block in each batch a delivery
@@ -52,7 +52,7 @@ class Subscription:
     """A client's place in the fan-out, created by `Fanout.join` and changed only by the fan-out."""
 
     connection: Connection
-    on_evicted: Callable[[], None]
+    interrupt: Interrupt  # of its session, when it is sent nothing more
     joined_at: float  # in running time
     state: SubscriptionState = SubscriptionState.READY
     cursor: int = 0  # while LAGGING or LEAVING: the number of the next batch to send

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
 from ..net.address import network_of
 from ..net.connection import Connection, send_to_all
@@ -30,6 +29,7 @@ from .batch import BATCH_SIZE, NEXT_STATES, RECEIVING, Batch, Subscription, Subs
 from .clock import ServingClock
 from .eviction import STALL_TIME, PauseBudget, Straggler
 from .gate import BACKLOG, InputGate
+from .reasons import Interrupt, LeaveReason
 
 NOTICE_DELAY = 0.01
 """Seconds that a notice may wait to be sent with other notices or a message: too short to be
@@ -59,7 +59,7 @@ class Fanout:
     `grace`: seconds for which the clients of one address may keep input paused by reading too
     slowly. `stall_time`: seconds for which one of these may read nothing.
 
-    A client receives every block published after `join`, or `on_evicted` is called and it receives
+    A client receives every block published after `join`, or `interrupt` is called and it receives
     nothing more. Nothing here waits for a client: `publish` returns at once, and publishers wait at
     the `gate` first.
     """
@@ -90,9 +90,9 @@ class Fanout:
 
     # --- subscriptions ---
 
-    def join(self, connection: Connection, on_evicted: Callable[[], None]) -> Subscription:
+    def join(self, connection: Connection, interrupt: Interrupt) -> Subscription:
         """Subscribe a client to everything that is published from now on."""
-        subscription = Subscription(connection, on_evicted, self._clock.running_time())
+        subscription = Subscription(connection, interrupt, self._clock.running_time())
         if self._open.size:
             self._open.exclude(subscription, 0, self._open.size)
         self._ready[connection] = subscription
@@ -314,7 +314,7 @@ class Fanout:
         for subscription in self._budget.judge(self._stragglers, charged, now):
             self.evicted += 1
             self.remove(subscription)
-            subscription.on_evicted()
+            subscription.interrupt(LeaveReason.TOO_SLOW)
         if self.gate.is_backlogged and self._next_check is None:
             self._schedule_check()
 

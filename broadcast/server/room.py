@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,18 +17,9 @@ from .batch import Subscription
 from .clock import ServingClock
 from .fanout import Fanout
 from .history import History
+from .reasons import Interrupt
 from .registry import Registry, Roster
 from .settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEvents:
-    """What a room calls when it has stopped sending to a client; the session then ends."""
-
-    on_evicted: Callable[[], None]
-    """The client was too slow."""
-    on_cut_off: Callable[[], None]
-    """The client may lack something that was said, because its server lost the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +28,6 @@ class Member:
 
     name: str
     subscription: Subscription
-    events: SessionEvents
 
     @property
     def joined_at(self) -> float:
@@ -93,24 +82,22 @@ class Room(ABC):
             raise HandshakeError(FULL)
 
     @abstractmethod
-    async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
+    async def join(self, username: str, connection: Connection, interrupt: Interrupt) -> Member:
         """Add a client under its username, followed by a number if that name is taken.
 
         The client is sent SUCCESS and the history, and then receives every block that others
-        publish, until it leaves or one of `events` is called. Raises HandshakeError if the room is
+        publish, until it leaves or `interrupt` is called. Raises HandshakeError if the room is
         closed, full or temporarily unavailable.
         """
 
-    def _admit(
-        self, asked: str, name: str, connection: Connection, events: SessionEvents
-    ) -> Member:
+    def _admit(self, asked: str, name: str, connection: Connection, interrupt: Interrupt) -> Member:
         """Make a client a member, under the name that it was given."""
         self._members += 1
         renamed = [messages.notice(notices.renamed(asked, name))] if name != asked else []
         connection.send(encode(SUCCESS, *renamed))  # even if the history is long
         if self._history:
             connection.send(self._history.render())
-        member = Member(name, self._fanout.join(connection, events.on_evicted), events)
+        member = Member(name, self._fanout.join(connection, interrupt))
         self._present.add(member)
         self._announce(notices.joined(name), member)
         return member
@@ -208,10 +195,10 @@ class LocalRoom(Room):
         self._registry = Registry()
         super().__init__(clock, settings, history, self._registry)
 
-    async def join(self, username: str, connection: Connection, events: SessionEvents) -> Member:
+    async def join(self, username: str, connection: Connection, interrupt: Interrupt) -> Member:
         await self.gate.wait_turn()
         self.check_space()
-        return self._admit(username, self._registry.claim(username), connection, events)
+        return self._admit(username, self._registry.claim(username), connection, interrupt)
 
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
         delivered = self._fanout.leave(member.subscription)

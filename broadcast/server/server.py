@@ -23,8 +23,9 @@ from .clock import ServingClock
 from .history import History
 from .listen import LISTEN_BACKLOG, listen
 from .rate import RateLimiter
+from .reasons import LeaveReason
 from .room import LocalRoom, Room
-from .session import LeaveReason, ServerContext, Session
+from .session import ServerContext, Session
 from .settings import Settings
 from .strangers import Strangers
 

@@ -15,12 +15,13 @@ from ..protocol import messages
 from ..protocol.blocks import Block, parse
 from ..protocol.commands import is_command, parse_heartbeat
 from ..protocol.framing import LineSplitter, TooLong, encode
-from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT, SHUTTING_DOWN
+from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT
 from . import dispatcher
 from .admission import READ_SIZE, shake_hands
 from .clock import ServingClock
 from .rate import RateLimiter
-from .room import Member, Room, SessionEvents
+from .reasons import LeaveReason
+from .room import Member, Room
 from .scope import Scope
 from .settings import Settings
 from .strangers import Strangers
@@ -43,20 +44,6 @@ class State(enum.Enum):
     CLOSING = enum.auto()
     """It has been refused or has left, and has a short time to read the rest."""
     CLOSED = enum.auto()
-
-
-class LeaveReason(enum.Enum):
-    """Why a session ends; the value appears in the log and in the notice to the other clients."""
-
-    LEFT = ""
-    LOST = "connection lost"
-    TIMED_OUT = "timed out"
-    TOO_SLOW = "too slow"
-    OUT_OF_SYNC = "lost touch with the room"
-    """Its server may have missed something that was said on another one."""
-    SHUTDOWN = SHUTTING_DOWN
-    DISPLACED = "too many connections that have not joined"
-    UNREAD = "did not read in time at the shutdown"
 
 
 INTERRUPTS = {
@@ -183,12 +170,6 @@ class Session:
     def _on_expired(self) -> None:
         self.interrupt(LeaveReason.TIMED_OUT)
 
-    def _on_evicted(self) -> None:
-        self.interrupt(LeaveReason.TOO_SLOW)
-
-    def _on_cut_off(self) -> None:
-        self.interrupt(LeaveReason.OUT_OF_SYNC)
-
     def _time_left(self) -> float:
         """Return the seconds until the client will have been inactive for too long.
 
@@ -228,8 +209,7 @@ class Session:
         if context.settings.tls is None:
             context.room.check_space()
         connect, rest, size = await shake_hands(connection, context.settings)
-        events = SessionEvents(self._on_evicted, self._on_cut_off)
-        self._member = await context.room.join(connect.username, connection, events)
+        self._member = await context.room.join(connect.username, connection, self.interrupt)
         self._prefix = f"{self._member.name}: ".encode()
         self._last_activity = context.clock.reading_time()
         self._count(0, size)

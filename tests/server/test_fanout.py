@@ -36,8 +36,8 @@ class DrainedLater(Connection):
 class TestFeeding:
     async def lag(self) -> tuple[Fanout, DrainedLater, Subscription]:
         fanout, connection = Fanout(ServingClock(), 10_000_000, 1.0), DrainedLater()
-        fanout.join(DrainedLater(), lambda: None)  # it accepts nothing, so that the backlog is kept
-        subscription = fanout.join(connection, lambda: None)
+        fanout.join(DrainedLater(), lambda _: None)  # it accepts nothing: the backlog is kept
+        subscription = fanout.join(connection, lambda _: None)
         for _ in range(4 * MAX_BATCHES_PER_FEED):
             fanout.publish(None, bytes(BATCH_SIZE))
         await asyncio.sleep(0)
@@ -106,7 +106,7 @@ class TestStragglers:
         fanout = Fanout(ServingClock(), 1_000_000, **options)
         clients = [DrainedByHand(peer) for peer in peers]
         for client in clients:
-            fanout.join(client, lambda client=client: dropped.append(client))  # type: ignore[misc]
+            fanout.join(client, lambda _, client=client: dropped.append(client))  # type: ignore[misc]
         await self.fill(fanout)
         assert not fanout.gate.is_open
         return fanout, clients, dropped
@@ -149,7 +149,7 @@ class TestStragglers:
             await fanout.gate.wait_turn()
         for number in range(5):
             fanout.join(
-                stalled := DrainedByHand(f"127.0.0.1:{number}"), lambda: dropped.append(stalled)
+                stalled := DrainedByHand(f"127.0.0.1:{number}"), lambda _: dropped.append(stalled)
             )
             await self.fill(fanout)
             began = time.monotonic()
@@ -169,11 +169,11 @@ class TestStragglers:
         dropped: list[DrainedByHand] = []
         fanout = Fanout(ServingClock(), 1_000_000, 20.0, 0.2)
         first, second = DrainedByHand("127.0.0.1:1"), DrainedByHand("127.0.0.2:1")
-        fanout.join(first, lambda: dropped.append(first))
+        fanout.join(first, lambda _: dropped.append(first))
         while fanout.backlog < 600_000:
             fanout.publish(None, bytes(BATCH_SIZE))
             await asyncio.sleep(0)
-        fanout.join(second, lambda: dropped.append(second))
+        fanout.join(second, lambda _: dropped.append(second))
         await self.fill(fanout)
         async with asyncio.timeout(5):
             await fanout.gate.wait_turn()
@@ -183,7 +183,7 @@ class TestStragglers:
 class TestLeaving:
     def fanout(self) -> tuple[Fanout, Subscription]:
         fanout = Fanout(ServingClock(), 1_000_000, 1.0)
-        subscription = fanout.join(DrainedLater(), lambda: None)
+        subscription = fanout.join(DrainedLater(), lambda _: None)
         return fanout, subscription
 
     async def test_leaver_that_is_removed_is_not_waited_for(self) -> None:
@@ -202,7 +202,7 @@ class TestLeaving:
 
     async def test_deliveries_are_counted_for_receivers_only(self) -> None:
         fanout, leaver = self.fanout()
-        fanout.join(DrainedLater(), lambda: None)
+        fanout.join(DrainedLater(), lambda _: None)
         fanout.publish(None, b"both\r\n")
         assert fanout.deliveries == 2
         fanout.leave(leaver)

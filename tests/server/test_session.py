@@ -20,9 +20,10 @@ from broadcast.protocol.messages import OUT_OF_SYNC
 from broadcast.protocol.names import NAME_BYTES
 from broadcast.server import dispatcher
 from broadcast.server.batch import BATCH_SIZE
+from broadcast.server.reasons import Interrupt, LeaveReason
 from broadcast.server.registry import Registry
-from broadcast.server.room import LocalRoom, Member, SessionEvents
-from broadcast.server.session import FAST_PATH_LIMIT, LeaveReason, Session
+from broadcast.server.room import LocalRoom, Member
+from broadcast.server.session import FAST_PATH_LIMIT, Session
 
 TOO_LONG = f"ERROR line too long (at most {LINE_LIMIT} bytes)"
 
@@ -589,12 +590,10 @@ async def test_client_that_is_cut_off_as_it_joins_is_told(
     make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Room(LocalRoom):
-        async def join(
-            self, username: str, connection: Connection, events: SessionEvents
-        ) -> Member:
-            member = await super().join(username, connection, events)
+        async def join(self, username: str, connection: Connection, interrupt: Interrupt) -> Member:
+            member = await super().join(username, connection, interrupt)
             self._fanout.remove(member.subscription)
-            events.on_cut_off()
+            interrupt(LeaveReason.OUT_OF_SYNC)
             return member
 
     monkeypatch.setattr("broadcast.server.server.LocalRoom", Room)
