@@ -36,7 +36,7 @@ from .url import RedisURL, parse_url
 LOGGER = logging.getLogger("broadcast")
 
 ENTRIES_PER_READ = 32  # each of a batch at most: 4 MB
-REPORT_SIZE = 2 * 1024 * 1024  # bytes taken, after which a heartbeat is sent before it is due
+REPORT_SIZE = 2 * 1024 * 1024  # bytes of the log, after each of which a heartbeat is sent early
 REAP_SLICE = 100  # names freed at once: 10,000 would block Redis for 70 ms
 SHORTEST_DELAY = 0.05  # seconds between attempts to attach, or heartbeats while senders are held
 
@@ -98,7 +98,7 @@ class Link:
             try:
                 if self._state is not LinkState.ATTACHED:
                     await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1))
-                    longer = max(SHORTEST_DELAY, 2 * self._retry_delay)
+                    longer = 2 * self._retry_delay + SHORTEST_DELAY
                     self._retry_delay = min(longer, self._timing.retry)
                     await self._attach()
                 await self._follow()
@@ -139,8 +139,9 @@ class Link:
         self._enter(LinkState.ATTACHED)
 
     async def _connect(self) -> None:
-        url, timeout = self._url, self._timing.silence
-        redis = RedisConnection(await connect(url.host, url.port, timeout, url.tls), self._clock)
+        url = self._url
+        connection = await connect(url.host, url.port, self._timing.silence, url.tls)
+        redis = RedisConnection(connection, self._clock)
         self._connections.append(redis)
         if url.password:
             await redis.ask(encode("AUTH", *filter(None, [url.user]), url.password))
@@ -174,7 +175,7 @@ class Link:
         """Take the entries of the log: about a batch in an iteration, none while it is full."""
         wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
         command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, "STREAMS", self._scripts.log)
-        reported = flushed = self._position
+        flushed = self._position
         while True:
             reply = await redis.ask(encode(*command, f"{self._position}-0"))
             for entry in map(parse_entry, reply[0][1] if reply else ()):
@@ -186,8 +187,7 @@ class Link:
                     raise LostError("Redis does not have any more what was said before")
                 self._room.take(entry, is_own=entry.server == self.server)
                 self._position = entry.position
-                if not entry.server or self._position - reported >= REPORT_SIZE:
-                    reported = self._position
+                if not entry.server or entry.before // REPORT_SIZE < entry.position // REPORT_SIZE:
                     self._report_due.set()  # a server has come or gone, or waits for this one
             self._room.flush()
 

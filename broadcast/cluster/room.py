@@ -149,7 +149,13 @@ class ClusterRoom(Room):
 
     def take(self, entry: Entry, *, is_own: bool) -> None:
         """Deliver an entry of the log, perhaps this server's own, to this server's clients."""
-        own = self._take_write(entry.number) if is_own else []
+        own: list[Event] = []
+        if is_own:
+            if not self.writes or self.writes[0][0] != entry.number:
+                raise LostError("Redis has what this server has not written")
+            _, own = self.writes.popleft()
+            self._in_flight -= sum(len(event.text) + EVENT_COST for event in own)
+            self._pace()
         for place, (kind, text) in enumerate(entry.events):
             who = own[place].who if own else None
             member = who if isinstance(who, Member) else None
@@ -162,14 +168,6 @@ class ClusterRoom(Room):
                 self._take_join(text.decode(), who if isinstance(who, Newcomer) else None)
             elif kind == LEAVE:
                 self._take_leave(text.decode(), member)
-
-    def _take_write(self, number: int) -> list[Event]:
-        if not self.writes or self.writes[0][0] != number:
-            raise LostError("Redis has what this server has not written")
-        _, events = self.writes.popleft()
-        self._in_flight -= sum(len(event.text) + EVENT_COST for event in events)
-        self._pace()
-        return events
 
     def _take_join(self, name: str, newcomer: Newcomer | None) -> None:
         self._roster.add(name)
@@ -200,12 +198,9 @@ class ClusterRoom(Room):
 
     async def load(self, redis: RedisConnection, scripts: Scripts, position: int) -> None:
         """Load what was said before a position of the log, and who is there, then or later."""
-        self._roster, cursor = Roster(), b""
-        while cursor != b"0":
-            scan = encode("HSCAN", scripts.names, cursor or 0, "COUNT", 2000)
-            cursor, found = await redis.ask(scan)
-            for name in found[1::2]:
-                self._roster.add(name.decode())
+        self._roster = Roster()
+        for name in await redis.ask(encode("HVALS", scripts.names)):
+            self._roster.add(name.decode())
         if self._history:
             self._history.clear()
             log, start, end = scripts.log, "-", f"({position}-0"
