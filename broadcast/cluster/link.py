@@ -21,7 +21,7 @@ import secrets
 import time
 
 from ..errors import BroadcastError, ClusterError
-from ..net.dial import connect
+from ..net.dial import TLSHints, connect
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
 from ..server.history import History
@@ -37,6 +37,7 @@ LOGGER = logging.getLogger("broadcast")
 
 ENTRIES_PER_READ = 32  # each of a batch at most: 4 MB
 REPORT_SIZE = 2 * 1024 * 1024  # bytes of the log, after each of which a heartbeat is sent early
+TLS_HINTS = TLSHints("add ?ca=FILE to the URL", "use its host in the URL", "use redis://")
 REAP_SLICE = 100  # names freed at once: 10,000 would block Redis for 70 ms
 SHORTEST_DELAY = 0.05  # seconds between attempts to attach, or heartbeats while senders are held
 
@@ -140,7 +141,7 @@ class Link:
 
     async def _connect(self) -> None:
         url = self._url
-        connection = await connect(url.host, url.port, self._timing.silence, url.tls)
+        connection = await connect(url.host, url.port, self._timing.silence, url.tls, TLS_HINTS)
         redis = RedisConnection(connection, self._clock)
         self._connections.append(redis)
         if url.password:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from typing import NamedTuple
 
 from ..errors import ConnectError, TLSMismatchError
 from .address import Address, describe_os_error, format_address, resolve
@@ -20,19 +21,25 @@ KEEPALIVE = {
 The last one also ends a connection to a peer that reads nothing for that long; our server resumes
 reading sooner, within its grace time, unless a maximum rate makes it wait."""
 
-BY_NAME = "connect with the --host that it is for"
+INVALID_NOW = (9, 10)  # it is not valid yet, or has expired
+INVALID_HERE = (62, 64)  # it is for another host name or IP address
+"""OpenSSL's numbers of problems with a certificate (X509_V_ERR...)."""
 
-CERTIFICATE_HINTS = {
-    9: "check the clock, or have it replaced",  # not valid yet
-    10: "check the clock, or have it replaced",  # expired
-    62: BY_NAME,  # for another host name
-    64: BY_NAME,  # for another IP address
-}
-"""What to do about a certificate, by OpenSSL's number of the problem (X509_V_ERR...)."""
+
+class TLSHints(NamedTuple):
+    """What to do when TLS fails, in terms of what the user has to change."""
+
+    untrusted: str = "pass it with --tls-ca"
+    wrong_host: str = "connect with the --host that it is for"
+    not_tls: str = "connect without --tls"
 
 
 async def connect(
-    host: str, port: int, seconds: float, tls: ssl.SSLContext | None = None
+    host: str,
+    port: int,
+    seconds: float,
+    tls: ssl.SSLContext | None = None,
+    hints: TLSHints = TLSHints(),  # noqa: B008 (immutable)
 ) -> Connection:
     """Connect to a server, trying each address of `host` until one succeeds.
 
@@ -56,22 +63,26 @@ async def connect(
             await connection.aclose()
             if not isinstance(error, OSError):
                 raise
-            raise _tls_error(where, error, seconds) from None
+            raise _tls_error(where, error, seconds, hints) from None
         connection.limit_read_ahead(0)
     return connection
 
 
-def _tls_error(where: str, error: OSError, seconds: float) -> ConnectError:
+def _tls_error(where: str, error: OSError, seconds: float, hints: TLSHints) -> ConnectError:
     """Return the exception for a failed TLS handshake; the text says what to do."""
     failed = f"can't reach {where} by TLS"
     if isinstance(error, ssl.SSLCertVerificationError):
-        hint = CERTIFICATE_HINTS.get(error.verify_code, "if you trust it, pass it with --tls-ca")
+        hint = f"if you trust it, {hints.untrusted}"
+        if error.verify_code in INVALID_NOW:
+            hint = "check the clock, or have it replaced"
+        elif error.verify_code in INVALID_HERE:
+            hint = hints.wrong_host
         why = f"its certificate is not trusted ({error.verify_message.rstrip('.')}); {hint}"
         return TLSMismatchError(f"{failed}: {why}")
     if isinstance(error, ssl.SSLError):
         reason = error.reason or "the handshake failed"
         if reason == "WRONG_VERSION_NUMBER":  # so OpenSSL calls what is not TLS
-            return TLSMismatchError(f"{failed}: it does not use TLS; connect without --tls")
+            return TLSMismatchError(f"{failed}: it does not use TLS; {hints.not_tls}")
         return TLSMismatchError(f"{failed}: {reason.replace('_', ' ').lower()}")
     if isinstance(error, TimeoutError) and not error.errno:
         why = f"no answer within {seconds:g} s"
