@@ -8,10 +8,11 @@ import signal
 
 import pytest
 from cluster_helpers import MakeRedis, Recorder, RedisServer, free_port
-from helpers import count_open_files, linux_only
+from helpers import CERTIFICATE, MakeServer, count_open_files, linux_only
 
 from broadcast import BroadcastServer, ClusterError, ListenError
 from broadcast.cluster.timing import ClusterTiming
+from broadcast.net.tls import server_context
 
 SHORT = ClusterTiming(heartbeat=0.2, silence=0.3, dead_after=2, notice=0.1, newcomer=0.3, leave=0.3)
 
@@ -67,3 +68,28 @@ class TestNothingIsLeftOpen:
         await Recorder.close_all()
         assert len(asyncio.all_tasks()) == 1
         assert count_open_files() == files
+
+
+class TestTLS:
+    """TLS servers of another kind will do: the handshake comes before anything else."""
+
+    async def test_untrusted_certificate_is_refused_with_what_helps(
+        self, make_server: MakeServer
+    ) -> None:
+        other = await make_server(tls=server_context(CERTIFICATE, None))
+        with pytest.raises(ClusterError, match=r"not trusted.* add \?ca=FILE to the URL$"):
+            await BroadcastServer(port=0, cluster=f"rediss://localhost:{other.port}").start()
+
+    async def test_certificate_of_another_host_is_refused_with_what_helps(
+        self, make_server: MakeServer
+    ) -> None:
+        other = await make_server(host="127.0.0.2", tls=server_context(CERTIFICATE, None))
+        url = f"rediss://127.0.0.2:{other.port}?ca={CERTIFICATE}"
+        with pytest.raises(ClusterError, match=r"not trusted.* use its host in the URL$"):
+            await BroadcastServer(port=0, cluster=url).start()
+
+    async def test_plain_server_is_refused_with_what_helps(self, make_server: MakeServer) -> None:
+        other = await make_server()
+        url = f"rediss://127.0.0.1:{other.port}?ca={CERTIFICATE}"
+        with pytest.raises(ClusterError, match=r"does not use TLS; use redis://$"):
+            await BroadcastServer(port=0, cluster=url).start()
