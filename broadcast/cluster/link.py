@@ -119,9 +119,7 @@ class Link:
     async def _attach(self) -> None:
         """Connect, and go on where this server was, or begin anew."""
         async with asyncio.timeout(2 * self._timing.silence):
-            for _ in range(2):
-                await self._connect()
-            redis = self._connections[0]
+            redis, _ = [await self._connect() for _ in range(2)]
             await self._scripts.load(redis)
             if is_new := not self.server:
                 server = secrets.token_hex(4)
@@ -139,7 +137,7 @@ class Link:
             LOGGER.info("attached again after %.1f s", away)
         self._enter(LinkState.ATTACHED)
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> RedisConnection:
         url = self._url
         connection = await connect(url.host, url.port, self._timing.silence, url.tls, TLS_HINTS)
         redis = RedisConnection(connection, self._clock)
@@ -150,6 +148,7 @@ class Link:
         if found and (int(found[2]), int(found[3])) < (6, 2):
             raise RedisError(f"its version is {found[1].decode()}, and 6.2 is needed")
         await redis.ask(encode("SELECT", url.database))
+        return redis
 
     async def _follow(self) -> None:
         """Write, read and send heartbeats until something fails."""
