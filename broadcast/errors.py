@@ -1,7 +1,5 @@
 """Every exception that this package raises on purpose."""
 
-from __future__ import annotations
-
 
 class BroadcastError(Exception):
     """Base class of this package's exceptions; the text is one line, written for people."""

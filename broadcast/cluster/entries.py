@@ -1,7 +1,5 @@
 """The entries of the log: what happened on one server and was sent together."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from .resp import RedisError, Reply

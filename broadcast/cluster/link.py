@@ -9,8 +9,6 @@ If Redis does not have it, or if an entry is missing, the link is CUT_OFF. Clien
 disconnected before anything else is delivered; the server begins anew as another (`hello.lua`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import enum

@@ -1,7 +1,5 @@
 """Judge from the heartbeats of all servers who is dead, and whether somebody is too far behind."""
 
-from __future__ import annotations
-
 from ..server.clock import ServingClock
 from .timing import ClusterTiming
 

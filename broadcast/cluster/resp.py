@@ -1,7 +1,5 @@
 """Speak to a Redis: its protocol RESP2, over a connection of our own."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from typing import Any

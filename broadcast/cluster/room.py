@@ -7,8 +7,6 @@ entry to its own clients (`take`), so all see one order. Its writes tell who the
 are left out. Joins and leaves take the same way. The life of an outage is in `link.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from typing import NamedTuple

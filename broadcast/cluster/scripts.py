@@ -1,7 +1,5 @@
 """The scripts that a Redis executes, each undivided: `scripts/common.lua` tells what they keep."""
 
-from __future__ import annotations
-
 import hashlib
 from importlib.resources import files
 

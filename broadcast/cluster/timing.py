@@ -1,7 +1,5 @@
 """The times of a cluster, in seconds; tests shorten them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """The URL of a Redis."""
 
-from __future__ import annotations
-
 import re
 import ssl
 from typing import NamedTuple

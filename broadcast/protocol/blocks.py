@@ -1,7 +1,5 @@
 """Parse what a client sends: sanitise its lines, and join its messages into blocks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The command words and their help, shared by the server and the client."""
 
-from __future__ import annotations
-
 import re
 import sys
 

@@ -1,7 +1,5 @@
 """Split a stream of bytes into lines in bounded memory, and encode lines as bytes."""
 
-from __future__ import annotations
-
 import enum
 
 ENDING = b"\r\n"

@@ -1,7 +1,5 @@
 """Build and parse the first line of a client, and name the answers to it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..errors import HandshakeError

@@ -1,7 +1,5 @@
 """Build and parse what the server sends: messages, notices and errors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Decide which usernames are allowed, and when two are the same."""
 
-from __future__ import annotations
-
 import unicodedata
 
 from ..errors import UsernameError

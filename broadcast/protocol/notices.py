@@ -1,7 +1,5 @@
 """Build the texts of the server's notices, and parse them into events."""
 
-from __future__ import annotations
-
 import datetime
 import enum
 import re

@@ -1,7 +1,5 @@
 """Make a connection of what a listener has accepted."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 

@@ -1,7 +1,5 @@
 """Perform a client's handshake: TLS, the first line, the token and the username."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import ssl

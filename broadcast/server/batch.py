@@ -1,7 +1,5 @@
 """A batch of published blocks, and a client's subscription to the batches."""
 
-from __future__ import annotations
-
 import asyncio
 import enum
 from dataclasses import dataclass, field

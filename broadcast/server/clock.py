@@ -1,7 +1,5 @@
 """Measure the time that counts against a client: only while the server is running."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Self
 

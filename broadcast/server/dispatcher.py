@@ -1,7 +1,5 @@
 """Compute the answers to commands."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from ..protocol.commands import COMMANDS, command_word, first_word, largest_room, ping_word

@@ -19,8 +19,6 @@ A client that reads at the required pace is never charged, and so never evicted 
 Everything here is pure computation: it uses no event loop, no socket and no clock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar

@@ -18,8 +18,6 @@ the number of clients that lag. Dropping messages for a slow client loses data s
   One that reads half the bound within the grace time is never evicted.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 

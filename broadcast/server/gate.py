@@ -1,7 +1,5 @@
 """Hold input back: make those that publish wait while there is a reason to."""
 
-from __future__ import annotations
-
 import asyncio
 
 BACKLOG = "backlog"

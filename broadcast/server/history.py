@@ -1,7 +1,5 @@
 """Keep the latest messages, for clients that join later."""
 
-from __future__ import annotations
-
 import datetime
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Listen on every address of a host, on one port."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

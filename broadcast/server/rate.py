@@ -1,7 +1,5 @@
 """Limit the rate of lines from each client, so that reconnecting does not circumvent it."""
 
-from __future__ import annotations
-
 import math
 
 BURST = 1.0

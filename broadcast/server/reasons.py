@@ -1,7 +1,5 @@
 """Why a session ends."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Callable
 

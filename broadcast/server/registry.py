@@ -1,7 +1,5 @@
 """Keep the names in use unique, and list them."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 

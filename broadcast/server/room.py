@@ -1,7 +1,5 @@
 """The room: its members, and what they say to each other."""
 
-from __future__ import annotations
-
 import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Run something until it ends or is interrupted, and keep the reason."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable
 from typing import Generic, TypeVar

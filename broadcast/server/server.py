@@ -1,7 +1,5 @@
 """BroadcastServer: listen, accept connections, and shut down."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import enum

@@ -1,7 +1,5 @@
 """Serve one client from its connection to its disconnection."""
 
-from __future__ import annotations
-
 import asyncio
 import enum
 import logging

@@ -1,7 +1,5 @@
 """The settings of a server: what each is for, and why its default is what it is."""
 
-from __future__ import annotations
-
 import re
 import ssl
 from dataclasses import KW_ONLY, dataclass, fields
@@ -73,7 +71,7 @@ class Settings:
     of this server alone."""
     room: str = "main"
     """The name of the room in the cluster."""
-    cluster_timing: ClusterTiming | None = None
+    cluster_timing: "ClusterTiming | None" = None
     """When a server is away, and when it is taken for dead; None for the usual times."""
     reuse_port: bool = False
     """Whether several processes may listen on the port."""

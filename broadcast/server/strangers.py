@@ -1,7 +1,5 @@
 """Bound the number of connections that have not joined, so that they can't keep clients out."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """Watch the deadline of one client."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 
