@@ -36,7 +36,7 @@ times shorter by this factor."""
 
 FAST = f"""
 import sys
-from broadcast.cluster.timing import ClusterTiming
+from broadcast.server.settings import ClusterTiming
 defaults = ClusterTiming.__init__.__defaults__
 ClusterTiming.__init__.__defaults__ = tuple(seconds * {SPEED} for seconds in defaults)
 from broadcast.cli import main_server

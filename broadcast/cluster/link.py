@@ -17,6 +17,7 @@ import random
 import re
 import secrets
 import time
+from collections.abc import Coroutine
 
 from ..errors import BroadcastError, ClusterError
 from ..net.dial import TLSHints, connect
@@ -24,7 +25,7 @@ from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
 from ..server.history import History
 from ..server.settings import Settings
-from .entries import parse_entry
+from .entries import parse_entry, position_of
 from .neighbours import Neighbours
 from .resp import LostError, RedisConnection, RedisError, encode
 from .room import GONE, ClusterRoom
@@ -55,13 +56,14 @@ class Link:
         self._room, self._url, self._clock, self._timing = room, url, clock, room.timing
         self._scripts = Scripts(name)
         self._state = LinkState.AWAY
-        self._away_since = 0.0  # in the loop's time
+        self._away_since = 0.0  # in running time
+        self._logged = ""  # why it is away, as it was logged last
         self._retry_delay = 0.0  # seconds before the next attempt to attach
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None]  # since `start`
         self._connections: list[RedisConnection] = []  # to call scripts, and to read the log
         self.server = ""  # this server's ID; empty if it has none
-        self._epoch = ""
-        self._position = 0  # of the last entry that was taken
+        self._epoch = b""
+        self._last, self._position = b"", 0  # ID and position of the last entry that was taken
         self.statistics: dict[str, int] = {}  # as of the last heartbeat
         self._beat_text, self._beats = "", 0  # the last heartbeat, and how many there were
         self._report_due = asyncio.Event()  # set to send one early
@@ -70,13 +72,12 @@ class Link:
         assert state is not LinkState.AWAY or self._state is LinkState.ATTACHED
         before, self._state = self._state, state
         if before is LinkState.ATTACHED:
-            self._away_since = asyncio.get_running_loop().time()
+            self._away_since = self._clock.running_time()
             self._room.on_attached(False)
         if state is LinkState.ATTACHED:
+            self._logged = ""
             self._room.on_attached(True)
-        elif state is LinkState.AWAY:
-            LOGGER.warning("away from %s: %s", self._url, reason)
-        else:
+        elif state is LinkState.CUT_OFF:
             LOGGER.warning("cut off: %s", reason)
             self.server = ""
             self._room.on_cut_off()
@@ -84,12 +85,10 @@ class Link:
     async def start(self) -> None:
         """Attach. Raises ClusterError with the reason if that fails."""
         try:
-            await self._attach()
+            await self._run_watched(self._attach())
         except (OSError, BroadcastError) as problem:
-            for redis in self._connections:
-                await redis.close()
-            why = str(problem) or f"no answer for {2 * self._timing.silence:g} s"
-            raise ClusterError(f"can't use Redis at {self._url}: {why}") from None
+            await asyncio.gather(*map(RedisConnection.close, self._connections))
+            raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
         self._task = asyncio.create_task(self._run(), name="cluster link")
 
     async def _run(self) -> None:
@@ -99,13 +98,17 @@ class Link:
                     await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1))
                     longer = 2 * self._retry_delay + SHORTEST_DELAY
                     self._retry_delay = min(longer, self._timing.retry)
-                    await self._attach()
-                await self._follow()
+                    await self._run_watched(self._attach())
+                caller, reader = self._connections
+                await self._run_watched(self._write(caller), self._read(reader), self._beat(caller))
             except LostError as problem:
                 self._enter(LinkState.CUT_OFF, str(problem).removeprefix("LOST "))
             except (OSError, BroadcastError) as problem:
                 if self._state is LinkState.ATTACHED:
-                    self._enter(LinkState.AWAY, str(problem))
+                    self._enter(LinkState.AWAY)
+                if str(problem) != self._logged:
+                    LOGGER.warning("away from %s: %s", self._url, problem)
+                self._logged = str(problem)
             except Exception as problem:
                 LOGGER.error("the cluster failed: please report this", exc_info=problem)
                 if self.server:
@@ -116,23 +119,23 @@ class Link:
 
     async def _attach(self) -> None:
         """Connect, and go on where this server was, or begin anew."""
-        async with asyncio.timeout(2 * self._timing.silence):
-            redis, _ = [await self._connect() for _ in range(2)]
-            await self._scripts.load(redis)
-            if is_new := not self.server:
-                server = secrets.token_hex(4)
-                hello = self._scripts.call("hello", server, secrets.token_hex(8))
-                epoch, position = await redis.ask(hello)
-                self._epoch, self._position = epoch.decode(), int(position)
-                await self._room.load(redis, self._scripts, self._position)
-                self.server = server
-            self._neighbours = Neighbours(self._clock, self._timing, self._room.grace)
-            await self._report(redis)
+        redis, _ = [await self._connect() for _ in range(2)]
+        await self._scripts.load(redis)
+        if is_new := not self.server:
+            server = secrets.token_hex(4)
+            hello = self._scripts.call("hello", server, secrets.token_hex(8))
+            self._epoch, self._last = await redis.ask(hello)
+            self._position = position_of(self._last)
+            await self._room.load(redis, self._scripts, self._last)
+            self.server = server
+        self._neighbours = Neighbours(self._clock, self._timing, self._room.grace)
+        await self._report(redis)
         if is_new:
             LOGGER.info("attached to %s as server %s", self._url, self.server)
         else:
-            away = asyncio.get_running_loop().time() - self._away_since
-            LOGGER.info("attached again after %.1f s", away)
+            LOGGER.info(
+                "attached again after %.1f s", self._clock.running_time() - self._away_since
+            )
         self._enter(LinkState.ATTACHED)
 
     async def _connect(self) -> RedisConnection:
@@ -148,13 +151,13 @@ class Link:
         await redis.ask(encode("SELECT", url.database))
         return redis
 
-    async def _follow(self) -> None:
-        """Write, read and send heartbeats until something fails."""
-        commands, reader = self._connections
-        parts = (self._write(commands), self._read(reader), self._beat(commands), self._watch())
-        tasks = [asyncio.create_task(part) for part in parts]
+    async def _run_watched(self, *parts: Coroutine[None, None, None]) -> None:
+        """Run until one of these ends or fails, or Redis does not answer in time."""
+        tasks = [asyncio.create_task(part) for part in (*parts, self._watch())]
         try:
-            await asyncio.gather(*tasks)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in filter(done.__contains__, tasks):
+                task.result()
         finally:
             for task in tasks:
                 task.cancel()
@@ -164,28 +167,28 @@ class Link:
         """Send one write after the other, beginning with those that have not come back."""
         writes = list(self._room.writes)
         while True:
-            number, events = writes.pop(0) if writes else await self._room.next_write()
+            number, events, size = writes.pop(0) if writes else await self._room.next_write()
             words = [word for kind, text, key, _ in events for word in (kind, text, key)]
-            call = self._scripts.call("write", self.server, number, int(time.time()), *words)
+            call = self._scripts.call("write", self.server, number, size, int(time.time()), *words)
             await redis.ask(call)
 
     async def _read(self, redis: RedisConnection) -> None:
         """Take the entries of the log: about a batch in an iteration, none while it is full."""
-        wait = int(self._timing.silence * 400)  # milliseconds, after which Redis answers anyway
-        command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", wait, "STREAMS", self._scripts.log)
+        wait = self._timing.heartbeat  # after which Redis answers anyway
+        most = ("COUNT", ENTRIES_PER_READ, "BLOCK", int(1000 * wait), "STREAMS", self._scripts.log)
         flushed = self._position
         while True:
-            reply = await redis.ask(encode(*command, f"{self._position}-0"))
+            reply = await redis.ask(encode("XREAD", *most, self._last), wait)
             for entry in map(parse_entry, reply[0][1] if reply else ()):
                 if self._position - flushed >= BATCH_SIZE:
                     await asyncio.sleep(0)
                     flushed = self._position
                 await self._room.gate.wait_for_readers()
-                if entry.before != self._position:
+                if entry.before != self._last:
                     raise LostError("Redis does not have any more what was said before")
                 self._room.take(entry, is_own=entry.server == self.server)
-                self._position = entry.position
-                if not entry.server or entry.before // REPORT_SIZE < entry.position // REPORT_SIZE:
+                before, self._position, self._last = self._position, position_of(entry.id), entry.id
+                if not entry.server or before // REPORT_SIZE < self._position // REPORT_SIZE:
                     self._report_due.set()  # a server has come or gone, or waits for this one
             self._room.flush()
 
@@ -204,19 +207,20 @@ class Link:
         """Raise OSError when Redis does not answer in time."""
         while True:
             await asyncio.sleep(self._timing.silence / 10)
-            if max(redis.silent_for for redis in self._connections) > self._timing.silence:
+            if any(redis.silent_for > self._timing.silence for redis in self._connections):
                 raise ConnectionError(f"no answer for {self._timing.silence:g} s")
 
     async def _report(self, redis: RedisConnection) -> None:
         """Send a heartbeat, and act on those of the others."""
         self._beats += 1
         self._beat_text = f"{self._beats} {self._position} {self._room.floor(self._position)}"
-        known = (self._epoch, self._position, self._beat_text)
-        end, words, unclean = await redis.ask(self._scripts.call("heartbeat", self.server, *known))
-        behind, texts = int(end) - self._position, [word.decode() for word in words]
+        known = (self._epoch, self._last, self._beat_text)
+        last, words, unclean = await redis.ask(self._scripts.call("heartbeat", self.server, *known))
+        behind = (end := position_of(last)) - self._position
+        texts = [word.decode() for word in words]
         beats = dict(zip(texts[::2], texts[1::2], strict=True))
         self.statistics = {"servers": len(beats), "position": self._position, "behind": behind}
-        for server in self._neighbours.update(int(end), beats):
+        for server in self._neighbours.update(end, beats):
             if server != self.server:
                 LOGGER.warning("server %s is taken for dead", server)
                 await self._reap(redis, server, beats[server])
@@ -231,12 +235,9 @@ class Link:
 
     async def close(self) -> None:
         """Declare this server dead once nothing is in flight; if it is away, others will do so."""
-        if self._task is None:
-            return
         with contextlib.suppress(OSError, BroadcastError):
             async with asyncio.timeout(self._timing.leave):
-                while self._room.events or self._room.writes:
-                    await asyncio.sleep(SHORTEST_DELAY / 5)
+                await self._room.settle()
                 if self._state is LinkState.ATTACHED:
                     await self._reap(self._connections[0], self.server, self._beat_text)
         self._task.cancel()

@@ -1,7 +1,7 @@
 """Judge from the heartbeats of all servers who is dead, and whether somebody is too far behind."""
 
 from ..server.clock import ServingClock
-from .timing import ClusterTiming
+from ..server.settings import ClusterTiming
 
 BEHIND_LIMIT = 32 * 1024 * 1024  # bytes from the log's end to the slowest server: senders wait
 

@@ -39,7 +39,9 @@ def parse(data: bytes, start: int) -> tuple[Reply, int]:
     if kind == b"+":
         return rest, start
     if kind == b"-":
-        raise (LostError if rest.startswith(b"LOST ") else RedisError)(rest.decode())
+        raise (LostError if rest.startswith(b"LOST ") else RedisError)(
+            rest.decode(errors="replace")
+        )
     if kind not in (b":", b"$", b"*") or not rest.removeprefix(b"-").isdigit():
         raise RedisError("it does not speak the protocol of Redis")
     number = int(rest)
@@ -69,13 +71,16 @@ class RedisConnection:
 
     @property
     def silent_for(self) -> float:
-        """Seconds of running time for which a command has not been answered."""
+        """Seconds of running time for which Redis has sent nothing, though it should have."""
         return self._clock.running_time() - self._asked_at if self._lock.locked() else 0.0
 
-    async def ask(self, command: bytes) -> Reply:
-        """Send an encoded command and return its reply. Raises RedisError or OSError."""
+    async def ask(self, command: bytes, wait: float = 0.0) -> Reply:
+        """Send an encoded command and return its reply. Raises RedisError or OSError.
+
+        `wait`: seconds for which Redis may wait for something before it answers.
+        """
         async with self._lock:
-            self._asked_at = self._clock.running_time()
+            self._asked_at = self._clock.running_time() + wait
             self._connection.send(command)
             while True:
                 with contextlib.suppress(EOFError):
@@ -83,6 +88,7 @@ class RedisConnection:
                     return reply
                 if not (data := await self._connection.read_chunk()):
                     raise self._connection.lost or ConnectionError("it has closed the connection")
+                self._asked_at = self._clock.running_time()
                 self._data, self._start = self._data[self._start :] + data, 0
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ are left out. Joins and leaves take the same way. The life of an outage is in `l
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import NamedTuple
 
@@ -25,20 +26,18 @@ from ..server.registry import Roster
 from ..server.room import Member, Room
 from ..server.settings import Settings
 from ..server.watchdog import RECHECK_DELAY
-from .entries import JOIN, LEAVE, SAY, Entry, parse_entry
+from .entries import JOIN, LEAVE, SAY, Entry, parse_entry, position_of
 from .resp import LostError, RedisConnection, encode
 from .scripts import Scripts
-from .timing import ClusterTiming
 
 IN_FLIGHT_LIMIT = 256 * 1024
 """Bytes that were published and have not come back, above which senders wait; above half of them,
 from the next iteration on, so that no chunk is split. An event has its text and EVENT_COST."""
 
 EVENT_COST = 300
+GONE = LeaveReason.LOST.value
+SETTLE_INTERVAL = 0.01  # seconds between two looks whether everything has come back
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
-AWAY_NOTICE = "lost touch with the other servers: messages wait until they are back"
-BACK_NOTICE = "back in touch with the other servers"
-GONE = "connection lost"  # why a client leaves that did not wait until it had joined
 
 
 class Newcomer(NamedTuple):
@@ -64,12 +63,13 @@ class ClusterRoom(Room):
 
     def __init__(self, clock: ServingClock, settings: Settings, history: History | None) -> None:
         super().__init__(clock, settings, history)
-        self._clock, self.grace = clock, settings.grace
-        self.timing = settings.cluster_timing or ClusterTiming()
+        self._clock, self.timing, self.grace = clock, settings.cluster_timing, settings.grace
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
         self.events: deque[Event] = deque()  # not sent
         self._has_events = asyncio.Event()
-        self.writes: deque[tuple[int, list[Event]]] = deque()  # sent, not come back
+        # Sent, not come back: with their numbers and sizes.
+        self.writes: deque[tuple[int, list[Event], int]] = deque()
+        self._joining: set[asyncio.Future[Member]] = set()  # of newcomers with a place reserved
         self._last_number = 0  # of a write
         self._in_flight = 0  # bytes of all these
         self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
@@ -81,7 +81,8 @@ class ClusterRoom(Room):
             silence = self.timing.silence if self._is_attached else 0  # that may not be known yet
             async with asyncio.timeout(silence + self.timing.newcomer):
                 await self.gate.wait_turn()
-                self.check_space()
+                self.check_space(len(self._joining))
+                self._joining.add(joined)
                 self._add(JOIN, username, Newcomer(username, connection, interrupt, joined))
                 return await joined
         except BaseException as problem:
@@ -91,6 +92,8 @@ class ClusterRoom(Room):
             if isinstance(problem, TimeoutError):
                 raise HandshakeError(UNAVAILABLE) from None
             raise
+        finally:
+            self._joining.discard(joined)
 
     def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
         if member in self._present and not self._closed:
@@ -131,7 +134,7 @@ class ClusterRoom(Room):
     def _pace(self) -> None:
         self.gate.pause("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
 
-    async def next_write(self) -> tuple[int, list[Event]]:
+    async def next_write(self) -> tuple[int, list[Event], int]:
         """Wait for events, and make a write of them, of about a batch at most."""
         await self._has_events.wait()
         events: list[Event] = []
@@ -142,7 +145,7 @@ class ClusterRoom(Room):
         if not self.events:
             self._has_events.clear()
         self._last_number += 1
-        self.writes.append((self._last_number, events))
+        self.writes.append((self._last_number, events, size))
         return self.writes[-1]
 
     def take(self, entry: Entry, *, is_own: bool) -> None:
@@ -151,8 +154,8 @@ class ClusterRoom(Room):
         if is_own:
             if not self.writes or self.writes[0][0] != entry.number:
                 raise LostError("Redis has what this server has not written")
-            _, own = self.writes.popleft()
-            self._in_flight -= sum(len(event.text) + EVENT_COST for event in own)
+            _, own, size = self.writes.popleft()
+            self._in_flight -= size
             self._pace()
         for place, (kind, text) in enumerate(entry.events):
             who = own[place].who if own else None
@@ -161,7 +164,7 @@ class ClusterRoom(Room):
                 lines, author = int(kind[len(SAY) :]), member.subscription if member else None
                 self._fanout.publish(author, text, lines)
                 if self._history:
-                    self._history.add(Block(text, lines), entry.seconds, entry.position)
+                    self._history.add(Block(text, lines), entry.seconds, position_of(entry.id))
             elif kind == JOIN:
                 self._take_join(text.decode(), who if isinstance(who, Newcomer) else None)
             elif kind == LEAVE:
@@ -194,21 +197,38 @@ class ClusterRoom(Room):
         oldest = self._history.oldest_position if self._history else None
         return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
 
-    async def load(self, redis: RedisConnection, scripts: Scripts, position: int) -> None:
-        """Load what was said before a position of the log, and who is there, then or later."""
-        self._roster = Roster()
-        for name in await redis.ask(encode("HVALS", scripts.names)):
-            self._roster.add(name.decode())
+    async def settle(self) -> None:
+        """Wait until everything that was published has come back."""
+        while self.events or self.writes:
+            await asyncio.sleep(SETTLE_INTERVAL)
+
+    async def finish(self) -> None:
+        self.gate.pause("finish")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.timing.notice):
+                await self.settle()
+        if self.events or self.writes or not self._is_attached:
+            for member in self._present:  # it may lack what was said on other servers
+                member.subscription.interrupt(LeaveReason.OUT_OF_SYNC)
+
+    async def load(self, redis: RedisConnection, scripts: Scripts, entry_id: bytes) -> None:
+        """Load what was said before an entry of the log, and who is there, then or later."""
+        names, cursor = list[str](), b""
+        while cursor != b"0":
+            scan = encode("HSCAN", scripts.names, cursor or 0, "COUNT", 2000)
+            cursor, found = await redis.ask(scan)
+            names += map(bytes.decode, found[1::2])
+        self._roster = Roster(names)
         if self._history:
             self._history.clear()
-            log, start, end = scripts.log, "-", f"({position}-0"
+            log, start, end = scripts.log, b"-", b"(" + entry_id
             while replies := await redis.ask(encode("XRANGE", log, start, end, "COUNT", 32)):
                 for entry in map(parse_entry, replies):
-                    start = f"({entry.position}-0"
+                    start = b"(" + entry.id
                     for kind, text in entry.events:
                         if kind.startswith(SAY):
                             block = Block(text, int(kind[len(SAY) :]))
-                            self._history.add(block, entry.seconds, entry.position)
+                            self._history.add(block, entry.seconds, position_of(entry.id))
 
     def on_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
@@ -219,11 +239,11 @@ class ClusterRoom(Room):
             if self._notice_due:
                 self._notice_due.cancel()
             else:
-                self._tell(BACK_NOTICE)
+                self._tell(notices.BACK)
         else:
             self._clock.pause()
             loop = asyncio.get_running_loop()
-            self._notice_due = loop.call_later(self.timing.notice, self._tell, AWAY_NOTICE)
+            self._notice_due = loop.call_later(self.timing.notice, self._tell, notices.AWAY)
 
     def _tell(self, text: str) -> None:
         self._notice_due = None
@@ -234,9 +254,9 @@ class ClusterRoom(Room):
         for member in [*self._present, *self._leaving]:
             self._fanout.remove(member.subscription)
             member.subscription.interrupt(LeaveReason.OUT_OF_SYNC)
-        for event in [*(event for _, events in self.writes for event in events), *self.events]:
-            if isinstance(event.who, Newcomer) and not event.who.joined.done():
-                event.who.joined.set_exception(HandshakeError(UNAVAILABLE))
+        for joined in self._joining:
+            if not joined.done():
+                joined.set_exception(HandshakeError(UNAVAILABLE))
         for kept in (self._present, self._leaving, self.writes, self.events, self._has_events):
             kept.clear()
         self._last_number = self._in_flight = 0

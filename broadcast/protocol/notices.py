@@ -50,6 +50,11 @@ _SHAPES = [
 ]
 
 
+AWAY = "lost touch with the other servers: messages wait until they are back"
+
+BACK = "back in touch with the other servers"
+
+
 def joined(name: str) -> str:
     """Return the notice that a client has joined."""
     return f"{name} joined"

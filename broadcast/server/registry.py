@@ -1,7 +1,7 @@
 """Keep the names in use unique, and list them."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..protocol.framing import encode
 from ..protocol.messages import notice
@@ -20,10 +20,10 @@ CACHED_PAGES = 64
 class Roster:
     """Names, unique by key (`name_key`) and listed in the order of the keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[str] = ()) -> None:
         # Kept encoded and sorted, because doing that for each answer takes too long.
-        self._lines: dict[str, bytes] = {}  # key -> the name as a notice
-        self._sorted: list[str] = []  # the keys
+        self._lines = {name_key(name): encode(notice(name)) for name in names}
+        self._sorted = sorted(self._lines)  # the keys
         # Pages and their last names, by the name before them; cleared when the names change.
         self._pages: dict[str, tuple[bytes, str]] = {}
 

@@ -72,11 +72,11 @@ class Room(ABC):
 
     # --- members ---
 
-    def check_space(self) -> None:
-        """Raise HandshakeError if the room is closed or full."""
+    def check_space(self, reserved: int = 0) -> None:
+        """Raise HandshakeError if the room is closed, or full but for places that are reserved."""
         if self._closed:
             raise HandshakeError(SHUTTING_DOWN)
-        if self._members >= self._max_clients:
+        if self._members + reserved >= self._max_clients:
             raise HandshakeError(FULL)
 
     @abstractmethod
@@ -160,6 +160,9 @@ class Room(ABC):
 
     async def open(self) -> None:  # noqa: B027 (most rooms have nothing to do here)
         """Prepare for clients; until this has returned, nobody may join. Raises BroadcastError."""
+
+    async def finish(self) -> None:  # noqa: B027
+        """Accept no more messages, and deliver those that were accepted, in bounded time."""
 
     def close(self) -> None:
         """Notify everyone of the shutdown, and remove all; from now on nobody can join or speak.

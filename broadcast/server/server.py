@@ -228,6 +228,7 @@ class BroadcastServer(Settings):
         LOGGER.info("stopping with %s", client_count(len(context.room)))
         async with self._opened:  # which then closes what is left
             await self._stop_accepting()
+            await context.room.finish()
             # Clients that have joined are sent the last line; those in their handshake are refused.
             context.room.close()
             self._interrupt_all(LeaveReason.SHUTDOWN)

@@ -2,18 +2,28 @@
 
 import re
 import ssl
-from dataclasses import KW_ONLY, dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import KW_ONLY, dataclass, field, fields
 
 from ..net.connection import CLOSE_TIMEOUT
 from ..protocol.framing import LINE_LIMIT
 from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT
 
-if TYPE_CHECKING:
-    from ..cluster.timing import ClusterTiming
-
 MAY_BE_ZERO = ("port", "history")
 """The numbers that need not be above 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTiming:
+    """When a server in a cluster is away, and when it is taken for dead, in seconds."""
+
+    heartbeat: float = 2.0  # between two heartbeats of a server
+    silence: float = 5.0  # for which a command may be unanswered, before the server is away
+    dead_after: float = 15.0  # without a heartbeat, after which a server is declared dead
+    behind: float = 2.0  # above the grace time, for which the slowest server may hold the senders
+    notice: float = 1.0  # for which a server is away before its clients are told
+    newcomer: float = 3.0  # that a client waits which connects meanwhile, before it is refused
+    leave: float = 5.0  # that a client or a server waits to leave while it is away
+    retry: float = 1.0  # between two attempts to attach again, after the first ones
 
 
 @dataclass(eq=False, repr=False)
@@ -71,8 +81,8 @@ class Settings:
     of this server alone."""
     room: str = "main"
     """The name of the room in the cluster."""
-    cluster_timing: "ClusterTiming | None" = None
-    """When a server is away, and when it is taken for dead; None for the usual times."""
+    cluster_timing: ClusterTiming = field(default_factory=ClusterTiming)
+    """When it is away, and when it is taken for dead; tests shorten these times."""
     reuse_port: bool = False
     """Whether several processes may listen on the port."""
 

@@ -11,8 +11,9 @@ from cluster_helpers import MakeRedis, Recorder, RedisServer, free_port
 from helpers import CERTIFICATE, MakeServer, count_open_files, linux_only
 
 from broadcast import BroadcastServer, ClusterError, ListenError
-from broadcast.cluster.timing import ClusterTiming
 from broadcast.net.tls import server_context
+from broadcast.protocol.messages import OUT_OF_SYNC
+from broadcast.server.settings import ClusterTiming
 
 SHORT = ClusterTiming(heartbeat=0.2, silence=0.3, dead_after=2, notice=0.1, newcomer=0.3, leave=0.3)
 
@@ -64,7 +65,7 @@ class TestNothingIsLeftOpen:
             while not any("away from" in line for line in caplog.messages):
                 await asyncio.sleep(0.01)
         await client.wait_end()
-        assert client.lines[-1] == "* server is shutting down"
+        assert client.lines[-1] == f"ERROR {OUT_OF_SYNC}", "it does not know what others have said"
         await Recorder.close_all()
         assert len(asyncio.all_tasks()) == 1
         assert count_open_files() == files

@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 
 from broadcast.cluster.neighbours import BEHIND_LIMIT, Neighbours
-from broadcast.cluster.timing import ClusterTiming
 from broadcast.server.clock import ServingClock
+from broadcast.server.settings import ClusterTiming
 
 DEAD_AFTER, GRACE, BEHIND = 15.0, 5.0, 2.0
 

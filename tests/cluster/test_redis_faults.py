@@ -102,8 +102,8 @@ class TestRedisIsKilled:
         before = redis.text("GET", top)
         clients[0].send("lost\n")
         await until(lambda: redis.text("GET", top) != before)
-        redis.call("XDEL", "broadcast:{main}:log", f"{redis.text('GET', top)}-0")
-        redis.call("XSETID", "broadcast:{main}:log", f"{before}-0")
+        redis.call("XDEL", "broadcast:{main}:log", redis.text("GET", top))
+        redis.call("XSETID", "broadcast:{main}:log", before)
         redis.call("SET", top, before)
         servers[1].signal(signal.SIGCONT)
         for server, client in zip(servers, clients, strict=True):

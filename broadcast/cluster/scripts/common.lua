@@ -1,6 +1,6 @@
 -- Precedes each of the other scripts: the keys, and what several of them do.
 -- log      stream: what was said, who joined and left, in the one order of the room
--- top      position of its last entry: bytes ever written
+-- top      ID of its last entry, which begins with a position: bytes ever written
 -- epoch    a random word; another one means that the log was lost
 -- servers  hash: server -> number of its last write
 -- beats    hash: server -> last heartbeat, "COUNTER POSITION FLOOR"
@@ -13,18 +13,15 @@ local log, top, epoch, servers, beats, names, next_number, freed, dead, owned = 
 local call = redis.call
 local VOID = redis.error_reply('LOST this server is not registered any more')
 
--- An entry's ID is its position, so that differences are bytes, with 300 for each event. It also has
--- the position of the entry before it, so that a reader knows when one is missing.
-local function append(origin, fields)
-  local before = call('GET', top) or '0'
-  local position = before + 100 + 150 * #fields
-  for _, field in ipairs(fields) do -- not `#table.concat(fields)`: Redis's Lua hashes every byte
-    position = position + #field
-  end
-  position = string.format('%d', position)
-  call('XADD', log, position .. '-0', 'after', before, 'from', origin, unpack(fields))
-  call('SET', top, position)
-  return position
+-- An entry's ID is its position, and the server as a number, so that another entry never gets the
+-- same. It also has the ID of the entry before it, so that a reader knows when one is missing.
+local function append(origin, fields, size)
+  local before = call('GET', top) or '0-0'
+  local position = string.match(before, '%d+') + 100 + size
+  local id = string.format('%d-%d', position, tonumber(ARGV[1], 16))
+  call('XADD', log, id, 'after', before, 'from', origin, unpack(fields))
+  call('SET', top, id)
+  return id, position
 end
 
 local function numbers_of(base)

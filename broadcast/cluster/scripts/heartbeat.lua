@@ -1,16 +1,19 @@
--- Says that a server lives and where it is, and checks that it still knows the room; when it has
--- connected, it comes first. ARGV: server, epoch, position, heartbeat. Removes from the log what is
--- below all floors. Returns the log's end, all heartbeats, and a dead server that may own names.
+-- Says that a server lives and where it is, and checks that it knows the room; comes first on each
+-- connection. ARGV: server, epoch, ID of the last entry that it has taken, heartbeat. Removes what
+-- is below all floors. Returns the last entry's ID, all heartbeats, a dead server with names left.
 if call('GET', epoch) ~= ARGV[2] or call('HEXISTS', servers, ARGV[1]) == 0 then
   return VOID
-elseif #call('XRANGE', log, ARGV[3] .. '-0', ARGV[3] .. '-0') == 0 then
-  call('DEL', epoch) -- for all others, too: what is lost could get its ID back by another entry
+elseif #call('XRANGE', log, ARGV[3], ARGV[3]) == 0 then
+  call('DEL', epoch) -- for all others, too: they may have taken what is lost
   return redis.error_reply('LOST Redis does not have what was said last')
 end
-call('HSET', beats, ARGV[1], ARGV[4])
-local all, floor = call('HGETALL', beats), math.huge
-for i = 2, #all, 2 do
-  floor = math.min(floor, string.match(all[i], '%d+$'))
+local beats_of_others, floor = call('HGETALL', beats), string.match(ARGV[4], '%d+$')
+for i = 1, #beats_of_others, 2 do
+  if beats_of_others[i] ~= ARGV[1] then
+    floor = math.min(floor, string.match(beats_of_others[i + 1], '%d+$'))
+  end
 end
+-- Before anything is written: a Redis that is full refuses that, and has to get room first.
 call('XTRIM', log, 'MINID', '~', string.format('%d-0', floor))
-return {call('GET', top), all, call('SRANDMEMBER', dead)}
+call('HSET', beats, ARGV[1], ARGV[4])
+return {call('GET', top), call('HGETALL', beats), call('SRANDMEMBER', dead)}

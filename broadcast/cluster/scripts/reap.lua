@@ -16,5 +16,5 @@ end
 if #fields == 0 then
   return call('SREM', dead, ARGV[1]) * 0
 end
-append(' 0 0', fields)
+append(' 0 0', fields, 200 * #fields)
 return 1
