@@ -36,7 +36,7 @@ from broadcast import (
     TLSMismatchError,
 )
 from broadcast.net.address import format_address
-from broadcast.net.connection import Connection
+from broadcast.net.tls import TLSConnection
 from broadcast.server.session import Session
 
 
@@ -471,7 +471,7 @@ async def test_truncated_tls_stream_raises() -> None:
 async def test_tls_session_is_freed_without_the_garbage_collector(
     tls_server: BroadcastServer, connect: Connect, when: str, how: str
 ) -> None:
-    before = [*alive(Session), *alive(Connection)]
+    before = [*alive(Session), *alive(TLSConnection)]
     raw = RawTLS(await connect(tls_server))
     if when == "in the ClientHello":
         raw.peer.send(raw.begin()[:50])
@@ -484,8 +484,8 @@ async def test_tls_session_is_freed_without_the_garbage_collector(
         raw.peer.send(raw.encrypt(b"CONNECT b\n"))
         assert await raw.read() == b"SUCCESS\r\n"
 
-    def opened() -> list[Connection]:
-        return [c for c in alive(Connection) if c not in before and hasattr(c, "transport")]
+    def opened() -> list[TLSConnection]:
+        return [c for c in alive(TLSConnection) if c not in before and hasattr(c, "transport")]
 
     await until(lambda: len(opened()) == 1, interval=0)
     left: list[weakref.ref[Any]] = [
@@ -585,7 +585,7 @@ async def test_key_update_flood_holds_little_memory_and_delays_nobody(
             assert await raw.read() == b"SUCCESS\r\n"
         await until(lambda: connections(tls_server) == 3)
         address = raw.peer.writer.get_extra_info("sockname")
-        (flooded,) = (one for one in alive(Connection) if one.peer == format_address(address))
+        (flooded,) = (one for one in alive(TLSConnection) if one.peer == format_address(address))
         raw.peer.pause_reading()
         openssl = OpenSSL(raw)
         most = 0

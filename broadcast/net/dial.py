@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import ConnectError, TLSMismatchError
 from .address import Address, describe_os_error, format_address, resolve
 from .connection import Connection
+from .tls import connection_factory
 
 KEEPALIVE = {
     "TCP_KEEPIDLE": 5,  # seconds without input after which TCP begins to probe the peer
@@ -46,25 +48,23 @@ async def connect(
     The connection has to be made within `seconds`, and TLS set up within as many more. Raises
     ConnectError with the reason, which is a TLSMismatchError if another attempt is futile.
     """
-    where = format_address((host, port))
+    where, make = format_address((host, port)), connection_factory(tls, host)
     try:
         async with asyncio.timeout(seconds):
-            connection = await _connect_to_any(await resolve(host, port))
+            connection = await _connect_to_any(await resolve(host, port), make)
     except TimeoutError:
         raise ConnectError(f"can't reach {where}: no answer within {seconds:g} s") from None
     except OSError as error:
         raise ConnectError(f"can't reach {where}: {describe_os_error(error)}") from None
     _enable_keepalive(connection.transport.get_extra_info("socket"))
-    if tls:
-        try:
-            async with asyncio.timeout(seconds):
-                await connection.start_tls(tls, host)
-        except BaseException as error:
-            await connection.aclose()
-            if not isinstance(error, OSError):
-                raise
-            raise _tls_error(where, error, seconds, hints) from None
-        connection.limit_read_ahead(0)
+    try:
+        async with asyncio.timeout(seconds):
+            await connection.do_handshake()
+    except BaseException as error:
+        await connection.aclose()
+        if not isinstance(error, OSError):
+            raise
+        raise _tls_error(where, error, seconds, hints) from None
     return connection
 
 
@@ -91,12 +91,12 @@ def _tls_error(where: str, error: OSError, seconds: float, hints: TLSHints) -> C
     return ConnectError(f"{failed}: {why}; does the server use TLS?")
 
 
-async def _connect_to_any(addresses: list[Address]) -> Connection:
+async def _connect_to_any(addresses: list[Address], make: Callable[[], Connection]) -> Connection:
     loop, problem = asyncio.get_running_loop(), OSError("it has no address")
     for host, port, *ipv6 in addresses:
-        scope = f"%{ipv6[1]}" if ipv6 and ipv6[1] else ""  # of a link-local address: its interface
+        zone = f"%{ipv6[1]}" if ipv6 and ipv6[1] else ""  # of a link-local address: its interface
         try:
-            _, connection = await loop.create_connection(Connection, host + scope, port)
+            _, connection = await loop.create_connection(make, host + zone, port)
             return connection
         except OSError as current:
             problem = current

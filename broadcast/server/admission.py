@@ -32,11 +32,10 @@ async def shake_hands(connection: Connection, settings: Settings) -> tuple[Conne
 
     Raises HandshakeError with the reason if the client is refused. It has no timeout.
     """
-    if settings.tls:
-        try:
-            await connection.start_tls(settings.tls)
-        except OSError as error:
-            raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
+    try:
+        await connection.do_handshake()
+    except OSError as error:
+        raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
     line, rest, size = await _first_line(connection, expects_tls=settings.tls is not None)
     connect = parse_connect(line)
     if settings.token is not None:
