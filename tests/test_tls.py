@@ -333,6 +333,15 @@ async def test_close_notify_ends_only_one_direction(
         assert received == b"a: hello\r\n"
 
 
+async def test_client_that_has_sent_its_close_notify_is_told_why_it_is_refused(
+    tls_server: BroadcastServer, connect: Connect
+) -> None:
+    raw = RawTLS(await connect(tls_server))
+    await raw.shake_hands()
+    raw.peer.send(raw.encrypt(b"hello\n") + raw.end())
+    assert (await raw.read()).startswith(b"ERROR expected CONNECT")
+
+
 async def test_lines_that_arrive_together_with_the_close_notify_are_handled(
     tls_server: BroadcastServer, connect: Connect
 ) -> None:

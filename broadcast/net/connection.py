@@ -304,11 +304,6 @@ class Connection(asyncio.Protocol):
         return self.transport.is_closing()
 
     @property
-    def is_encrypted(self) -> bool:
-        """Whether data sent now is encrypted."""
-        return False
-
-    @property
     def write_pending(self) -> bool:
         """Whether written data has not all been sent to the system yet."""
         return self._writing is Writing.BLOCKED

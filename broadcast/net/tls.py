@@ -73,7 +73,7 @@ def connection_factory(
 
 
 class TLSConnection(Connection):
-    """A connection that is encrypted; nothing can be sent before `do_handshake` has returned.
+    """A connection that is encrypted. What is sent before the handshake is complete is dropped.
 
     `hostname` is the server's, which a client verifies; None makes this the server's side.
 
@@ -205,20 +205,15 @@ class TLSConnection(Connection):
 
     # --- output ---
 
-    @property
-    def is_encrypted(self) -> bool:
-        """Whether data sent now is encrypted, and the session has not ended."""
-        return self._established and self._reading is not Reading.ENDED
-
     def _resume_sending(self) -> None:
         super()._resume_sending()
         self._decrypt()
 
     def _write(self, data: memoryview) -> None:
-        assert self._tls
-        with contextlib.suppress(ssl.SSLError):  # the session is broken: the next read reports it
-            self._tls.write(data)
-        self._flush()
+        if self._tls and self._established:  # otherwise the peer would not understand it
+            with contextlib.suppress(ssl.SSLError):  # broken: the next read reports it
+                self._tls.write(data)
+            self._flush()
 
     def _flush(self) -> None:
         """Send what OpenSSL wants to send: records, a part of the handshake, replies, an alert."""
