@@ -80,10 +80,10 @@ def _tls_error(where: str, error: OSError, seconds: float, hints: TLSHints) -> C
         why = f"its certificate is not trusted ({error.verify_message.rstrip('.')}); {hint}"
         return TLSMismatchError(f"{failed}: {why}")
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or "the handshake failed"
-        if reason == "WRONG_VERSION_NUMBER":  # so OpenSSL calls what is not TLS
-            return TLSMismatchError(f"{failed}: it does not use TLS; {hints.not_tls}")
-        return TLSMismatchError(f"{failed}: {reason.replace('_', ' ').lower()}")
+        why = describe_os_error(error) or "the handshake failed"
+        if error.reason == "WRONG_VERSION_NUMBER":  # OpenSSL's name for "this is not TLS"
+            why = f"it does not use TLS; {hints.not_tls}"
+        return TLSMismatchError(f"{failed}: {why}")
     if isinstance(error, TimeoutError) and not error.errno:
         why = f"no answer within {seconds:g} s"
     else:

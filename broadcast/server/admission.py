@@ -23,7 +23,7 @@ from .settings import Settings
 READ_SIZE = 4_096
 """Bytes read at once before a client has joined: the handshake, and little of what follows it."""
 
-NOTHING_IN_COMMON = ("UNSUPPORTED_PROTOCOL", "VERSION_TOO_LOW", "NO_SHARED_CIPHER")
+NOTHING_IN_COMMON = ("unsupported protocol", "version too low", "no shared cipher")
 """What OpenSSL says if it could agree with the client on nothing."""
 
 
@@ -78,13 +78,12 @@ def _describe_tls_error(error: OSError) -> str:
         return "the client closed the connection"
     if not isinstance(error, ssl.SSLError):
         return f"the connection was lost: {describe_os_error(error)}"
-    reason = error.reason or ""
-    words = reason.replace("_", " ").lower()
+    words = describe_os_error(error)
     _, is_alert, alert = words.partition(" alert ")
     if is_alert and ("certificate" in alert or alert == "unknown ca"):
         return "the client does not trust our certificate"
     if is_alert:
         return f"the client gave up: {alert}"
-    if reason in NOTHING_IN_COMMON:
+    if words in NOTHING_IN_COMMON:
         return f"the client offers no version or cipher that we accept ({words})"
     return "the client violated TLS" + (f" ({words})" if words else "")
