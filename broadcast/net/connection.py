@@ -42,35 +42,31 @@ TIME_SLICE = 0.002
 """Seconds for which one connection may occupy the event loop before others are served."""
 
 
-class Writing(enum.Enum):
-    """What a write does; changed only in `_set_writing`."""
-
-    READY = enum.auto()
-    """Nothing is pending: it goes to the file descriptor, or through asyncio's transport."""
-    BLOCKED = enum.auto()
-    """Earlier data is pending, or nothing is connected yet: it goes to the end of the queue."""
-    ENDED = enum.auto()
-    """It has no effect: the output has ended. Input may still arrive."""
-    CLOSED = enum.auto()
-    """It has no effect: the connection is closed."""
-
-
-NEXT_WRITING = {
-    Writing.READY: {Writing.BLOCKED, Writing.ENDED, Writing.CLOSED},
-    Writing.BLOCKED: {Writing.READY, Writing.ENDED, Writing.CLOSED},
-    Writing.ENDED: {Writing.CLOSED},
-}
-"""The states that may follow each other; once CLOSED, a change is ignored."""
-
-
 class Reading(enum.Enum):
-    """Whether the transport reads; changed only in `_set_reading`."""
+    """Whether the transport reads; changed only in `_set_reading`.
+
+    FLOWING and PAUSED alternate until ENDED, which is final.
+    """
 
     FLOWING = enum.auto()
     PAUSED = enum.auto()
     """It does not read until the data that has arrived is consumed."""
     ENDED = enum.auto()
     """Nothing more will arrive."""
+
+
+class Writing(enum.Enum):
+    """What a write does; changed only in `_set_writing`.
+
+    READY and BLOCKED alternate until ENDED, which is final.
+    """
+
+    READY = enum.auto()
+    """It goes to the file descriptor, or through asyncio's transport: nothing is pending."""
+    BLOCKED = enum.auto()
+    """It goes to the end of the queue: earlier data is pending, or nothing is connected yet."""
+    ENDED = enum.auto()
+    """Nothing: the output has ended, or the connection is closed."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -151,20 +147,17 @@ class Connection(asyncio.Protocol):
             if self._reading is not Reading.ENDED:
                 with contextlib.suppress(OSError):
                     self._post_reset_socket = self._socket.dup()
-        self._set_writing(Writing.CLOSED)
+        self._set_writing(Writing.ENDED)
         self._set_reading(Reading.ENDED)
         self._notify_drained()
 
     def _deliver(self, data: bytes) -> None:
         """Pass data to `on_chunk`, or keep it for `read_chunk` and read no more until then."""
-        waiting = self._is_waiting
-        if waiting and self.on_chunk and self.on_chunk(data):
+        if self._is_waiting and self.on_chunk and self.on_chunk(data):
             return
         self._received += data
         # No need to pause for a reader: its wake-up is queued before the next read callback.
-        if waiting:
-            self._wake_reader()
-        else:
+        if not self._wake_reader():
             self._set_reading(Reading.PAUSED)
 
     @property
@@ -172,15 +165,15 @@ class Connection(asyncio.Protocol):
         """Whether a reader waits and has not been woken."""
         return self._reader is not None and not self._reader.done()
 
-    def _wake_reader(self) -> None:
-        if self._reader and not self._reader.done():
-            self._reader.set_result(None)
+    def _wake_reader(self) -> bool:
+        """Wake a reader that waits, and return whether there is one."""
+        if self._reader is None or self._reader.done():
+            return False
+        self._reader.set_result(None)
+        return True
 
     def _set_reading(self, state: Reading) -> None:
-        """Change the reading state: FLOWING and PAUSED alternate until ENDED.
-
-        ENDED is final: pausing and resuming have no effect then.
-        """
+        """Change the reading state; no effect once it has ended."""
         if self._reading is Reading.ENDED or state is self._reading:
             return
         self._reading = state
@@ -206,8 +199,7 @@ class Connection(asyncio.Protocol):
     def _resume_sending(self) -> None:
         if self.is_closing or self.transport.get_write_buffer_size():
             return  # `connection_lost` has been called or will be, or `resume_writing` again
-        if self.write_pending:
-            self._set_writing(Writing.READY)
+        self._set_writing(Writing.READY)
         queue, self._queue = self._queue, []
         for data in queue:
             self.send(data)  # queues up again behind one of which only a part was sent
@@ -215,18 +207,17 @@ class Connection(asyncio.Protocol):
             self._notify_drained()
 
     def _set_writing(self, state: Writing) -> None:
-        """Change the writing state.
+        """Change the writing state; no effect once it has ended.
 
         The file descriptor is written to directly only while nothing is pending, and is forgotten
         before the socket can be closed.
         """
-        if self._writing is Writing.CLOSED or state is self._writing:
+        if self._writing is Writing.ENDED:
             return
-        assert state in NEXT_WRITING[self._writing], (self._writing, state)
         self._writing = state
         is_direct = state is Writing.READY and self.writes_directly
         self._direct_fd = self._socket.fileno() if is_direct else NO_DIRECT_FD
-        if state is Writing.CLOSED:
+        if state is Writing.ENDED:
             self._queue.clear()
 
     def _notify_drained(self) -> None:
@@ -349,7 +340,7 @@ class Connection(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Wait until everything written has been sent to the system, or the connection is lost."""
-        if self.write_pending or self.transport.get_write_buffer_size():
+        if self.write_pending or self.unsent:  # a close_notify, if the output has ended
             self._drained = self._drained or asyncio.Event()
             await self._drained.wait()
 
@@ -368,25 +359,21 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout(timeout):
                 await self.drain()
-                self._end_output()
+                if not self.is_closing:
+                    assert not self._queue  # it would be lost
+                    self._send_close_notify()
+                    self.transport.write_eof()  # once asyncio's buffer is empty
+                    self._set_writing(Writing.ENDED)
                 await self.drain()
                 while await self.read_chunk():
                     pass
         except (TimeoutError, OSError):
-            pass  # whether everything was sent in time decides what follows
+            pass  # what follows depends on whether everything was sent in time
         finally:
             if self._writing is Writing.ENDED and not self.transport.get_write_buffer_size():
                 self.close()
             else:
                 self.reset()
-
-    def _end_output(self) -> None:
-        """Tell the peer that nothing follows what has been sent."""
-        if not self.is_closing:
-            assert not self._queue  # it would be lost
-            self._send_close_notify()
-            self.transport.write_eof()
-            self._set_writing(Writing.ENDED)
 
     def _send_close_notify(self) -> None:
         """Say within the stream that it is complete, where it can: under TLS."""
@@ -414,16 +401,15 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close without waiting for the peer; pending data may be lost."""
-        if self.write_pending:  # otherwise the transport would wait for the peer to read it
+        if self.unsent:  # otherwise the transport would wait for the peer to read it
             self.transport.abort()
         self._send_close_notify()
-        self._set_writing(Writing.CLOSED)
+        self._set_writing(Writing.ENDED)
         self._set_reading(Reading.ENDED)
         self.transport.close()
         break_cycle(self.transport)
         if self._post_reset_socket:
             self._post_reset_socket.close()
-            self._post_reset_socket = None
 
 
 def break_cycle(transport: asyncio.WriteTransport) -> None:

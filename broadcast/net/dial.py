@@ -7,12 +7,13 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from ..errors import ConnectError, TLSMismatchError
 from .address import Address, describe_os_error, format_address, resolve
 from .connection import Connection
-from .tls import connection_factory
+from .tls import new_connection
 
 KEEPALIVE = {
     "TCP_KEEPIDLE": 5,  # seconds without input after which TCP begins to probe the peer
@@ -48,7 +49,7 @@ async def connect(
     The connection has to be made within `seconds`, and TLS set up within as many more. Raises
     ConnectError with the reason, which is a TLSMismatchError if another attempt is futile.
     """
-    where, make = format_address((host, port)), connection_factory(tls, host)
+    where, make = format_address((host, port)), partial(new_connection, tls, host)
     try:
         async with asyncio.timeout(seconds):
             connection = await _connect_to_any(await resolve(host, port), make)
@@ -84,10 +85,8 @@ def _tls_error(where: str, error: OSError, seconds: float, hints: TLSHints) -> C
         if error.reason == "WRONG_VERSION_NUMBER":  # OpenSSL's name for "this is not TLS"
             why = f"it does not use TLS; {hints.not_tls}"
         return TLSMismatchError(f"{failed}: {why}")
-    if isinstance(error, TimeoutError) and not error.errno:
-        why = f"no answer within {seconds:g} s"
-    else:
-        why = describe_os_error(error)
+    is_ours = isinstance(error, TimeoutError) and not error.errno  # not ETIMEDOUT
+    why = f"no answer within {seconds:g} s" if is_ours else describe_os_error(error)
     return ConnectError(f"{failed}: {why}; does the server use TLS?")
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable
 from copy import copy
-from functools import partial
 
 from ..protocol.handshake import TLS_FIRST_BYTE
 from .connection import TIME_SLICE, WRITE_SIZE, Connection, Reading
@@ -65,11 +63,9 @@ def client_context(authorities: str | None) -> ssl.SSLContext:
     return context
 
 
-def connection_factory(
-    tls: ssl.SSLContext | None, hostname: str | None = None
-) -> Callable[[], Connection]:
-    """Return what makes a connection: a TLSConnection if there is a context."""
-    return partial(TLSConnection, tls, hostname) if tls else Connection
+def new_connection(tls: ssl.SSLContext | None, hostname: str | None = None) -> Connection:
+    """Return a connection that is not connected yet: a TLSConnection if there is a context."""
+    return TLSConnection(tls, hostname) if tls else Connection()
 
 
 class TLSConnection(Connection):

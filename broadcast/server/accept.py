@@ -5,7 +5,7 @@ import socket
 import ssl
 
 from ..net.connection import SEND_BUFFER, Connection, break_cycle
-from ..net.tls import connection_factory
+from ..net.tls import new_connection
 
 DESCRIPTOR_RETRY_DELAY = 1.0
 """Seconds until another attempt if no descriptor is free, as in asyncio after a failed accept."""
@@ -19,8 +19,7 @@ async def open_connection(accepted: socket.socket, tls: ssl.SSLContext | None) -
     try:
         accepted.setblocking(False)
         loop = asyncio.get_running_loop()
-        make = connection_factory(tls)
-        _, connection = await loop.connect_accepted_socket(make, accepted)
+        _, connection = await loop.connect_accepted_socket(lambda: new_connection(tls), accepted)
     except BaseException:
         accepted.close()
         raise

@@ -355,7 +355,31 @@ class TestSending:
             assert not caplog.records
 
 
+class LongFarewell(Connection):
+    """A connection whose close_notify is longer than what the system accepts at once."""
+
+    def _send_close_notify(self) -> None:
+        if self._accepts_output:
+            self.transport.write(bytes(8_000_000))
+
+
 class TestClosing:
+    async def test_close_notify_that_is_pending_arrives_before_the_end_of_the_stream(self) -> None:
+        async with pair(4096, LongFarewell) as (connection, theirs):
+            ending = asyncio.create_task(connection.close_gracefully())
+            await asyncio.sleep(0.05)
+            assert connection.unsent > 1_000_000 and not connection.is_closing
+            assert len(await receive(theirs)) == 8_000_000
+            theirs.close()
+            await ending
+            assert connection.lost is None
+
+    async def test_peer_that_does_not_read_the_close_notify_is_reset(self) -> None:
+        async with pair(4096, LongFarewell) as (connection, theirs):
+            await connection.close_gracefully(timeout=0.2)
+            with pytest.raises(ConnectionResetError):
+                await receive(theirs)
+
     async def test_pending_data_arrives_although_input_was_never_read(self) -> None:
         async with pair() as (connection, theirs):
             pending = b"x" * 3_000_000
