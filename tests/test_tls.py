@@ -36,7 +36,7 @@ from broadcast import (
     TLSMismatchError,
 )
 from broadcast.net.address import format_address
-from broadcast.net.connection import Connection
+from broadcast.net.tls import TLSConnection
 from broadcast.server.session import Session
 
 
@@ -333,6 +333,15 @@ async def test_close_notify_ends_only_one_direction(
         assert received == b"a: hello\r\n"
 
 
+async def test_client_that_has_sent_its_close_notify_is_told_why_it_is_refused(
+    tls_server: BroadcastServer, connect: Connect
+) -> None:
+    raw = RawTLS(await connect(tls_server))
+    await raw.shake_hands()
+    raw.peer.send(raw.encrypt(b"hello\n") + raw.end())
+    assert (await raw.read()).startswith(b"ERROR expected CONNECT")
+
+
 async def test_lines_that_arrive_together_with_the_close_notify_are_handled(
     tls_server: BroadcastServer, connect: Connect
 ) -> None:
@@ -471,7 +480,7 @@ async def test_truncated_tls_stream_raises() -> None:
 async def test_tls_session_is_freed_without_the_garbage_collector(
     tls_server: BroadcastServer, connect: Connect, when: str, how: str
 ) -> None:
-    before = [*alive(Session), *alive(Connection)]
+    before = [*alive(Session), *alive(TLSConnection)]
     raw = RawTLS(await connect(tls_server))
     if when == "in the ClientHello":
         raw.peer.send(raw.begin()[:50])
@@ -484,8 +493,8 @@ async def test_tls_session_is_freed_without_the_garbage_collector(
         raw.peer.send(raw.encrypt(b"CONNECT b\n"))
         assert await raw.read() == b"SUCCESS\r\n"
 
-    def opened() -> list[Connection]:
-        return [c for c in alive(Connection) if c not in before and hasattr(c, "transport")]
+    def opened() -> list[TLSConnection]:
+        return [c for c in alive(TLSConnection) if c not in before and hasattr(c, "transport")]
 
     await until(lambda: len(opened()) == 1, interval=0)
     left: list[weakref.ref[Any]] = [
@@ -585,7 +594,7 @@ async def test_key_update_flood_holds_little_memory_and_delays_nobody(
             assert await raw.read() == b"SUCCESS\r\n"
         await until(lambda: connections(tls_server) == 3)
         address = raw.peer.writer.get_extra_info("sockname")
-        (flooded,) = (one for one in alive(Connection) if one.peer == format_address(address))
+        (flooded,) = (one for one in alive(TLSConnection) if one.peer == format_address(address))
         raw.peer.pause_reading()
         openssl = OpenSSL(raw)
         most = 0

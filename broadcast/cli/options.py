@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from .. import __version__
 from ..errors import UsernameError
+from ..net.address import describe_os_error
 from ..protocol.blocks import sanitize
 from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_USERNAME
@@ -178,7 +179,7 @@ def read_token(parser: Parser, options: argparse.Namespace) -> str | None:
         except UnicodeError:
             parser.error(f"argument --token-file: {options.token_file} is not UTF-8")
         except OSError as error:
-            why = _describe(error)
+            why = describe_os_error(error)
             parser.error(f"argument --token-file: can't read {options.token_file}: {why}")
     if token == "":
         parser.error(f"{source} is empty: put a token in it")
@@ -197,11 +198,5 @@ def load_tls(
     try:
         return load(*files)
     except OSError as error:
-        parser.error(f"argument {argument}: can't use {files[0]}: {_describe(error)}")
-
-
-def _describe(error: OSError) -> str:
-    """Return why a file can't be used, without OpenSSL's own wording."""
-    if not isinstance(error, ssl.SSLError):
-        return error.strerror or str(error)
-    return error.reason.replace("_", " ").lower() if error.reason else "it is not a PEM file"
+        why = describe_os_error(error) or "it is not a PEM file"
+        parser.error(f"argument {argument}: can't use {files[0]}: {why}")

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import socket
+import ssl
 import threading
 from concurrent.futures import Future
 from typing import Any
@@ -41,7 +42,13 @@ async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
 
 
 def describe_os_error(problem: OSError) -> str:
-    """Return the reason for an error in the operating system's words, without asyncio's wording."""
+    """Return the reason for an error in the system's words, without those of asyncio and `ssl`.
+
+    An error of OpenSSL may have none: then the text is empty.
+    """
+    if isinstance(problem, ssl.SSLError):
+        reason = getattr(problem, "reason", None)  # an error made in Python has no such attribute
+        return (reason or "").replace("_", " ").lower()
     if problem.errno and not isinstance(problem, socket.gaierror):
         return os.strerror(problem.errno)
     return problem.strerror or str(problem)

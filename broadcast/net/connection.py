@@ -1,4 +1,4 @@
-"""One connection, for the client and the server: read chunks, write bytes, close or reset it."""
+"""One connection, for either side: chunks in, bytes out, closed gracefully or reset."""
 
 from __future__ import annotations
 
@@ -8,22 +8,16 @@ import enum
 import os
 import select
 import socket
-import ssl
 import struct
 from collections.abc import Callable, Iterable
-from copy import copy
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 from .address import format_address
-from .tls import PIECE_SIZE, RECORD_SIZE, Phase, TLSLayer
 
 READ_AHEAD_LIMIT = 114_688
 """Bytes of input held for one connection: the unfinished line, and what was read after it. With
 some 8 KB for the connection, its session and their tasks, a client takes up less than 128 KB."""
-
-TLS_READ_AHEAD_LIMIT = 73_728
-"""The limit under TLS, lower by the size of OpenSSL's buffers."""
 
 SMALLEST_READ = 4_096
 """Minimum number of bytes read at once, however long the unfinished line is."""
@@ -36,37 +30,23 @@ SEND_BUFFER = 393_216
 batches. Without this bound, stalled readers use several times the memory, and with two batches,
 clients that read slowly cost more per delivery."""
 
+WRITE_SIZE = 16_384
+"""Bytes given to asyncio's transport at once, of which it keeps what the system does not accept (on
+3.11, a copy). Under TLS they become one record (RFC 8446, 5.1)."""
+
 CLOSE_TIMEOUT = 1.0
 """Seconds that the peer has to read the rest of its data, and to end its side, when a connection is
 closed gracefully; after that it is reset."""
 
-TLS_REPLY_LIMIT = 2 * RECORD_SIZE
-"""Bytes that may wait for the peer to read them: a record of data and TLS's own replies, such as to
-key updates. Above this limit nothing is read from the peer."""
-
 TIME_SLICE = 0.002
 """Seconds for which one connection may occupy the event loop before others are served."""
 
-NO_CIPHERTEXT = memoryview(b"")
 
-CUT_OFF = "the connection was cut off"
+class Reading(enum.Enum):
+    """Whether the transport reads; changed only in `_set_reading`.
 
-
-class _Writing(enum.Enum):
-    """Where a write goes; changed only in `_set_writing`."""
-
-    READY = enum.auto()
-    """To the file descriptor, or through asyncio's transport under TLS: nothing is pending."""
-    BLOCKED = enum.auto()
-    """To the end of a queue: earlier data is pending."""
-    ENDED = enum.auto()
-    """Nowhere: the output has ended, and a write has no effect. Input may still arrive."""
-    CLOSED = enum.auto()
-    """Nowhere: the connection is closed."""
-
-
-class _Reading(enum.Enum):
-    """Whether the transport reads; changed only in `_set_reading`."""
+    FLOWING and PAUSED alternate until ENDED, which is final.
+    """
 
     FLOWING = enum.auto()
     PAUSED = enum.auto()
@@ -75,22 +55,48 @@ class _Reading(enum.Enum):
     """Nothing more will arrive."""
 
 
+class Writing(enum.Enum):
+    """What a write does; changed only in `_set_writing`.
+
+    READY and BLOCKED alternate until ENDED, which is final.
+    """
+
+    READY = enum.auto()
+    """It goes to the file descriptor, or through asyncio's transport: nothing is pending."""
+    BLOCKED = enum.auto()
+    """It goes to the end of the queue: earlier data is pending, or nothing is connected yet."""
+    ENDED = enum.auto()
+    """Nothing: the output has ended, or the connection is closed."""
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Connection(asyncio.Protocol):
-    """One connection, plain or TLS: chunks in, bytes out, closed gracefully or reset.
+    """One connection: chunks in, bytes out, closed gracefully or reset. `TLSConnection` encrypts.
 
-    It is an asyncio protocol, not a pair of streams, because a StreamReader raises a reset's
-    exception before it returns the data that arrived before the reset.
+        the system -> asyncio -> `on_chunk`, or `_received` -> `read_chunk`
+        `send` -> `_queue` -> asyncio's buffer -> the system
+
+    While nothing is queued, a write goes directly to the system. It is an asyncio protocol, not a
+    pair of streams, because a StreamReader raises a reset's exception before it returns the data
+    that arrived before the reset.
 
     `lost` is the exception that broke the connection; None while it is intact, or after it has
     ended gracefully. `write_pending` is True while written data is unsent; `on_drained` is called
-    once all is sent or the connection is lost. While `read_chunk` is waiting, data that arrives
-    is passed to `on_chunk` first: if that returns True, the data is handled and the wait continues.
+    whenever all of it has been sent, and when the connection is lost. While `read_chunk` is
+    waiting, data that arrives is passed to `on_chunk` first: if that returns True, the data is
+    handled and the wait continues.
 
     Memory is bounded: nothing is read from the socket before the last chunk is consumed, and a
-    chunk has at most READ_AHEAD_LIMIT bytes (under TLS, TLS_READ_AHEAD_LIMIT). A reader that holds
-    a chunk while it waits for something else calls `pause_reading` first.
+    chunk has at most `read_ahead_limit` bytes. A reader that holds a chunk while it waits for
+    something else calls `pause_reading` first.
+
+    Whoever owns a connection closes it, even if it is lost; `with` resets it at the end, unless it
+    has been closed.
     """
+
+    # How a connection of this class works.
+    read_ahead_limit: ClassVar[int] = READ_AHEAD_LIMIT
+    writes_directly: ClassVar[bool] = os.name == "posix"  # elsewhere, a socket has no descriptor
 
     # Declared as slots, which saves memory: there may be thousands of connections.
     transport: asyncio.Transport = field(init=False)  # set in `connection_made`, as is the socket
@@ -100,18 +106,15 @@ class Connection(asyncio.Protocol):
     on_chunk: Callable[[bytes], bool] | None = None
     on_drained: Callable[[], None] | None = None
     # Reading.
-    _reading: _Reading = _Reading.FLOWING
+    _reading: Reading = Reading.FLOWING
     _received: bytes = b""  # the chunk that has arrived and is not consumed yet
-    _reader: asyncio.Future[None] | None = None  # while `read_chunk` or `start_tls` is waiting
+    _reader: asyncio.Future[None] | None = None  # while `_wait_for_input` is waiting
     _post_reset_socket: socket.socket | None = None  # holds what arrived before a reset
     # Writing.
-    _writing: _Writing = _Writing.READY
+    _writing: Writing = Writing.BLOCKED
     _direct_fd: int = NO_DIRECT_FD  # the file descriptor while it may be written to
-    _unsent: list[bytes | memoryview] = field(default_factory=list)  # not in the transport yet
+    _queue: list[bytes | memoryview] = field(default_factory=list)  # not in the transport yet
     _drained: asyncio.Event | None = None  # while `drain` is waiting
-    # TLS, after `start_tls` is called.
-    _tls: TLSLayer | None = None
-    _ciphertext: memoryview = NO_CIPHERTEXT  # arrived and not decrypted yet
 
     # --- called by asyncio: input ---
 
@@ -123,29 +126,17 @@ class Connection(asyncio.Protocol):
         self.peer = format_address(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(high=0)  # pause writing as soon as anything is pending
         self.limit_read_ahead(0)
-        self._set_writing(_Writing.READY)
+        self._set_writing(Writing.READY)
 
     def data_received(self, data: bytes) -> None:
-        """Deliver what arrived, or decrypt it first."""
-        if self._reading is _Reading.ENDED:
-            return  # after a close_notify or our own close, input is discarded
-        if self._tls is None:
+        """Deliver what arrived, unless the input has ended, as it has after a close of ours."""
+        if self._reading is not Reading.ENDED:
             self._deliver(data)
-        else:
-            self._ciphertext = memoryview(data)
-            self._decrypt(self._tls)
 
     def eof_received(self) -> bool:
         """End the input, and keep the other direction open."""
-        tls = self._tls
-        if tls and tls.phase is not Phase.ENDED:
-            # The peer has closed its socket without a close_notify, as clients often do. From a
-            # server, data may be missing, since ours always sends one.
-            if tls.phase is Phase.OPEN and not tls.is_server:
-                self.lost = self.lost or ssl.SSLEOFError(ssl.SSL_ERROR_EOF, CUT_OFF)
-            self.transport.abort()
-        self._set_reading(_Reading.ENDED)
-        return True  # keep the other direction open
+        self._set_reading(Reading.ENDED)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End both directions, and keep what had arrived."""
@@ -153,37 +144,42 @@ class Connection(asyncio.Protocol):
             self.lost = exc.with_traceback(None)  # its frames refer to the transport: a cycle
             # When a write meets a reset, earlier input is still in the kernel, and asyncio is about
             # to close the socket.
-            if self._reading is not _Reading.ENDED:
+            if self._reading is not Reading.ENDED:
                 with contextlib.suppress(OSError):
                     self._post_reset_socket = self._socket.dup()
-        self._set_writing(_Writing.CLOSED)
-        self._set_reading(_Reading.ENDED)
+        self._set_writing(Writing.ENDED)
+        self._set_reading(Reading.ENDED)
         self._notify_drained()
 
     def _deliver(self, data: bytes) -> None:
         """Pass data to `on_chunk`, or keep it for `read_chunk` and read no more until then."""
-        waiting = self._reader is not None and not self._reader.done()
-        if waiting and self.on_chunk and self.on_chunk(data):
+        if self._is_waiting and self.on_chunk and self.on_chunk(data):
             return
-        self._received = self._received + data if self._received else data
+        self._received += data
         # No need to pause for a reader: its wake-up is queued before the next read callback.
-        if waiting:
-            self._wake_reader()
-        else:
-            self._set_reading(_Reading.PAUSED)
+        if not self._wake_reader():
+            self._set_reading(Reading.PAUSED)
 
-    def _wake_reader(self) -> None:
-        if self._reader and not self._reader.done():
-            self._reader.set_result(None)
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether a reader waits and has not been woken."""
+        return self._reader is not None and not self._reader.done()
 
-    def _set_reading(self, state: _Reading) -> None:
-        """Change the reading state: FLOWING and PAUSED alternate until ENDED, which is final."""
-        if self._reading is _Reading.ENDED or state is self._reading:
+    def _wake_reader(self) -> bool:
+        """Wake a reader that waits, and return whether there is one."""
+        if self._reader is None or self._reader.done():
+            return False
+        self._reader.set_result(None)
+        return True
+
+    def _set_reading(self, state: Reading) -> None:
+        """Change the reading state; no effect once it has ended."""
+        if self._reading is Reading.ENDED or state is self._reading:
             return
         self._reading = state
-        if state is _Reading.PAUSED:
+        if state is Reading.PAUSED:
             self.transport.pause_reading()
-        elif state is _Reading.FLOWING:
+        elif state is Reading.FLOWING:
             self.transport.resume_reading()
         else:
             self._wake_reader()
@@ -191,8 +187,8 @@ class Connection(asyncio.Protocol):
     # --- called by asyncio: output ---
 
     def pause_writing(self) -> None:
-        """Note that the system takes no more for now."""
-        self._set_writing(_Writing.BLOCKED)
+        """Note that the system accepts no more for now."""
+        self._set_writing(Writing.BLOCKED)
 
     def resume_writing(self) -> None:
         """Continue to send in the next iteration."""
@@ -203,31 +199,26 @@ class Connection(asyncio.Protocol):
     def _resume_sending(self) -> None:
         if self.is_closing or self.transport.get_write_buffer_size():
             return  # `connection_lost` has been called or will be, or `resume_writing` again
-        self._set_writing(_Writing.READY)
-        unsent, self._unsent = self._unsent, []
-        for data in unsent:
+        self._set_writing(Writing.READY)
+        queue, self._queue = self._queue, []
+        for data in queue:
             self.send(data)  # queues up again behind one of which only a part was sent
         if not self.write_pending:
             self._notify_drained()
-        self._continue_decrypting()
 
-    def _set_writing(self, state: _Writing) -> None:
-        """Change the writing state: READY and BLOCKED alternate until ENDED or CLOSED.
+    def _set_writing(self, state: Writing) -> None:
+        """Change the writing state; no effect once it has ended.
 
-        Only CLOSED follows ENDED, and nothing follows CLOSED. The file descriptor is written to
-        directly only while nothing is pending, and is forgotten before the socket can be closed.
+        The file descriptor is written to directly only while nothing is pending, and is forgotten
+        before the socket can be closed.
         """
-        if self._writing in (_Writing.ENDED, _Writing.CLOSED) and state is not _Writing.CLOSED:
+        if self._writing is Writing.ENDED:
             return
         self._writing = state
-        self._update_direct_fd()
-        if state is _Writing.CLOSED:
-            self._unsent.clear()
-
-    def _update_direct_fd(self) -> None:
-        # TLS has to encrypt first; outside POSIX, a socket is not a file descriptor.
-        is_direct = self._writing is _Writing.READY and not self._tls and os.name == "posix"
+        is_direct = state is Writing.READY and self.writes_directly
         self._direct_fd = self._socket.fileno() if is_direct else NO_DIRECT_FD
+        if state is Writing.ENDED:
+            self._queue.clear()
 
     def _notify_drained(self) -> None:
         if self._drained:
@@ -236,79 +227,11 @@ class Connection(asyncio.Protocol):
         if self.on_drained:
             self.on_drained()
 
-    # --- TLS ---
-
-    async def start_tls(self, context: ssl.SSLContext, hostname: str | None = None) -> None:
-        """Perform the TLS handshake, and encrypt from then on; a client passes the `hostname`.
-
-        Raises OSError, of which ssl.SSLError is one, when that fails. It has no timeout.
-        """
-        tls = self._tls = TLSLayer(context, hostname)
-        self._update_direct_fd()
-        self.transport.write(tls.take_output())
-        arrived, self._received = self._received, b""
-        self._ciphertext = memoryview(arrived)
-        self._continue_decrypting()
-        while tls.phase is Phase.HANDSHAKE and self._reading is not _Reading.ENDED:
-            await self._wait_for_input()
-        if tls.phase is not Phase.OPEN and (self.lost or not self._received):
-            if self.lost is None:
-                raise ConnectionResetError(CUT_OFF)
-            # A copy: the raised error refers to frames that refer to this connection, a cycle.
-            raise copy(self.lost)
-
-    @property
-    def is_encrypted(self) -> bool:
-        """Whether TLS is set up, so that data sent now is encrypted."""
-        return self._tls is not None and self._tls.phase is Phase.OPEN
-
-    def _decrypt(self, tls: TLSLayer) -> None:
-        """Decrypt what has arrived, for one time slice, and send the replies that TLS requires.
-
-        It stops while the peer does not read these replies.
-        """
-        loop = asyncio.get_running_loop()
-        deadline, phase = loop.time() + TIME_SLICE, tls.phase
-        plaintext: list[bytes] = []
-        while self._ciphertext and self.transport.get_write_buffer_size() <= TLS_REPLY_LIMIT:
-            plaintext += tls.decrypt(self._ciphertext[:PIECE_SIZE])
-            # An empty slice would keep the whole buffer in memory.
-            self._ciphertext = self._ciphertext[PIECE_SIZE:] or NO_CIPHERTEXT
-            if (reply := tls.take_output()) and not self.is_closing:
-                self.transport.write(reply)
-            if tls.phase is Phase.ENDED:
-                self._ciphertext = NO_CIPHERTEXT
-            if loop.time() > deadline:
-                break
-        if plaintext:
-            self._deliver(b"".join(plaintext))
-        if tls.phase is not phase:
-            self._wake_reader()  # for `start_tls`
-        self._update_reading(tls)
-
-    def _update_reading(self, tls: TLSLayer) -> None:
-        """Read on, or not, after a change in the TLS session's phase or buffers."""
-        if tls.phase is Phase.ENDED:
-            self.lost = self.lost or tls.error
-            self._set_reading(_Reading.ENDED)
-        elif self._ciphertext:
-            self._set_reading(_Reading.PAUSED)
-            # Above the limit, `_resume_sending` continues.
-            if self.transport.get_write_buffer_size() <= TLS_REPLY_LIMIT:
-                asyncio.get_running_loop().call_soon(self._continue_decrypting)
-        elif self._reader:
-            self._set_reading(_Reading.FLOWING)
-
-    def _continue_decrypting(self) -> None:
-        if self._tls and self._ciphertext and not self._received:
-            self._decrypt(self._tls)
-
     # --- reading ---
 
     def limit_read_ahead(self, held: int) -> None:
-        """Bound the size of the next reads; `held` is the bytes that the reader still holds."""
-        limit = TLS_READ_AHEAD_LIMIT if self._tls else READ_AHEAD_LIMIT
-        self.set_read_size(max(limit - held, SMALLEST_READ))
+        """Bound the size of the next reads, given that the reader still holds `held` bytes."""
+        self.set_read_size(max(self.read_ahead_limit - held, SMALLEST_READ))
 
     def set_read_size(self, size: int) -> None:
         """Bound each read from now on to `size` bytes."""
@@ -320,7 +243,7 @@ class Connection(asyncio.Protocol):
 
         A reader calls this before it waits for anything else, so that its memory is bounded.
         """
-        self._set_reading(_Reading.PAUSED)
+        self._set_reading(Reading.PAUSED)
 
     @property
     def was_reset(self) -> bool:
@@ -336,37 +259,32 @@ class Connection(asyncio.Protocol):
 
         All data that arrived before a reset is returned first.
         """
-        self._continue_decrypting()
         while not self._received:
-            if self._reading is not _Reading.ENDED:
+            if self._reading is not Reading.ENDED:
                 await self._wait_for_input()
-            elif self._ciphertext:
-                await asyncio.sleep(0)  # its time slice has run out before a record was complete
-            elif not self._read_post_reset():
+            elif not await self._read_rest():
                 return b""
-            self._continue_decrypting()
         chunk, self._received = self._received, b""
         return chunk
 
     async def _wait_for_input(self) -> None:
-        if not self._ciphertext:
-            self._set_reading(_Reading.FLOWING)
+        self._resume_reading()
         self._reader = asyncio.get_running_loop().create_future()
         try:
             await self._reader
         finally:
             self._reader = None
 
-    def _read_post_reset(self) -> bool:
-        """Read data that arrived before a reset that a write met; return whether there was any."""
+    def _resume_reading(self) -> None:
+        self._set_reading(Reading.FLOWING)
+
+    async def _read_rest(self) -> bool:
+        """Read what arrived before a reset that a write met; return whether there was anything."""
         data = b""
         if self._post_reset_socket:
             with contextlib.suppress(OSError):  # the reset itself, once all data is read
                 data = self._post_reset_socket.recv(READ_AHEAD_LIMIT)
-        if self._tls:
-            self._ciphertext = memoryview(data)
-        else:
-            self._received = data
+            self._deliver(data)
         return bool(data)
 
     # --- writing ---
@@ -379,36 +297,41 @@ class Connection(asyncio.Protocol):
     @property
     def write_pending(self) -> bool:
         """Whether written data has not all been sent to the system yet."""
-        return self._writing is _Writing.BLOCKED
+        return self._writing is Writing.BLOCKED
 
     @property
     def unsent(self) -> int:
         """Bytes that have not been sent to the system yet, as plaintext or as ciphertext."""
-        return self.transport.get_write_buffer_size() + sum(map(len, self._unsent))
+        return self.transport.get_write_buffer_size() + sum(map(len, self._queue))
 
     def send(self, data: bytes | memoryview) -> bool:
         """Write `data` after all that was written before; return False if anything is pending now.
 
-        Until it has been sent, `data` is kept, not copied. Once the connection is closing, this has
-        no effect.
+        Until it has been sent, `data` is kept, not copied. Once the output has ended or the
+        connection is closing, this has no effect.
         """
         return not send_to_all((self,), data)
 
     def _send_indirectly(self, data: bytes | memoryview, sent: int) -> bool:
-        """Write what could not be sent directly.
+        """Write what could not go to the descriptor, after the first `sent` bytes; see `send`.
 
-        Nothing can be while earlier data is pending, under TLS and on Windows. Returns the same as
-        `send`.
+        That is anything while earlier data is pending, under TLS, or on Windows.
         """
         rest = memoryview(data)[sent:]
-        while rest and not self.is_closing and self._writing is not _Writing.ENDED:
+        while rest and self._accepts_output:
             if self.write_pending:
-                self._unsent.append(rest)
+                self._queue.append(rest)
                 break
-            # One record at a time: the transport holds ciphertext and, on 3.11, a copy of it.
-            record, rest = rest[:RECORD_SIZE], rest[RECORD_SIZE:]
-            self.transport.write(self._tls.encrypt(record) if self._tls else record)
+            self._write(rest[:WRITE_SIZE])
+            rest = rest[WRITE_SIZE:]
         return not self.write_pending
+
+    @property
+    def _accepts_output(self) -> bool:
+        return not self.is_closing and self._writing is not Writing.ENDED
+
+    def _write(self, data: memoryview) -> None:
+        self.transport.write(data)
 
     def limit_send_buffer(self, size: int) -> None:
         """Bound the bytes that the system may buffer for the peer."""
@@ -417,11 +340,14 @@ class Connection(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Wait until everything written has been sent to the system, or the connection is lost."""
-        if self.write_pending:
+        if self.write_pending or self.unsent:  # a close_notify, if the output has ended
             self._drained = self._drained or asyncio.Event()
             await self._drained.wait()
 
-    # --- closing ---
+    # --- opening and closing ---
+
+    async def do_handshake(self) -> None:
+        """Set up TLS: nothing, without it."""
 
     async def close_gracefully(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Close so that the peer gets everything: drain, end the output, read until the input ends.
@@ -430,29 +356,27 @@ class Connection(asyncio.Protocol):
         has not read yet. A peer that does not read everything within `timeout` seconds is reset, so
         that its stream does not appear complete.
         """
-        complete = False
         try:
             async with asyncio.timeout(timeout):
                 await self.drain()
-                self._send_close_notify()
-                await self.drain()
                 if not self.is_closing:
-                    self.transport.write_eof()
-                    self._set_writing(_Writing.ENDED)
-                    complete = True
+                    assert not self._queue  # it would be lost
+                    self._send_close_notify()
+                    self.transport.write_eof()  # once asyncio's buffer is empty
+                    self._set_writing(Writing.ENDED)
+                await self.drain()
                 while await self.read_chunk():
                     pass
         except (TimeoutError, OSError):
-            pass  # `complete` says whether the output ended in time
+            pass  # what follows depends on whether everything was sent in time
         finally:
-            if complete and not self.transport.get_write_buffer_size():
+            if self._writing is Writing.ENDED and not self.transport.get_write_buffer_size():
                 self.close()
             else:
                 self.reset()
 
     def _send_close_notify(self) -> None:
-        if self._tls and not self.is_closing and (last := self._tls.close()):
-            self.transport.write(last)
+        """Say within the stream that it is complete, where it can: under TLS."""
 
     def __enter__(self) -> Self:
         return self
@@ -471,23 +395,21 @@ class Connection(asyncio.Protocol):
         self.close()
 
     async def aclose(self) -> None:
-        """Close like `close`; when this returns, asyncio has closed the socket as well."""
+        """Close like `close`, and give asyncio the iteration in which it closes the socket."""
         self.close()
-        await asyncio.sleep(0)  # the event loop itself may end after this
+        await asyncio.sleep(0)  # otherwise the event loop might end first
 
     def close(self) -> None:
         """Close without waiting for the peer; pending data may be lost."""
-        if self.write_pending:  # otherwise the transport would wait for the peer to read it
+        if self.unsent:  # otherwise the transport would wait for the peer to read it
             self.transport.abort()
         self._send_close_notify()
-        self._set_writing(_Writing.CLOSED)
-        self._set_reading(_Reading.ENDED)
-        self._ciphertext = NO_CIPHERTEXT
+        self._set_writing(Writing.ENDED)
+        self._set_reading(Reading.ENDED)
         self.transport.close()
         break_cycle(self.transport)
         if self._post_reset_socket:
             self._post_reset_socket.close()
-            self._post_reset_socket = None
 
 
 def break_cycle(transport: asyncio.WriteTransport) -> None:
@@ -502,8 +424,9 @@ def break_cycle(transport: asyncio.WriteTransport) -> None:
 def send_to_all(connections: Iterable[Connection], data: bytes | memoryview) -> list[Connection]:
     """Send the same bytes to each connection; return those on which something is pending now.
 
-    While nothing is pending, it writes to the file descriptors: `transport.write`, or any method
-    called for each connection, would cost more per delivery.
+    It writes to the file descriptors: `transport.write`, or any method called for each connection,
+    would cost more per delivery. Where that is not possible, `_direct_fd` is NO_DIRECT_FD, to which
+    `os.write` fails, and the connection's own method follows.
     """
     behind = []
     write, size = os.write, len(data)

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from ..errors import ConnectError, TLSMismatchError
 from .address import Address, describe_os_error, format_address, resolve
 from .connection import Connection
+from .tls import new_connection
 
 KEEPALIVE = {
     "TCP_KEEPIDLE": 5,  # seconds without input after which TCP begins to probe the peer
@@ -46,25 +49,23 @@ async def connect(
     The connection has to be made within `seconds`, and TLS set up within as many more. Raises
     ConnectError with the reason, which is a TLSMismatchError if another attempt is futile.
     """
-    where = format_address((host, port))
+    where, make = format_address((host, port)), partial(new_connection, tls, host)
     try:
         async with asyncio.timeout(seconds):
-            connection = await _connect_to_any(await resolve(host, port))
+            connection = await _connect_to_any(await resolve(host, port), make)
     except TimeoutError:
         raise ConnectError(f"can't reach {where}: no answer within {seconds:g} s") from None
     except OSError as error:
         raise ConnectError(f"can't reach {where}: {describe_os_error(error)}") from None
     _enable_keepalive(connection.transport.get_extra_info("socket"))
-    if tls:
-        try:
-            async with asyncio.timeout(seconds):
-                await connection.start_tls(tls, host)
-        except BaseException as error:
-            await connection.aclose()
-            if not isinstance(error, OSError):
-                raise
-            raise _tls_error(where, error, seconds, hints) from None
-        connection.limit_read_ahead(0)
+    try:
+        async with asyncio.timeout(seconds):
+            await connection.do_handshake()
+    except BaseException as error:
+        await connection.aclose()
+        if not isinstance(error, OSError):
+            raise
+        raise _tls_error(where, error, seconds, hints) from None
     return connection
 
 
@@ -80,23 +81,21 @@ def _tls_error(where: str, error: OSError, seconds: float, hints: TLSHints) -> C
         why = f"its certificate is not trusted ({error.verify_message.rstrip('.')}); {hint}"
         return TLSMismatchError(f"{failed}: {why}")
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or "the handshake failed"
-        if reason == "WRONG_VERSION_NUMBER":  # so OpenSSL calls what is not TLS
-            return TLSMismatchError(f"{failed}: it does not use TLS; {hints.not_tls}")
-        return TLSMismatchError(f"{failed}: {reason.replace('_', ' ').lower()}")
-    if isinstance(error, TimeoutError) and not error.errno:
-        why = f"no answer within {seconds:g} s"
-    else:
-        why = describe_os_error(error)
+        why = describe_os_error(error) or "the handshake failed"
+        if error.reason == "WRONG_VERSION_NUMBER":  # OpenSSL's name for "this is not TLS"
+            why = f"it does not use TLS; {hints.not_tls}"
+        return TLSMismatchError(f"{failed}: {why}")
+    is_ours = isinstance(error, TimeoutError) and not error.errno  # not ETIMEDOUT
+    why = f"no answer within {seconds:g} s" if is_ours else describe_os_error(error)
     return ConnectError(f"{failed}: {why}; does the server use TLS?")
 
 
-async def _connect_to_any(addresses: list[Address]) -> Connection:
+async def _connect_to_any(addresses: list[Address], make: Callable[[], Connection]) -> Connection:
     loop, problem = asyncio.get_running_loop(), OSError("it has no address")
     for host, port, *ipv6 in addresses:
-        scope = f"%{ipv6[1]}" if ipv6 and ipv6[1] else ""  # of a link-local address: its interface
+        zone = f"%{ipv6[1]}" if ipv6 and ipv6[1] else ""  # of a link-local address: its interface
         try:
-            _, connection = await loop.create_connection(Connection, host + scope, port)
+            _, connection = await loop.create_connection(make, host + zone, port)
             return connection
         except OSError as current:
             problem = current

@@ -1,35 +1,43 @@
-"""TLS for one connection over memory buffers: ciphertext in, plaintext out, and the reverse.
+"""TLS: the contexts of both sides, and a connection that is encrypted.
 
-It uses no socket and no event loop: the connection moves the bytes. asyncio's own TLS layer
+It runs over memory buffers, with the event loop's plain transport beneath. asyncio's own TLS layer
 allocates a large read buffer for each connection before its peer has sent anything, and leaves
 reference cycles behind; here a connection only costs what OpenSSL allocates.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import enum
 import ssl
-from dataclasses import dataclass, field
+from copy import copy
 
 from ..protocol.handshake import TLS_FIRST_BYTE
+from .connection import TIME_SLICE, WRITE_SIZE, Connection, Reading
 
 OLDEST_VERSION = ssl.TLSVersion.TLSv1_2
 
-RECORD_SIZE = 16_384
-"""Maximum bytes of plaintext in a TLS record (RFC 8446, 5.1). One record is encrypted at a time,
-so that no more than that waits as ciphertext, and the memory buffers stay small."""
+TLS_READ_AHEAD_LIMIT = 73_728
+"""Bytes of input held for one connection, fewer than without TLS by the size of OpenSSL's
+buffers."""
 
 PIECE_SIZE = 4_096
 """Bytes of ciphertext decrypted at a time, which bounds the duration of one call: a key update of
 27 bytes takes as long as a full record."""
 
+REPLY_LIMIT = 2 * WRITE_SIZE
+"""Unsent bytes above which nothing more is decrypted or read: one record, and TLS's own replies (to
+key updates, for example)."""
+
+NO_CIPHERTEXT = memoryview(b"")
 
 ALERT = b"\x15\x03"
-"""The bytes with which an unencrypted alert begins, and no line of ours."""
+"""How an unencrypted alert begins; no line of this protocol begins like this."""
 
 PLAIN_PEER_ALERT = ALERT + b"\x01\x00\x02\x02\x46"
 """A fatal alert, protocol_version, for a client that does not use TLS. OpenSSL sends it nothing."""
+
+BROKEN = "the connection was cut off"
 
 
 class PlainPeerError(ssl.SSLError):
@@ -55,91 +63,162 @@ def client_context(authorities: str | None) -> ssl.SSLContext:
     return context
 
 
-class Phase(enum.Enum):
-    """The state of a TLS session, which only moves forward."""
-
-    HANDSHAKE = enum.auto()
-    OPEN = enum.auto()
-    ENDED = enum.auto()
-    """The peer has sent its close_notify, or violated the protocol: nothing more can be read."""
+def new_connection(tls: ssl.SSLContext | None, hostname: str | None = None) -> Connection:
+    """Return a connection that is not connected yet: a TLSConnection if there is a context."""
+    return TLSConnection(tls, hostname) if tls else Connection()
 
 
-@dataclass(slots=True, eq=False)
-class TLSLayer:
-    """One side of a TLS session.
+class TLSConnection(Connection):
+    """A connection that is encrypted. What is sent before the handshake is complete is dropped.
 
-    `hostname` is the server's, which a client verifies; None makes this the server's side. Pass
-    input to `decrypt`; send what `take_output` returns, at first and after every call. When the
-    peer violates the protocol, or is not trusted, `error` is the reason and the phase is ENDED.
+    `hostname` is the server's, which a client verifies; None makes this the server's side.
+
+        asyncio -> `_ciphertext` -> decrypted -> as without TLS
+        as without TLS -> encrypted, a record at a time -> asyncio's buffer
+
+    Reading continues from one of three places. While `_received` has plaintext: in `read_chunk`.
+    While there is ciphertext: in a callback of the next iteration, or in `_resume_sending` if the
+    peer does not read the replies that TLS requires. Otherwise: when more arrives.
     """
 
-    context: ssl.SSLContext
-    hostname: str | None
-    phase: Phase = Phase.HANDSHAKE
-    error: ssl.SSLError | None = None
-    _incoming: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
-    _outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
-    # A server creates it when the client has sent something: a silent one costs nothing.
-    _object: ssl.SSLObject | None = None
-    _is_closed: bool = False  # by `close`: there is no more output
+    read_ahead_limit = TLS_READ_AHEAD_LIMIT
+    writes_directly = False  # OpenSSL has to encrypt first
 
-    def __post_init__(self) -> None:
-        if not self.is_server:
-            self.decrypt(b"")  # begin the handshake
+    def __init__(self, context: ssl.SSLContext, hostname: str | None = None) -> None:
+        super().__init__()
+        self._context, self._hostname = context, hostname
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        # A server creates it when the client has sent something: a silent one costs nothing.
+        self._tls: ssl.SSLObject | None = None
+        self._established = False  # True once the handshake is complete
+        self._ciphertext = NO_CIPHERTEXT  # arrived and not decrypted yet
+
+    async def do_handshake(self) -> None:
+        """Perform the handshake, without a timeout.
+
+        Raises OSError, of which ssl.SSLError is one, when that fails.
+        """
+        if self._hostname is not None:
+            self._decrypt_piece(NO_CIPHERTEXT)  # a client begins
+            self._flush()
+        while not self._established:
+            if self._reading is Reading.ENDED:
+                # A copy: the raised error refers to frames that refer to this, a cycle.
+                raise copy(self.lost or ConnectionResetError(BROKEN))
+            await self._wait_for_input()
+
+    # --- input ---
+
+    def eof_received(self) -> bool:
+        """End the input, and the connection if there was no close_notify, as is often the case.
+
+        From a server, data may be missing then, since ours always sends one.
+        """
+        if self._reading is not Reading.ENDED:
+            if self._established and self._hostname is not None:
+                self.lost = self.lost or ssl.SSLEOFError(ssl.SSL_ERROR_EOF, BROKEN)
+            self.transport.abort()
+        return super().eof_received()
+
+    def _deliver(self, data: bytes) -> None:
+        """Decrypt what has arrived, and deliver the plaintext."""
+        self._ciphertext = memoryview(data)
+        self._decrypt()
+
+    def _decrypt(self) -> None:
+        """Decrypt ciphertext, for one time slice, and send the replies that TLS requires.
+
+        It stops while plaintext is not consumed, or the peer does not read the replies.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + TIME_SLICE
+        plaintext: list[bytes] = []
+        while self._ciphertext and not self._received and self._can_reply:
+            piece = self._ciphertext[:PIECE_SIZE]
+            # An empty slice would keep the whole buffer in memory.
+            self._ciphertext = self._ciphertext[PIECE_SIZE:] or NO_CIPHERTEXT
+            plaintext += self._decrypt_piece(piece)
+            self._flush()
+            if loop.time() > deadline:
+                break
+        if self._ciphertext:
+            self._set_reading(Reading.PAUSED)
+        if plaintext:
+            super()._deliver(b"".join(plaintext))
+        if self._is_waiting:
+            self._resume_reading()
 
     @property
-    def is_server(self) -> bool:
-        """Whether this is the server's side."""
-        return self.hostname is None
+    def _can_reply(self) -> bool:
+        return self.transport.get_write_buffer_size() <= REPLY_LIMIT
 
-    def decrypt(self, ciphertext: bytes | memoryview) -> list[bytes]:
-        """Add up to PIECE_SIZE bytes of ciphertext; return the plaintext that is now complete."""
-        if self._object is None and self.is_server and ciphertext[:1] != TLS_FIRST_BYTE:
-            self.phase, self.error = Phase.ENDED, PlainPeerError()
-            self._outgoing.write(PLAIN_PEER_ALERT)
-            return []
-        tls = self._object = self._object or self.context.wrap_bio(
-            self._incoming, self._outgoing, self.is_server, self.hostname
-        )
-        self._incoming.write(ciphertext)
+    def _decrypt_piece(self, piece: memoryview) -> list[bytes]:
+        """Pass a piece of ciphertext to OpenSSL; return the plaintext that is now complete."""
+        if self._tls is None:
+            if self._hostname is None and piece[:1] != TLS_FIRST_BYTE:
+                self._outgoing.write(PLAIN_PEER_ALERT)
+                self._end_input(PlainPeerError())
+                return []
+            self._tls = self._context.wrap_bio(
+                self._incoming, self._outgoing, self._hostname is None, self._hostname
+            )
+        self._incoming.write(piece)
         plaintext: list[bytes] = []
         try:
-            if self.phase is Phase.HANDSHAKE:
-                tls.do_handshake()
-                self.phase = Phase.OPEN
-            while data := tls.read(RECORD_SIZE):
+            if not self._established:
+                self._tls.do_handshake()
+                self._established = True
+                self._wake_reader()  # which is `do_handshake`
+            while data := self._tls.read(WRITE_SIZE):
                 plaintext.append(data)
-            self.phase = Phase.ENDED
+            self._end_input()
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            self.phase = Phase.ENDED
+            self._end_input()
         except ssl.SSLError as error:
-            self.phase = Phase.ENDED
-            self.error = error.with_traceback(None)  # its frames refer to this object: a cycle
+            self._end_input(error.with_traceback(None))  # its frames refer to this: a cycle
         return plaintext
 
-    def encrypt(self, plaintext: bytes | memoryview) -> bytes:
-        """Encrypt up to RECORD_SIZE bytes of plaintext; return nothing if the session is broken."""
-        assert self._object
-        try:
-            self._object.write(plaintext)
-        except ssl.SSLError as error:
-            self.error = self.error or error.with_traceback(None)
-        return self._outgoing.read()
+    def _end_input(self, error: ssl.SSLError | None = None) -> None:
+        """Read nothing more: the peer has sent its close_notify, or has violated the protocol."""
+        self.lost = self.lost or error
+        self._ciphertext = NO_CIPHERTEXT
+        self._set_reading(Reading.ENDED)
 
-    def take_output(self) -> bytes:
-        """Return what must be sent now: a part of the handshake, a reply, or an alert."""
-        return b"" if self._is_closed or not self._outgoing.pending else self._outgoing.read()
+    def _resume_reading(self) -> None:
+        if not self._ciphertext:
+            super()._resume_reading()
+        elif self._can_reply:  # otherwise `_resume_sending` continues
+            asyncio.get_running_loop().call_soon(self._decrypt)
 
-    def close(self) -> bytes:
-        """Return a close_notify, which tells the peer that the stream is complete.
+    async def _read_rest(self) -> bool:
+        if not self._ciphertext:
+            return await super()._read_rest()
+        await asyncio.sleep(0)  # its time slice has run out before a record was complete
+        self._decrypt()
+        return True
 
-        It is the last output: a second call, or a later `take_output`, returns nothing.
-        """
-        if self._object and self.phase is not Phase.HANDSHAKE and not self._is_closed:
+    # --- output ---
+
+    def _resume_sending(self) -> None:
+        super()._resume_sending()
+        self._decrypt()
+
+    def _write(self, data: memoryview) -> None:
+        if self._tls and self._established:  # otherwise the peer would not understand it
+            with contextlib.suppress(ssl.SSLError):  # broken: the next read reports it
+                self._tls.write(data)
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what OpenSSL wants to send: records, a part of the handshake, replies, an alert."""
+        if self._outgoing.pending and self._accepts_output:
+            self.transport.write(self._outgoing.read())
+
+    def _send_close_notify(self) -> None:
+        if self._established and self._tls and self._accepts_output:
             # It raises if the peer has not sent its own yet, or if the session is broken.
             with contextlib.suppress(ssl.SSLError):
-                self._object.unwrap()
-        last, self._is_closed = self.take_output(), True
-        return last
+                self._tls.unwrap()
+            self._flush()

@@ -2,22 +2,24 @@
 
 import asyncio
 import socket
+import ssl
 
 from ..net.connection import SEND_BUFFER, Connection, break_cycle
+from ..net.tls import new_connection
 
 DESCRIPTOR_RETRY_DELAY = 1.0
 """Seconds until another attempt if no descriptor is free, as in asyncio after a failed accept."""
 
 
-async def open_connection(accepted: socket.socket) -> Connection:
-    """Return the connection of an accepted socket, or close it.
+async def open_connection(accepted: socket.socket, tls: ssl.SSLContext | None) -> Connection:
+    """Return the connection of an accepted socket, or close it; `tls` is None for plain TCP.
 
     Raises OSError if the peer has disconnected.
     """
     try:
         accepted.setblocking(False)
         loop = asyncio.get_running_loop()
-        _, connection = await loop.connect_accepted_socket(Connection, accepted)
+        _, connection = await loop.connect_accepted_socket(lambda: new_connection(tls), accepted)
     except BaseException:
         accepted.close()
         raise
@@ -25,7 +27,7 @@ async def open_connection(accepted: socket.socket) -> Connection:
     return connection
 
 
-async def take_over(writer: asyncio.StreamWriter) -> Connection:
+async def take_over(writer: asyncio.StreamWriter, tls: ssl.SSLContext | None) -> Connection:
     """Return the same for what asyncio has accepted, as soon as a descriptor is free for it.
 
     The streams that come with it are closed: they form a cycle, and read ahead without a bound.
@@ -36,7 +38,7 @@ async def take_over(writer: asyncio.StreamWriter) -> Connection:
     finally:
         writer.close()
         break_cycle(writer.transport)
-    return await open_connection(accepted)
+    return await open_connection(accepted, tls)
 
 
 def _duplicate(accepted: socket.socket) -> socket.socket | None:

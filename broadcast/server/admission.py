@@ -23,7 +23,7 @@ from .settings import Settings
 READ_SIZE = 4_096
 """Bytes read at once before a client has joined: the handshake, and little of what follows it."""
 
-NOTHING_IN_COMMON = ("UNSUPPORTED_PROTOCOL", "VERSION_TOO_LOW", "NO_SHARED_CIPHER")
+NOTHING_IN_COMMON = ("unsupported protocol", "version too low", "no shared cipher")
 """What OpenSSL says if it could agree with the client on nothing."""
 
 
@@ -32,11 +32,10 @@ async def shake_hands(connection: Connection, settings: Settings) -> tuple[Conne
 
     Raises HandshakeError with the reason if the client is refused. It has no timeout.
     """
-    if settings.tls:
-        try:
-            await connection.start_tls(settings.tls)
-        except OSError as error:
-            raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
+    try:
+        await connection.do_handshake()
+    except OSError as error:
+        raise HandshakeError(f"TLS failed: {_describe_tls_error(error)}") from None
     line, rest, size = await _first_line(connection, expects_tls=settings.tls is not None)
     connect = parse_connect(line)
     if settings.token is not None:
@@ -79,13 +78,12 @@ def _describe_tls_error(error: OSError) -> str:
         return "the client closed the connection"
     if not isinstance(error, ssl.SSLError):
         return f"the connection was lost: {describe_os_error(error)}"
-    reason = error.reason or ""
-    words = reason.replace("_", " ").lower()
+    words = describe_os_error(error)
     _, is_alert, alert = words.partition(" alert ")
     if is_alert and ("certificate" in alert or alert == "unknown ca"):
         return "the client does not trust our certificate"
     if is_alert:
         return f"the client gave up: {alert}"
-    if reason in NOTHING_IN_COMMON:
+    if words in NOTHING_IN_COMMON:
         return f"the client offers no version or cipher that we accept ({words})"
     return "the client violated TLS" + (f" ({words})" if words else "")

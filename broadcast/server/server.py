@@ -191,13 +191,13 @@ class BroadcastServer(Settings):
         transport = writer.transport
         assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()  # what arrives is for the session
-        self._start_session(take_over(writer))
+        self._start_session(take_over(writer, self.tls))
         for _ in range(ACCEPTS_PER_ITERATION - 1):
             try:
                 accepted, _ = listening.accept()
             except OSError:
                 return  # none is queued; asyncio's next attempt reports any other error
-            self._start_session(open_connection(accepted))
+            self._start_session(open_connection(accepted, self.tls))
 
     def _start_session(self, opening: Coroutine[None, None, Connection]) -> None:
         """Serve a connection, once it is open, in a task that owns it until it is closed."""

@@ -236,10 +236,7 @@ class Session:
         self._connection.close()
 
     def _send_error(self, text: str) -> None:
-        # Before TLS is set up, the client would not understand it.
-        plain = self._context.settings.tls is None
-        if plain or self._member or self._connection.is_encrypted:
-            self._connection.send(encode(messages.error(text)))
+        self._connection.send(encode(messages.error(text)))
 
     # --- JOINED ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import cast
 
 import pytest
@@ -38,6 +39,19 @@ def test_os_error_is_described_in_the_words_of_the_system() -> None:
         == "nodename nor servname provided"
     )
     assert describe_os_error(OSError("could not bind")) == "could not bind"
+
+
+def test_tls_error_is_described_without_a_line_of_the_source_of_openssl() -> None:
+    context = ssl.create_default_context()
+    arriving = ssl.MemoryBIO()
+    arriving.write(b"not TLS\n")
+    tls = context.wrap_bio(arriving, ssl.MemoryBIO(), server_hostname="localhost")
+    with pytest.raises(ssl.SSLError, match=r"ssl\.c") as caught:
+        tls.do_handshake()
+    assert describe_os_error(caught.value) == "wrong version number"
+    with pytest.raises(ssl.SSLError) as nameless:
+        context.load_verify_locations(cadata="no certificate")
+    assert describe_os_error(nameless.value) == ""
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import termios
 import time
 import tracemalloc
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import pytest
@@ -25,15 +25,16 @@ from broadcast import ConnectError
 from broadcast.net.connection import (
     READ_AHEAD_LIMIT,
     SMALLEST_READ,
-    TLS_REPLY_LIMIT,
     Connection,
 )
 from broadcast.net.dial import connect
-from broadcast.net.tls import PIECE_SIZE, Phase, TLSLayer
+from broadcast.net.tls import PIECE_SIZE, REPLY_LIMIT, TLSConnection
 
 
 @contextlib.asynccontextmanager
-async def pair(buffer: int | None = None) -> AsyncIterator[tuple[Connection, socket.socket]]:
+async def pair(
+    buffer: int | None = None, make: Callable[[], Connection] = Connection
+) -> AsyncIterator[tuple[Connection, socket.socket]]:
     """Yield one of our connections and the plain socket at its other end."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         theirs = socket.socket()
@@ -42,7 +43,7 @@ async def pair(buffer: int | None = None) -> AsyncIterator[tuple[Connection, soc
         theirs.connect(listening.getsockname())
         ours, _ = listening.accept()
     with theirs:
-        _, connection = await asyncio.get_running_loop().create_connection(Connection, sock=ours)
+        _, connection = await asyncio.get_running_loop().create_connection(make, sock=ours)
         yield connection, theirs
         connection.reset()
         await asyncio.sleep(0)
@@ -157,44 +158,42 @@ class TestReading:
 
 
 async def test_tls_with_a_peer_that_has_gone_fails_at_once() -> None:
-    async with pair() as (connection, theirs):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    async with pair(make=lambda: TLSConnection(context)) as (connection, theirs):
         reset(theirs)
         while not connection.is_closing:
             await asyncio.sleep(0.001)
         async with asyncio.timeout(5):
             with pytest.raises(ConnectionResetError):
-                await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+                await connection.do_handshake()
 
 
-class DemandingPeer(TLSLayer):
-    """A TLS session in which each piece of ciphertext demands a long reply and has no data."""
+class DemandingPeer(TLSConnection):
+    """A connection on which each piece of ciphertext demands a reply and has no data."""
 
     pieces = 0
+    reply_size = PIECE_SIZE
 
-    def __init__(self, context: ssl.SSLContext, hostname: str | None) -> None:
-        super().__init__(context, hostname)
-        self.phase = Phase.OPEN
+    def __init__(self) -> None:
+        super().__init__(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        self._established = True
 
-    def decrypt(self, ciphertext: bytes | memoryview) -> list[bytes]:
+    def _decrypt_piece(self, piece: memoryview) -> list[bytes]:
         DemandingPeer.pieces += 1
+        self._outgoing.write(bytes(self.reply_size))
         return []
-
-    def take_output(self) -> bytes:
-        return bytes(PIECE_SIZE)
 
 
 class TestTLSReplies:
     """Replies that TLS sends by itself, such as those to key updates, are bounded as well."""
 
     @pytest.fixture(autouse=True)
-    def demanding(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("broadcast.net.connection.TLSLayer", DemandingPeer)
+    def count_from_zero(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(DemandingPeer, "pieces", 0)
 
     async def test_peer_that_does_not_read_tls_replies_is_not_read_either(self) -> None:
-        async with pair(buffer=4096) as (connection, theirs):
+        async with pair(4096, DemandingPeer) as (connection, theirs):
             connection.limit_send_buffer(4096)
-            await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
             reading = asyncio.create_task(connection.read_chunk())
             theirs.setblocking(False)
             before = -1
@@ -204,7 +203,7 @@ class TestTLSReplies:
                     with contextlib.suppress(BlockingIOError):
                         theirs.send(bytes(65_536))
                     await asyncio.sleep(0.001)
-            assert connection.unsent <= TLS_REPLY_LIMIT + 2 * PIECE_SIZE
+            assert connection.unsent <= REPLY_LIMIT + 2 * PIECE_SIZE
             theirs.setblocking(True)
             receiving = asyncio.create_task(receive(theirs))
             await until(lambda: DemandingPeer.pieces != before)
@@ -214,10 +213,9 @@ class TestTLSReplies:
     async def test_other_tasks_run_between_two_pieces_of_ciphertext(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(DemandingPeer, "take_output", lambda self: b"")
-        monkeypatch.setattr("broadcast.net.connection.TIME_SLICE", 0)
-        async with pair() as (connection, theirs):
-            await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        monkeypatch.setattr(DemandingPeer, "reply_size", 0)
+        monkeypatch.setattr("broadcast.net.tls.TIME_SLICE", 0)
+        async with pair(make=DemandingPeer) as (connection, theirs):
             reading = asyncio.create_task(connection.read_chunk())
             theirs.sendall(bytes(10 * PIECE_SIZE))
             seen = []
@@ -229,29 +227,24 @@ class TestTLSReplies:
             reading.cancel()
 
 
-class SlowPeer(TLSLayer):
-    """A TLS session whose data is complete only with the last piece of ciphertext."""
+class SlowPeer(TLSConnection):
+    """A connection on which data is complete only with the last piece of ciphertext."""
 
-    def __init__(self, context: ssl.SSLContext, hostname: str | None) -> None:
-        super().__init__(context, hostname)
-        self.phase = Phase.OPEN
-        self.received = b""
+    def __init__(self) -> None:
+        super().__init__(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        self._established = True
+        self.pieces = b""
 
-    def decrypt(self, ciphertext: bytes | memoryview) -> list[bytes]:
-        self.received += ciphertext
-        return [self.received] if self.received.endswith(b"end") else []
-
-    def take_output(self) -> bytes:
-        return b""
+    def _decrypt_piece(self, piece: memoryview) -> list[bytes]:
+        self.pieces += piece
+        return [self.pieces] if self.pieces.endswith(b"end") else []
 
 
 async def test_reset_hides_no_ciphertext_whose_time_slice_ran_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("broadcast.net.connection.TLSLayer", SlowPeer)
-    monkeypatch.setattr("broadcast.net.connection.TIME_SLICE", 0)
-    async with pair() as (connection, theirs):
-        await connection.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    monkeypatch.setattr("broadcast.net.tls.TIME_SLICE", 0)
+    async with pair(make=SlowPeer) as (connection, _):
         data = bytes(10 * PIECE_SIZE) + b"end"
         connection.data_received(data)
         connection.connection_lost(ConnectionResetError())
@@ -362,7 +355,31 @@ class TestSending:
             assert not caplog.records
 
 
+class LongFarewell(Connection):
+    """A connection whose close_notify is longer than what the system accepts at once."""
+
+    def _send_close_notify(self) -> None:
+        if self._accepts_output:
+            self.transport.write(bytes(8_000_000))
+
+
 class TestClosing:
+    async def test_close_notify_that_is_pending_arrives_before_the_end_of_the_stream(self) -> None:
+        async with pair(4096, LongFarewell) as (connection, theirs):
+            ending = asyncio.create_task(connection.close_gracefully())
+            await asyncio.sleep(0.05)
+            assert connection.unsent > 1_000_000 and not connection.is_closing
+            assert len(await receive(theirs)) == 8_000_000
+            theirs.close()
+            await ending
+            assert connection.lost is None
+
+    async def test_peer_that_does_not_read_the_close_notify_is_reset(self) -> None:
+        async with pair(4096, LongFarewell) as (connection, theirs):
+            await connection.close_gracefully(timeout=0.2)
+            with pytest.raises(ConnectionResetError):
+                await receive(theirs)
+
     async def test_pending_data_arrives_although_input_was_never_read(self) -> None:
         async with pair() as (connection, theirs):
             pending = b"x" * 3_000_000
