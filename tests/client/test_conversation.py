@@ -69,7 +69,7 @@ async def test_view_is_told_when_its_lines_are_on_their_way_and_not_before() -> 
     view = Script((b"x" * 50_000 + b"\n") * 300, b"\\exit\r\n")
     async with listening, BroadcastClient(port=listening.sockets[0].getsockname()[1]) as client:
         running = asyncio.create_task(Conversation(client, view).run())
-        await until(lambda: client._require_connection().write_pending)
+        await until(lambda: client._require_stream().connection.write_pending)
         assert view.sent == 0
         joined.set()
         await running
