@@ -26,7 +26,7 @@ class Pipeline:
     stdout if that is a terminal. `as_json`: print an object for everything received, to stdout.
     `as_text`: send every line as text, even if it looks like a command. `listen`: do not read
     stdin. `notices`: print who joins and leaves. `timestamps`: print the local time before each
-    line on stdout that is not an object, which has it.
+    plain line on stdout (JSON objects contain it).
     """
 
     console: Console
@@ -42,7 +42,7 @@ class Pipeline:
         self.skipped_line = False  # set when a line of the input was too long to be sent
         self._line_limit = LINE_LIMIT - self.as_text  # which may put a space in front
         self._splitter = LineSplitter(self._line_limit)
-        self._chunks: list[bytes | TooLong] = []  # whole lines that have not been returned yet
+        self._chunks: list[bytes | TooLong] = []  # whole lines that have not been sent yet
         self._input_ended = False
         self._is_disconnected = False
 
@@ -52,22 +52,23 @@ class Pipeline:
     async def read(self) -> bytes | None:
         """Return the next chunk of whole lines to send, None at the end of the input.
 
-        If the call is cancelled, no input is lost.
+        The same chunk is returned until `on_sent` is called, so no input is lost.
         """
         if self.listen:
             await self.console.wait_output_closed()
-        while True:
-            while not self._chunks:
-                if self._input_ended:
-                    return None
-                chunk = await self.console.read()
-                self._input_ended = not chunk
-                self._chunks += self._splitter.feed(chunk) if chunk else self._splitter.finish()
-            lines = self._chunks.pop(0)
-            if not isinstance(lines, TooLong):
+        while not self._input_ended or self._chunks:
+            if not self._chunks:
+                data = await self.console.read()
+                self._input_ended = not data
+                self._chunks += self._splitter.feed(data) if data else self._splitter.finish()
+            elif not isinstance(lines := self._chunks[0], TooLong):
                 return _escape_commands(lines) if self.as_text and _BACKSLASH in lines else lines
-            self.skipped_line = True
-            await self.console.report(f"a line of more than {self._line_limit} bytes was not sent")
+            else:
+                del self._chunks[0]
+                self.skipped_line = True
+                text = f"a line of more than {self._line_limit} bytes was not sent"
+                await self.console.report(text)
+        return None
 
     async def display(self, received: Sequence[Incoming], _name: str) -> None:
         """Print what was received; only a view with a prompt shows the user's name."""
@@ -89,7 +90,8 @@ class Pipeline:
         await self.console.write("".join(f"{line}\n" for line in lines).encode())
 
     def on_sent(self) -> None:
-        """Do nothing: only a terminal shows what the user enters."""
+        """Forget what `read` returned."""
+        del self._chunks[0]
 
     async def on_connected(self, _address: str, _name: str) -> None:
         """Report a connection after an outage."""

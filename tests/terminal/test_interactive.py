@@ -22,12 +22,13 @@ async def test_names_are_asked_again_only_if_the_question_had_been_sent() -> Non
         cast(Console, FakeConsole()), "me", coloured=False, bell=False, as_text=False, notices=True
     )
     assert await terminal.read() == b"\\clients 200\r\n"
-    # Read, but not sent: the conversation still has it.
+    # Read, but not sent: it is still to be sent, once.
     await terminal.on_disconnected(ConnectionLostError(), 1.0)
+    assert await terminal.read() == b"\\clients 200\r\n"
+    terminal.on_sent()
     reading = asyncio.create_task(terminal.read())
     await asyncio.sleep(0)
     assert not reading.done()
     reading.cancel()
-    terminal.on_sent()
     await terminal.on_disconnected(ConnectionLostError(), 1.0)  # sent, but not answered
     assert await terminal.read() == b"\\clients 200\r\n"
