@@ -24,6 +24,7 @@ from ..protocol.notices import PRESENCE, Event
 from .client_list import ClientList
 from .editor import CursorRow, Editor, Key, LeftOut
 from .screen import InputArea, Screen, fit_prompt
+from .signals import handling_signal
 from .stdio import Console
 from .tty import RawMode
 
@@ -207,7 +208,6 @@ class Terminal:
     @contextlib.asynccontextmanager
     async def _terminal_session(self) -> AsyncIterator[RawMode]:
         """Enter raw mode and keep the screen up to date; restore the terminal at the end."""
-        loop = asyncio.get_running_loop()
         with self.console.raw_mode() as raw_mode:
 
             def on_resize() -> None:
@@ -218,17 +218,18 @@ class Terminal:
                 raw_mode.enter()
                 self._stale.set()
 
-            loop.add_signal_handler(signal.SIGWINCH, on_resize)
-            loop.add_signal_handler(signal.SIGCONT, on_continue)
-            drawing = asyncio.create_task(self._keep_drawn())
-            try:
-                await self._draw(_PASTE_ON)
-                yield raw_mode
-            finally:
-                loop.remove_signal_handler(signal.SIGWINCH)
-                loop.remove_signal_handler(signal.SIGCONT)
-                drawing.cancel()
-                await self._write_last()
+            with (
+                handling_signal(signal.SIGWINCH, on_resize),
+                handling_signal(signal.SIGCONT, on_continue),
+            ):
+                drawing = asyncio.create_task(self._keep_drawn())
+                try:
+                    await self._draw(_PASTE_ON)
+                    yield raw_mode
+                finally:
+                    drawing.cancel()
+                    await asyncio.wait([drawing])
+                    await self._write_last()
 
     async def _on_key(self, key: Key, raw_mode: RawMode) -> None:
         match key:
