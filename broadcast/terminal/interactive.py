@@ -127,6 +127,7 @@ class Terminal:
         self._screen = Screen(*self._size, self.coloured, self.bell)
         self._new: list[str] = []  # styled lines that are not on the screen yet
         self._stale = asyncio.Event()  # the screen has to be drawn again
+        self._drawing = asyncio.Lock()  # held while suspended, too
         self._connectivity = Connectivity.CONNECTING
         self._next_try = 0.0  # monotonic time, while UNREACHABLE or LOST
 
@@ -239,9 +240,10 @@ class Terminal:
             case Key.END:
                 self._quit()
             case Key.SUSPEND:
-                await self._write(self._screen.leave() + _PASTE_OFF)
-                raw_mode.suspend()
-                await self._write(_PASTE_ON)
+                async with self._drawing:
+                    await self._write(self._screen.leave() + _PASTE_OFF)
+                    raw_mode.suspend()
+                    await self._write(_PASTE_ON)
             case Key.BELL:
                 await self._write("\a")
             case Key.REDRAW:
@@ -304,12 +306,13 @@ class Terminal:
 
     async def _draw(self, prefix: str = "") -> None:
         """Print what is new, and draw the input area below, for the terminal's present size."""
-        self._stale.clear()
-        new, self._new = self._new, []
-        question = ""
-        if (size := self.console.size()) != self._size:
-            self._size, question = size, self._screen.resize(*size)
-        await self._write(prefix + question + self._screen.above(new, self._input_area()))
+        async with self._drawing:
+            self._stale.clear()
+            new, self._new = self._new, []
+            question = ""
+            if (size := self.console.size()) != self._size:
+                self._size, question = size, self._screen.resize(*size)
+            await self._write(prefix + question + self._screen.above(new, self._input_area()))
 
     async def _keep_drawn(self) -> None:
         """Draw when the screen is stale, and every second while the prompt counts down."""
