@@ -32,8 +32,8 @@ def main_client(arguments: Sequence[str] | None = None, program: str | None = No
     options = parser.parse_args(arguments)
     if options.tls_ca and not options.tls:
         parser.error("argument --tls-ca: needs --tls")
-    options.tls = options.tls and load_tls(parser, "--tls-ca", client_context, options.tls_ca)
-    options.token = read_token(parser, options)
+    tls = load_tls(parser, "--tls-ca", client_context, options.tls_ca) if options.tls else None
+    options.tls, options.token = tls, read_token(parser, options)
     return asyncio.run(_run_client(options))
 
 

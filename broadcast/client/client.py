@@ -206,7 +206,9 @@ class BroadcastClient:
                     with contextlib.suppress(TimeoutError, ConnectionLostError):
                         async with asyncio.timeout(seconds):
                             await stream.leave(EXIT)
-                            await stream.discard_input()
+                            async with stream.read_lock:  # another task may still be receiving
+                                while await stream.connection.read_chunk():
+                                    pass
 
     async def _wait_received(self) -> None:
         """Wait until lines have arrived, or the connection has ended."""

@@ -28,7 +28,7 @@ class ServerStream:
         self._address = address
         self._splitter = LineSplitter(REPLACEMENT_GROWTH * line_limit + NAME_BYTES)
         self._problem: ConnectionLostError | None = None  # with a line, found after `received`
-        self._read_lock = asyncio.Lock()
+        self.read_lock = asyncio.Lock()
         self._heartbeats = Heartbeat()
         self._is_silent = False  # nothing was received since the last heartbeat
         self._is_leaving = False  # no more heartbeats
@@ -56,7 +56,7 @@ class ServerStream:
         """
         if self._problem:
             raise self._problem
-        async with self._read_lock:
+        async with self.read_lock:
             data = await self.connection.read_chunk()
         self._is_silent = False
         for chunk in self._splitter.feed(data):
@@ -71,12 +71,6 @@ class ServerStream:
             ]
         return data
 
-    async def discard_input(self) -> None:
-        """Read up to the end of the connection; another task may still be reading, too."""
-        async with self._read_lock:
-            while await self.connection.read_chunk():
-                pass
-
     async def keep_alive(self, seconds: float) -> None:
         """Send a heartbeat at this interval until the client leaves or the connection is lost."""
         with contextlib.suppress(ConnectionLostError):  # receiving reports it
@@ -86,7 +80,7 @@ class ServerStream:
                 if self._is_leaving:
                     return
                 # While nobody reads what arrives, the server is not to blame for it.
-                is_silent = self._is_silent and self._read_lock.locked()
+                is_silent = self._is_silent and self.read_lock.locked()
                 if self._heartbeats.is_lost(seconds, silent=is_silent):
                     reason = f"nothing received for {SILENT_HEARTBEATS * seconds:g} s"
                     self.connection.lost = TimeoutError(reason)

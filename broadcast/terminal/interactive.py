@@ -188,12 +188,11 @@ class Terminal:
 
     async def on_connected(self, address: str, name: str) -> None:
         """Print that the client is connected, perhaps again; `name` is the user's name there."""
-        is_back = self._connectivity is Connectivity.LOST
-        self.name, self._connectivity = name, Connectivity.UP
-        if is_back:
+        if self._connectivity is Connectivity.LOST:
             self._print_own(f"{_time_of_day()} connected again")
         else:
             self._print_own(f"connected to {address} as {name}; \\help lists commands and keys")
+        self.name, self._connectivity = name, Connectivity.UP
 
     async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
         """Print once why there is no connection, and count down to the next try in the prompt."""
