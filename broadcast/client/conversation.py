@@ -51,8 +51,8 @@ class View(Protocol):
         """Note that there is no connection, and that the next attempt is in `delay` seconds."""
 
 
-class State(enum.Enum):
-    """State of a conversation."""
+class Stage(enum.Enum):
+    """How far a conversation is."""
 
     TALKING = enum.auto()
     LEAVING = enum.auto()
@@ -66,7 +66,7 @@ class Conversation:
     """
 
     def __init__(self, client: BroadcastClient, view: View) -> None:
-        self.state = State.TALKING  # changed in `_leave`
+        self.stage = Stage.TALKING  # changed in `_leave`
         self._client = client
         self._view = view
         self._close_reason: Incoming | None = None  # the last line received, if it is one
@@ -87,7 +87,7 @@ class Conversation:
                 sending.cancel()
         except ExceptionGroup as problems:
             raise problems.exceptions[0] from None
-        if self.state is State.TALKING:
+        if self.stage is Stage.TALKING:
             reason = f": {self._close_reason.text[:REASON_LIMIT]}" if self._close_reason else ""
             raise ConnectionLostError(f"{self._client.address} closed the connection{reason}")
 
@@ -128,7 +128,7 @@ class Conversation:
             await self._leave(EXIT)
 
     async def _leave(self, last_lines: bytes) -> None:
-        self.state, self._time_left = State.LEAVING, LEAVE_TIME
+        self.stage, self._time_left = Stage.LEAVING, LEAVE_TIME
         self._uncounted_limit = self._client.bytes_received + LEAVE_LIMIT
         if self._timeout:
             self._timeout.reschedule(asyncio.get_running_loop().time() + LEAVE_TIME)

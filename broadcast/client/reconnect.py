@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..errors import ConnectError, ConnectionLostError, TLSMismatchError
 from .client import BroadcastClient
-from .conversation import Conversation, State, View
+from .conversation import Conversation, Stage, View
 
 SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts to connect.
@@ -38,7 +38,7 @@ async def run_with_reconnect(
                 await conversation.run()
                 return
         except (ConnectError, ConnectionLostError) as problem:
-            is_leaving = conversation.state is State.LEAVING or view.quit_requested.is_set()
+            is_leaving = conversation.stage is Stage.LEAVING or view.quit_requested.is_set()
             if is_leaving or not reconnect or isinstance(problem, TLSMismatchError):
                 raise
             delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
