@@ -32,7 +32,7 @@ incomplete or interrupted by a character that cannot be part of it. Its length i
 noise does not accumulate for ever.
 """
 
-_PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
+_PASTE_ENDS = "\x1b[201~"
 
 _CURSOR_POSITION = re.compile(r"\x1b\[([0-9]{1,5});[0-9]{1,5}R")
 
@@ -215,7 +215,7 @@ class Editor:
                 self._insert(self._deleted)
             case "\t":
                 self._complete_word()
-            case "\x1b[200~":
+            case "\x1b[200~":  # a paste begins
                 self._paste = Paste.FIRST_LINE
         return []
 

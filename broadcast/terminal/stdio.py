@@ -54,10 +54,13 @@ class Worker:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+    def submit(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """Queue a call; its future gets the result or the exception."""
-        future: Future[T] = Future()
-        self._calls.put(functools.partial(complete, future, work, *arguments))
+        result: Future[T] = Future()
+        self._calls.put(functools.partial(complete, result, work, *arguments))
+        future = asyncio.wrap_future(result)
+        # At exit nobody may be waiting when it fails: asyncio would log that to stderr, and block.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future
 
     def join(self, deadline: float) -> bool:
@@ -135,7 +138,7 @@ class Console:
         try:
             if data:
                 # The caller will assume that all of it is on the screen.
-                await _uncancelled(_run(self._writer, self._write_all, self._stdout, data))
+                await _uncancelled(self._writer.submit(self._write_all, self._stdout, data))
         except BrokenPipeError:
             raise OutputClosedError from None
         except OSError as error:
@@ -145,7 +148,8 @@ class Console:
         """Write lines to stderr, prefixed with `broadcast: `; they are lost if writing fails."""
         with contextlib.suppress(OSError):
             if lines:
-                await _run(self._error_writer, self._write_all, self._stderr, _error_lines(*lines))
+                data = _error_lines(*lines)
+                await self._error_writer.submit(self._write_all, self._stderr, data)
 
     async def report(self, text: str) -> None:
         """Write a line to stderr like `write_errors`, but give up after ERROR_TIMEOUT."""
@@ -179,7 +183,7 @@ class Console:
 
     async def _read(self, fd: int | None) -> bytes:
         if self._pending_read is None:
-            self._pending_read = _run(self._reader, self._read_once, fd)
+            self._pending_read = self._reader.submit(self._read_once, fd)
         data = await _uncancelled(self._pending_read)
         self._pending_read = None
         return data
@@ -226,13 +230,6 @@ def print_error(text: str) -> None:
         with contextlib.suppress(OSError):  # a timeout is one
             written = call_in_thread(os.write, sys.stderr.fileno(), _error_lines(text))
             written.result(ERROR_TIMEOUT)
-
-
-def _run(worker: Worker, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-    future = asyncio.wrap_future(worker.submit(work, *arguments))
-    # At exit nobody may be waiting when it fails: asyncio would log that to stderr, and block.
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return future
 
 
 async def _uncancelled(future: asyncio.Future[T]) -> T:

@@ -7,17 +7,17 @@ import os
 import sys
 
 import pytest
-from helpers import PATIENCE, until
+from helpers import until
 
 from broadcast.terminal.stdio import Console, Worker
 
 
-def test_worker_passes_on_every_exception_and_goes_on() -> None:
+async def test_worker_passes_on_every_exception_and_goes_on() -> None:
     worker = Worker()
     failing, working = worker.submit(int, "x"), worker.submit(int, "1")
     with pytest.raises(ValueError, match="invalid literal"):
-        failing.result(PATIENCE)
-    assert working.result(PATIENCE) == 1
+        await failing
+    assert await working == 1
 
 
 async def test_output_is_written_although_its_caller_was_cancelled(
