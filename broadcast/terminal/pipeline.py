@@ -15,8 +15,6 @@ from ..protocol.messages import Incoming, Message, ServerError, is_close_reason
 from ..protocol.notices import ANSWERS, PRESENCE, Event
 from .stdio import Console
 
-_BACKSLASH = b"\\"
-
 
 @dataclass(eq=False)
 class Pipeline:
@@ -42,8 +40,8 @@ class Pipeline:
         self.skipped_line = False  # set when a line of the input was too long to be sent
         self._line_limit = LINE_LIMIT - self.as_text  # which may put a space in front
         self._splitter = LineSplitter(self._line_limit)
-        self._chunks: list[bytes | TooLong] = []  # whole lines that have not been sent yet
-        self._input_ended = False
+        # Whole lines that have not been sent yet, and None at the end of the input.
+        self._chunks: list[bytes | TooLong | None] = []
         self._is_disconnected = False
 
     async def run(self) -> None:
@@ -56,19 +54,18 @@ class Pipeline:
         """
         if self.listen:
             await self.console.wait_output_closed()
-        while not self._input_ended or self._chunks:
-            if not self._chunks:
-                data = await self.console.read()
-                self._input_ended = not data
-                self._chunks += self._splitter.feed(data) if data else self._splitter.finish()
-            elif not isinstance(lines := self._chunks[0], TooLong):
-                return _escape_commands(lines) if self.as_text and _BACKSLASH in lines else lines
-            else:
-                del self._chunks[0]
-                self.skipped_line = True
-                text = f"a line of more than {self._line_limit} bytes was not sent"
-                await self.console.report(text)
-        return None
+        while True:
+            while not self._chunks:
+                if data := await self.console.read():
+                    self._chunks += self._splitter.feed(data)
+                else:
+                    self._chunks += [*self._splitter.finish(), None]
+            lines = self._chunks[0]
+            if not isinstance(lines, TooLong):
+                return _escape_commands(lines) if self.as_text and lines else lines
+            del self._chunks[0]
+            self.skipped_line = True
+            await self.console.report(f"a line of more than {self._line_limit} bytes was not sent")
 
     async def display(self, received: Sequence[Incoming], _name: str) -> None:
         """Print what was received; only a view with a prompt shows the user's name."""
@@ -108,6 +105,8 @@ class Pipeline:
 
 def _escape_commands(lines: bytes) -> bytes:
     """Put a space in front of every command in a chunk of lines, which makes it text."""
+    if b"\\" not in lines:
+        return lines
     return b"\n".join(
         b" " + line if sanitize(line).startswith("\\") else line for line in lines.split(b"\n")
     )
