@@ -8,6 +8,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import KW_ONLY, dataclass
+from itertools import islice
 from typing import Self
 
 from ..errors import ConnectError, ConnectionLostError, RefusedError, TLSMismatchError
@@ -221,7 +222,7 @@ class BroadcastClient:
         """Read a chunk and note the name that the server assigns in it; it is empty at the end."""
         data = await stream.read()
         self.bytes_received += len(data)
-        for incoming in stream.received:
+        for incoming in islice(stream.received, 2):  # it comes directly after SUCCESS
             if incoming.event is Event.RENAMED and len(name := incoming.name or "") <= SENDER_LIMIT:
                 self.user = name
         return data
