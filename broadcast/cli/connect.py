@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..client.client import BroadcastClient
 from ..client.reconnect import run_with_reconnect
@@ -15,9 +15,10 @@ from ..errors import BroadcastError, OutputClosedError
 from ..net.tls import client_context
 from ..terminal.interactive import Terminal
 from ..terminal.pipeline import Pipeline
+from ..terminal.signals import handling_signal
 from ..terminal.stdio import Console
-from .options import CLIENT, add_client_arguments, load_tls, make_parser, read_token
-from .signals import FAILED, INTERRUPTED, OK, TERMINATED, handle_signal
+from .exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
+from .options import CLIENT, add_client_arguments, load_tls, make_parser, read_token, select
 
 
 def main_client(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -31,19 +32,12 @@ def main_client(arguments: Sequence[str] | None = None, program: str | None = No
     options = parser.parse_args(arguments)
     if options.tls_ca and not options.tls:
         parser.error("argument --tls-ca: needs --tls")
-    make_client = functools.partial(
-        BroadcastClient,
-        options.host,
-        options.port,
-        options.user,
-        heartbeat=options.heartbeat,
-        tls=load_tls(parser, "--tls-ca", client_context, options.tls_ca) if options.tls else None,
-        token=read_token(parser, options),
-    )
-    return asyncio.run(_run_client(options, make_client))
+    tls = load_tls(parser, "--tls-ca", client_context, options.tls_ca) if options.tls else None
+    options.tls, options.token = tls, read_token(parser, options)
+    return asyncio.run(_run_client(options))
 
 
-async def _run_client(options: Namespace, make_client: Callable[[], BroadcastClient]) -> int:
+async def _run_client(options: Namespace) -> int:
     task, status = asyncio.current_task(), OK
 
     def stop(code: int) -> None:
@@ -52,10 +46,13 @@ async def _run_client(options: Namespace, make_client: Callable[[], BroadcastCli
         if task:
             task.cancel()
 
-    handle_signal(signal.SIGINT, stop, INTERRUPTED)
-    handle_signal(signal.SIGTERM, stop, TERMINATED)
+    make_client = functools.partial(BroadcastClient, **select(options, BroadcastClient))
     try:
-        with Console() as console:
+        with (
+            handling_signal(signal.SIGINT, stop, INTERRUPTED),
+            handling_signal(signal.SIGTERM, stop, TERMINATED),
+            Console() as console,
+        ):
             view = _make_view(options, console)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -79,20 +76,7 @@ async def _run_client(options: Namespace, make_client: Callable[[], BroadcastCli
 
 def _make_view(options: Namespace, console: Console) -> Pipeline | Terminal:
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
-    if is_dumb or options.json or options.listen or not console.supports_raw_mode:
-        return Pipeline(
-            console,
-            as_json=options.json,
-            as_text=options.text,
-            listen=options.listen,
-            notices=options.notices,
-            timestamps=options.timestamps,
-        )
-    return Terminal(
-        console,
-        options.user,
-        coloured=not os.environ.get("NO_COLOR"),
-        bell=not options.quiet,
-        notices=options.notices,
-        as_text=options.text,
-    )
+    is_pipeline = is_dumb or options.as_json or options.listen or not console.supports_raw_mode
+    options.name, options.coloured = options.user, not os.environ.get("NO_COLOR")
+    kind: type[Pipeline | Terminal] = Pipeline if is_pipeline else Terminal
+    return kind(console, **select(options, kind))

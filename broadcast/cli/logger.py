@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import queue
 import sys
-import threading
+from typing import Self
+
+from ..net.threads import call_in_thread
 
 LOGGER = logging.getLogger("broadcast")
 """The package's logger; only a program configures it."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-QUEUE_LIMIT = 10_000
-"""Log lines waiting to be written: enough for ten thousand clients at once, and some megabytes."""
-
-CLOSE_TIMEOUT = 0.5
-"""Seconds that `close` waits for the last lines to be written."""
-
 
 class Log(logging.handlers.QueueListener):
-    """The log of a program on stderr, one line per event, from `level` up; `close` it at the end.
+    """The log of a program on stderr, a line per event from `level` up, within `with Log(level):`.
 
     Its own thread writes it, so a blocked or missing stderr delays nobody. Lines that do not fit
     into a bounded queue are dropped and counted in `lost`. asyncio's errors are logged, too,
     but not its warnings about writes to peers that have gone.
-
-    `queue_limit`: lines that may wait. `close_timeout`: seconds that `close` takes at most.
     """
+
+    queue_limit = 10_000
+    """Lines waiting to be written: enough for ten thousand clients at once, and some megabytes."""
+
+    close_timeout = 0.5
+    """Seconds that leaving it waits at most for the last lines to be written."""
 
     queue: queue.SimpleQueue[logging.LogRecord]
 
-    def __init__(
-        self, level: str, queue_limit: int = QUEUE_LIMIT, close_timeout: float = CLOSE_TIMEOUT
-    ) -> None:
+    def __init__(self, level: str) -> None:
         super().__init__(queue.SimpleQueue())
-        self.queue_limit = queue_limit
         self.lost = 0
-        self._close_timeout = close_timeout
+        self._levels = {LOGGER: level, logging.getLogger("asyncio"): "ERROR"}
         self._formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
-        handler = DroppingQueueHandler(self.queue)
-        handler.log = self
-        for logger, lowest in ((LOGGER, level), (logging.getLogger("asyncio"), logging.ERROR)):
-            logger.handlers[:] = [handler]
+        self._handler = DroppingQueueHandler(self.queue)
+        self._handler.log = self
+
+    def __enter__(self) -> Self:
+        for logger, lowest in self._levels.items():
+            logger.addHandler(self._handler)
             logger.setLevel(lowest)
             logger.propagate = False
         self.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for logger in self._levels:
+            logger.removeHandler(self._handler)
+        # `stop` waits for the writer thread, which may be blocked forever.
+        with contextlib.suppress(TimeoutError):
+            call_in_thread(self.stop).result(self.close_timeout)
 
     def handle(self, record: logging.LogRecord) -> None:
         """Write a record to file descriptor 2 in the log's thread, or count it as lost."""
@@ -61,13 +69,6 @@ class Log(logging.handlers.QueueListener):
                 unwritten = unwritten[os.write(2, unwritten) :]
         except OSError:
             self.lost += 1
-
-    def close(self) -> None:
-        """Write the last lines, for at most the close timeout."""
-        # `stop` waits for the writer thread, which may be blocked forever.
-        stopping = threading.Thread(target=self.stop, daemon=True)
-        stopping.start()
-        stopping.join(self._close_timeout)
 
 
 class DroppingQueueHandler(logging.handlers.QueueHandler):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from .connect import main_client
+from .exit_codes import OK
 from .options import CLIENT, SERVER, make_parser
 from .serve import main_server
-from .signals import OK
 
 
 def main() -> int:

@@ -8,11 +8,11 @@ import math
 import os
 import ssl
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from .. import __version__
-from ..errors import UsernameError
 from ..net.address import describe_os_error
 from ..protocol.blocks import sanitize
 from ..protocol.commands import HEARTBEAT_INTERVAL
@@ -28,7 +28,7 @@ CLIENT = "Join a room: lines typed or piped in go to all others, what they send 
 
 TOKEN_HELP = "file with the token that clients must know; or set BROADCAST_TOKEN"
 
-T = TypeVar("T", int, float)
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +40,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line}; try --help\n")
 
 
-def _number(kind: type[T], what: str, is_valid: Callable[[T], bool]) -> Callable[[str], T]:
+def _value(
+    kind: Callable[[str], T], what: str, is_valid: Callable[[T], bool]
+) -> Callable[[str], T]:
     """Return a type for `add_argument` that accepts `what`."""
 
     def parse(text: str) -> T:
@@ -52,33 +54,23 @@ def _number(kind: type[T], what: str, is_valid: Callable[[T], bool]) -> Callable
     return parse
 
 
-positive = _number(float, "a number above 0", lambda value: 0 < value < math.inf)
-whole_number = _number(int, "a whole number above 0", lambda value: value > 0)
-count = _number(int, "a whole number, 0 or more", lambda value: value >= 0)
-port_number = _number(int, "a number from 0 to 65535", lambda value: 0 <= value <= 65_535)
+positive = _value(float, "a number above 0", lambda value: 0 < value < math.inf)
+whole_number = _value(int, "a whole number above 0", lambda value: value > 0)
+count = _value(int, "a whole number, 0 or more", lambda value: value >= 0)
+port_number = _value(int, "a number from 0 to 65535", lambda value: 0 <= value <= 65_535)
+log_level = _value(str.upper, f"one of {', '.join(LEVELS)}", LEVELS.__contains__)
 
 
-def log_level(text: str) -> str:
-    """Parse the name of a log level, ignoring case."""
-    if text.upper() not in LEVELS:
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(LEVELS)}, not {text!r}")
-    return text.upper()
+def _checked(check: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a type for `add_argument` whose errors are those of `check`."""
 
+    def parse(text: str) -> str:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def room_name(text: str) -> str:
-    """Parse the name of a room."""
-    try:
-        return check_room(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def username(text: str) -> str:
-    """Parse a username."""
-    try:
-        return check_username(text)
-    except UsernameError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return parse
 
 
 # One argument per entry reads as a table.
@@ -115,7 +107,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cluster", metavar="URL", default=os.environ.get("BROADCAST_CLUSTER"),
         help="Redis, as redis://host:6379/0: all servers with this one and the same --room are one"
              " room; or set BROADCAST_CLUSTER, which keeps a password out of `ps`")
-    add("--room", type=room_name, default=Settings.room, metavar="NAME",
+    add("--room", type=_checked(check_room), default=Settings.room, metavar="NAME",
         help="name of the room in the cluster (default: %(default)s)")
     add("--reuse-port", action="store_true",
         help="let several servers of one machine listen on the same port")
@@ -130,7 +122,7 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
         help="address or name of the server (default: %(default)s)")
     add("--port", type=port_number, default=DEFAULT_PORT,
         help="port of the server (default: %(default)s)")
-    add("--user", type=username, default=DEFAULT_USERNAME, metavar="NAME",
+    add("--user", type=_checked(check_username), default=DEFAULT_USERNAME, metavar="NAME",
         help="your name in the room (default: %(default)s)")
     add("--heartbeat", type=positive, default=HEARTBEAT_INTERVAL, metavar="S",
         help="seconds between heartbeats (default: %(default)s)")
@@ -144,13 +136,14 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reconnect", action="store_true",
         help="reconnect when the connection is lost, however long it takes; but not if no attempt"
              " can succeed, as with a wrong token or TLS on one side only")
-    add("--quiet", action="store_true", help="do not ring the bell when somebody names you")
-    add("--text", action="store_true",
+    add("--quiet", dest="bell", action="store_false",
+        help="do not ring the bell when somebody names you")
+    add("--text", dest="as_text", action="store_true",
         help="send every line as text, even if it begins with a backslash")
     add("--no-notices", dest="notices", action="store_false",
         help="do not print who joins and leaves")
     formats: Callable[..., Any] = parser.add_mutually_exclusive_group().add_argument
-    formats("--json", action="store_true",
+    formats("--json", dest="as_json", action="store_true",
         help="print everything received as one object per line: time, type, sender, text, event,"
              " name, and the reason why somebody left")
     formats("--timestamps", action="store_true",
@@ -163,6 +156,12 @@ def make_parser(program: str | None, description: str) -> Parser:
     parser = Parser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"broadcast {__version__}")
     return parser
+
+
+def select(options: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """Return the options with the name of an argument of a dataclass: they are that argument."""
+    names = vars(options).keys() & {field.name for field in fields(kind)}
+    return {name: getattr(options, name) for name in names}
 
 
 def read_token(parser: Parser, options: argparse.Namespace) -> str | None:

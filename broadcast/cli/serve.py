@@ -8,7 +8,6 @@ import gc
 import signal
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from ..errors import BroadcastError
@@ -16,17 +15,18 @@ from ..net.tls import server_context
 from ..protocol.notices import client_count
 from ..server.server import BroadcastServer
 from ..server.settings import Settings
+from ..terminal.signals import handling_signal
 from ..terminal.stdio import print_error
+from .exit_codes import FAILED, OK
 from .logger import LOGGER, Log
-from .options import SERVER, add_server_arguments, load_tls, make_parser, read_token
-from .signals import FAILED, OK, handle_signal
+from .options import SERVER, add_server_arguments, load_tls, make_parser, read_token, select
 
 GC_THRESHOLDS = (5_000, 10, 200)
 """With the default thresholds, full collections pause the server noticeably while thousands of
 clients join. These start one only after ten million allocations and keep the others short."""
 
 RESERVED_FDS = 64
-"""Open files reserved for everything but connections: listening, the log, imports."""
+"""Open files kept free for everything else: listeners, the log, imports."""
 
 STRANGERS_SHARE = 8
 """If the system allows few open files, an eighth of them is for connections that have not joined,
@@ -36,7 +36,7 @@ FEW_CLIENTS = 100
 """A limit on open files that allows fewer clients is logged as a warning."""
 
 UNLIMITED_FDS = 1_048_576
-"""What to ask for if there is no limit: more than one process can serve, but valid everywhere."""
+"""Asked for where there is no limit: more than one process can use, and valid everywhere."""
 
 
 def main_server(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -47,23 +47,16 @@ def main_server(arguments: Sequence[str] | None = None, program: str | None = No
     parser = make_parser(program, SERVER)
     add_server_arguments(parser)
     options = parser.parse_args(arguments)
-    tls = None
     if options.tls_cert:
-        tls = load_tls(parser, "--tls-cert", server_context, options.tls_cert, options.tls_key)
+        files = options.tls_cert, options.tls_key
+        options.tls = load_tls(parser, "--tls-cert", server_context, *files)
     elif options.tls_key:
         parser.error("argument --tls-key: needs --tls-cert")
-    token = read_token(parser, options)
+    options.token = read_token(parser, options)
     gc.set_threshold(*GC_THRESHOLDS)
-    log = Log(options.log_level)
-    try:
+    with Log(options.log_level) as log:
         _limit_connections(parser, options)
-        # An option that has the name of an argument is that argument.
-        names = vars(options).keys() & {field.name for field in fields(BroadcastServer)}
-        settings = {name: getattr(options, name) for name in names}
-        server = BroadcastServer(tls=tls, token=token, **settings)
-        return asyncio.run(_serve(server, log))
-    finally:
-        log.close()
+        return asyncio.run(_serve(BroadcastServer(**select(options, BroadcastServer)), log))
 
 
 def _limit_connections(parser: ArgumentParser, options: Namespace) -> None:
@@ -111,19 +104,21 @@ async def _serve(server: BroadcastServer, log: Log) -> int:
             task.cancel()
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        handle_signal(number, on_signal)
-    try:
-        async with server:
-            if hasattr(signal, "SIGUSR1"):
-                handle_signal(signal.SIGUSR1, _log_statistics, server, log)
-            await stop.wait()
-    except BroadcastError as error:
-        print_error(str(error))
-        status = FAILED
-    except asyncio.CancelledError:
-        if not stop.is_set():
-            raise
+    with contextlib.ExitStack() as handlers:
+        handlers.enter_context(handling_signal(signal.SIGINT, on_signal))
+        handlers.enter_context(handling_signal(signal.SIGTERM, on_signal))
+        try:
+            async with server:
+                if hasattr(signal, "SIGUSR1"):
+                    on_usr1 = handling_signal(signal.SIGUSR1, _log_statistics, server, log)
+                    handlers.enter_context(on_usr1)
+                await stop.wait()
+        except BroadcastError as error:
+            print_error(str(error))
+            status = FAILED
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise
     return status
 
 

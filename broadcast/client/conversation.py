@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import math
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
 
 from ..errors import BroadcastError, ConnectionLostError
 from ..protocol.blocks import sanitize
@@ -23,6 +24,8 @@ ever. What an honest server has left to send is bounded by its backlog, and this
 default one. Time spent displaying anything beyond it counts.
 """
 
+T = TypeVar("T")
+
 
 class View(Protocol):
     """What the user sees and enters: a `Pipeline` or a `Terminal`."""
@@ -30,13 +33,16 @@ class View(Protocol):
     quit_requested: asyncio.Event
 
     async def read(self) -> bytes | None:
-        """Return the next whole lines to send, None once the user has left."""
+        """Return the next whole lines to send, None once the user has left.
+
+        The same lines are returned until `on_sent` is called.
+        """
 
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Show what was received; `name` is the user's current name."""
 
     def on_sent(self) -> None:
-        """Note that what `read` returned last is on its way; called once for each `read`."""
+        """Note that what `read` returned is on its way, or was given up while being sent."""
 
     async def on_connected(self, address: str, name: str) -> None:
         """Note that the client is connected, perhaps again; the server gave it this name."""
@@ -45,23 +51,28 @@ class View(Protocol):
         """Note that there is no connection, and that the next attempt is in `delay` seconds."""
 
 
-class Conversation:
-    r"""Exchanges lines between a connected client and a view until the connection ends.
+class Stage(enum.Enum):
+    """How far a conversation is."""
 
-    `run` it once. It is leaving once it sends `\exit`, also at the end of the input; the server
-    then sends what is pending and closes. `unsent`: lines to send before those of the view;
-    afterwards, those that were read when the connection no longer accepted any.
+    TALKING = enum.auto()
+    LEAVING = enum.auto()
+    r"""`\exit` is sent, or the input has ended: the server sends what is pending, and closes."""
+
+
+class Conversation:
+    """Exchanges lines between a connected client and a view until the connection ends.
+
+    `run` it once.
     """
 
-    def __init__(self, client: BroadcastClient, view: View, unsent: bytes = b"") -> None:
-        self.is_leaving = False
-        self.unsent = unsent
+    def __init__(self, client: BroadcastClient, view: View) -> None:
+        self.stage = Stage.TALKING  # changed in `_leave`
         self._client = client
         self._view = view
-        self._leave_timeout = asyncio.timeout(None)  # LEAVE_TIME from when leaving begins
-        self._timeout_paused = False
-        self._uncounted_limit = math.inf  # value of `bytes_received` at which it is used up
         self._close_reason: Incoming | None = None  # the last line received, if it is one
+        self._time_left: float | None = None  # of LEAVE_TIME; None while TALKING
+        self._timeout: asyncio.Timeout | None = None  # while that time passes
+        self._uncounted_limit = math.inf  # `bytes_received` at which LEAVE_LIMIT is used up
 
     async def run(self) -> None:
         r"""Send and receive until the server closes the connection after `\exit`.
@@ -70,35 +81,43 @@ class Conversation:
         OutputClosedError if the reader of our output has gone.
         """
         try:
-            async with self._leave_timeout, asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group:
                 sending = group.create_task(self._send())
                 await self._receive()
                 sending.cancel()
-        except TimeoutError:
-            why = f"has not ended the connection within {LEAVE_TIME:g} s of \\exit"
-            raise ConnectionLostError(f"{self._client.address} {why}") from None
         except ExceptionGroup as problems:
             raise problems.exceptions[0] from None
-        if not self.is_leaving:
+        if self.stage is Stage.TALKING:
             reason = f": {self._close_reason.text[:REASON_LIMIT]}" if self._close_reason else ""
             raise ConnectionLostError(f"{self._client.address} closed the connection{reason}")
 
     async def _receive(self) -> None:
-        while received := await self._client.receive():
+        while received := await self._limit_time(self._client.receive()):
             self._close_reason = received[-1] if is_close_reason(received[-1]) else None
+            display = self._view.display(received, self._client.user)
             is_counted = self._client.bytes_received > self._uncounted_limit
-            with contextlib.nullcontext() if is_counted else self._pause_timeout():
-                await self._view.display(received, self._client.user)
+            await (self._limit_time(display) if is_counted else display)
+
+    async def _limit_time(self, work: Awaitable[T]) -> T:
+        """Wait for work that, while LEAVING, may take what is left of LEAVE_TIME."""
+        try:
+            async with asyncio.timeout(self._time_left) as self._timeout:
+                result = await work
+        except TimeoutError:
+            why = f"has not ended the connection within {LEAVE_TIME:g} s of \\exit"
+            raise ConnectionLostError(f"{self._client.address} {why}") from None
+        if (deadline := self._timeout.when()) is not None:
+            self._time_left = deadline - asyncio.get_running_loop().time()
+        self._timeout = None
+        return result
 
     async def _send(self) -> None:
         """Send what the view has, in whole lines so that no heartbeat splits one, and leave."""
         # Receiving reports a lost connection, after everything that had arrived before.
         with contextlib.suppress(ConnectionLostError):
-            while (lines := self.unsent or await self._view.read()) is not None:
-                self.unsent = lines
+            while (lines := await self._view.read()) is not None:
                 if not self._client.is_connected:
                     return
-                self.unsent = b""
                 try:
                     if end := _end_of_exit(lines):
                         await self._leave(lines[:end])
@@ -109,23 +128,11 @@ class Conversation:
             await self._leave(EXIT)
 
     async def _leave(self, last_lines: bytes) -> None:
-        self.is_leaving = True
+        self.stage, self._time_left = Stage.LEAVING, LEAVE_TIME
         self._uncounted_limit = self._client.bytes_received + LEAVE_LIMIT
-        if not self._timeout_paused:
-            self._leave_timeout.reschedule(asyncio.get_running_loop().time() + LEAVE_TIME)
+        if self._timeout:
+            self._timeout.reschedule(asyncio.get_running_loop().time() + LEAVE_TIME)
         await self._client.leave(last_lines)
-
-    @contextlib.contextmanager
-    def _pause_timeout(self) -> Iterator[None]:
-        """Pause the leave timeout. If leaving begins meanwhile, it starts in full afterwards."""
-        loop, deadline = asyncio.get_running_loop(), self._leave_timeout.when()
-        remaining = LEAVE_TIME if deadline is None else deadline - loop.time()
-        self._leave_timeout.reschedule(None)
-        self._timeout_paused = True
-        yield
-        self._timeout_paused = False
-        if self.is_leaving:
-            self._leave_timeout.reschedule(loop.time() + remaining)
 
 
 def _end_of_exit(lines: bytes) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..errors import ConnectError, ConnectionLostError, TLSMismatchError
 from .client import BroadcastClient
-from .conversation import Conversation, View
+from .conversation import Conversation, Stage, View
 
 SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts to connect.
@@ -20,18 +20,17 @@ restarted server do not all return at once.
 
 
 async def run_with_reconnect(
-    connect: Callable[[], BroadcastClient], view: View, reconnect: bool
+    make_client: Callable[[], BroadcastClient], view: View, reconnect: bool
 ) -> None:
     """Run conversations until the user leaves; with `reconnect`, a lost one is followed by another.
 
-    Lines that were read but not sent are sent first. Lines in transit may be lost, and nothing is
-    sent twice. Raises what `BroadcastClient.connect` and `Conversation.run` raise.
+    Lines in transit may be lost, and nothing is sent twice. Raises what `BroadcastClient.connect`
+    and `Conversation.run` raise.
     """
-    delay = 0.0  # until the next attempt; 0 while there is a connection, and before the first one
-    unsent = b""
+    delay = 0.0  # until the next attempt; 0 until one has failed
     while True:
-        client = connect()
-        conversation = Conversation(client, view, unsent)
+        client = make_client()
+        conversation = Conversation(client, view)
         try:
             async with client:
                 delay = 0.0
@@ -39,10 +38,9 @@ async def run_with_reconnect(
                 await conversation.run()
                 return
         except (ConnectError, ConnectionLostError) as problem:
-            is_final = isinstance(problem, TLSMismatchError)
-            if is_final or not reconnect or view.quit_requested.is_set() or conversation.is_leaving:
+            is_leaving = conversation.stage is Stage.LEAVING or view.quit_requested.is_set()
+            if is_leaving or not reconnect or isinstance(problem, TLSMismatchError):
                 raise
-            unsent = conversation.unsent
             delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
             shortened = max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))
             await view.on_disconnected(problem, shortened)

@@ -7,9 +7,9 @@ import ipaddress
 import os
 import socket
 import ssl
-import threading
-from concurrent.futures import Future
 from typing import Any
+
+from .threads import call_in_thread
 
 Address = tuple[Any, ...]
 """A socket address as the socket module defines it: host, port and, for IPv6, two more items."""
@@ -25,20 +25,15 @@ async def resolve(host: str, port: int, *, flags: int = 0) -> list[Address]:
     Raises OSError if there is none. The lookup runs in a daemon thread, because the event loop's
     own executor is joined at exit, which a slow lookup would delay.
     """
-    answer: Future[list[Address]] = Future()
-    answer.set_running_or_notify_cancel()  # the lookup goes on if this coroutine is cancelled
 
-    def look_up() -> None:
+    def look_up() -> list[Address]:
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
-            answer.set_result(list(dict.fromkeys(address for *_, address in found)))
         except ValueError:  # such as a label of more than 63 characters
-            answer.set_exception(OSError("not a host name"))
-        except BaseException as problem:  # with any other, too, the coroutine must not wait forever
-            answer.set_exception(problem)
+            raise OSError("not a host name") from None
+        return list(dict.fromkeys(address for *_, address in found))
 
-    threading.Thread(target=look_up, daemon=True).start()
-    return await asyncio.wrap_future(answer)
+    return await asyncio.wrap_future(call_in_thread(look_up))
 
 
 def describe_os_error(problem: OSError) -> str:

@@ -1,7 +1,8 @@
-r"""Join the answer to `\clients`, which has one name per line, into a paragraph."""
+r"""The answers to `\clients`: the user's are paragraphs, and the one for Tab is hidden."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 
 from ..protocol.messages import Incoming, Notice
@@ -14,12 +15,36 @@ PARAGRAPH_LIMIT = 10_000
 _NAME_LIMIT = SENDER_LIMIT + len(" (you)")
 
 
+class Question(enum.Enum):
+    r"""Progress of the `\clients` that fetches the names for Tab, unseen by the user."""
+
+    NOT_ASKED = enum.auto()
+    ASKED = enum.auto()
+    COUNTED = enum.auto()
+    """The count, which comes first, has arrived: names may follow."""
+    DONE = enum.auto()
+    r"""The user has asked: what arrives from now on answers that."""
+
+
 class ClientList:
     """Gathers the names that follow a count of clients; a long answer comes in several pieces."""
 
     def __init__(self) -> None:
+        self._question = Question.NOT_ASKED
         self._names: list[str] = []
         self._missing = 0  # names that are still to come
+
+    def ask(self) -> bool:
+        """Return whether the names for Tab are to be asked for, now."""
+        if self._question is not Question.NOT_ASKED:
+            return False
+        self._question = Question.ASKED
+        return True
+
+    def on_answer_lost(self) -> None:
+        """Note that the connection was lost, with the answer if it was under way."""
+        if self._question is Question.ASKED:
+            self._question = Question.NOT_ASKED
 
     def gather(self, received: Sequence[Incoming]) -> list[Incoming]:
         """Return what to show of what was received.
@@ -30,6 +55,8 @@ class ClientList:
         shown: list[Incoming] = []
         already_held = len(self._names)
         for incoming in received:
+            if self._is_hidden(incoming):
+                continue
             if incoming.event is not Event.CLIENTS or len(incoming.text) > _NAME_LIMIT:
                 shown.append(incoming)
             elif incoming.name is None:
@@ -45,6 +72,15 @@ class ClientList:
         if already_held and len(self._names) == already_held:
             shown = [*self._take_paragraph(), *shown]
         return shown
+
+    def _is_hidden(self, incoming: Incoming) -> bool:
+        """Return whether this belongs to the answer that the user has not asked for."""
+        if self._question is Question.DONE or incoming.event is not Event.CLIENTS:
+            return False
+        if incoming.name is None:
+            is_ours = self._question is Question.ASKED
+            self._question = Question.COUNTED if is_ours else Question.DONE
+        return self._question is Question.COUNTED
 
     def _take_paragraph(self) -> list[Incoming]:
         names, self._names = self._names, []

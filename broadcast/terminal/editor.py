@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import enum
 import re
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from ..protocol.framing import LINE_LIMIT
+from .input_history import InputHistory
 from .screen import cells
-
-HISTORY_LIMIT = 1_000
-"""Lines that Up goes back through: more than a person types in a day."""
 
 _TOKEN = re.compile(
     r"""
@@ -34,12 +32,9 @@ incomplete or interrupted by a character that cannot be part of it. Its length i
 noise does not accumulate for ever.
 """
 
-_PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
+_PASTE_ENDS = "\x1b[201~"
 
 _CURSOR_POSITION = re.compile(r"\x1b\[([0-9]{1,5});[0-9]{1,5}R")
-
-_DELETING_KEYS = frozenset(("\x15", "\x0b", "\x17", "\x1bd", "\x1b\x7f", "\x03"))
-"""The keys whose deleted text Ctrl-Y inserts again."""
 
 
 class Paste(enum.Enum):
@@ -76,8 +71,26 @@ class CursorRow:
     row: int
 
 
-Event = str | Key | LeftOut | CursorRow
+EditorEvent = str | Key | LeftOut | CursorRow
 """A line that was entered, or something for the program to do."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """A search with Ctrl-R."""
+
+    before: tuple[str, int, int]
+    """The line, the cursor and the history's offset when it began."""
+    text: str = ""
+    is_found: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Completion:
+    """What further Tabs cycle through, in place of the word that begins at `start`."""
+
+    start: int
+    candidates: list[str]
 
 
 class Editor:
@@ -96,31 +109,26 @@ class Editor:
         self._left_out = 0  # characters that the line did not accept
         self._last_token = ""
         self._deleted = ""  # what Ctrl-Y inserts
-        self._history: deque[str] = deque(maxlen=HISTORY_LIMIT)
-        self._history_offset = 0  # counted back from the line being typed, which is 0
-        self._draft = ""  # the line being typed, while one of the history is shown
-        self._searched: str | None = None  # what Ctrl-R looks for, while it does
-        self._is_found = True  # whether the line shown contains it
-        self._before_search = ("", 0, 0)  # the line, the cursor and the history offset
-        # What further Tabs cycle through; any other key empties it.
-        self._candidates: list[str] = []
-        self._word_start = 0  # of the word that the candidates replace
+        self._deleting_key = ""  # the one pressed last
+        self._history = InputHistory()
+        self._search: _Search | None = None
+        self._completion: _Completion | None = None  # until any other key than Tab
 
     @property
     def search(self) -> str:
         """What Ctrl-R searches for, as shown before the prompt; empty if it does not search."""
-        if self._searched is None:
+        if not self._search:
             return ""
-        return f"({'search' if self._is_found else 'not found'}: {self._searched}) "
+        return f"({'search' if self._search.is_found else 'not found'}: {self._search.text}) "
 
-    def feed(self, text: str) -> list[Event]:
+    def feed(self, text: str) -> list[EditorEvent]:
         """Process input; return the lines entered and what the program is to do, in order.
 
         The input may be split anywhere, even within an escape sequence. Unknown sequences are
         dropped whole; after a lone Escape, only what would complete a sequence is dropped.
         """
         text, self._unfinished = self._unfinished + text, ""
-        events: list[Event] = []
+        events: list[EditorEvent] = []
         for token in _TOKEN.finditer(text):
             if token.lastgroup is None and token.end() == len(text):
                 self._unfinished = token[0]
@@ -131,13 +139,13 @@ class Editor:
                 events.append(Key.BELL)
         return events
 
-    def _process(self, token: str, is_text: bool) -> list[Event]:
+    def _process(self, token: str, is_text: bool) -> list[EditorEvent]:
         if token != "\t":
-            self._candidates = []
+            self._completion = None
         last_token, self._last_token = self._last_token, token
         if token == "\n" and last_token == "\r":
             return []  # both are one line ending
-        if self._searched is not None and self._search_on(token, is_text):
+        if self._search and self._continue_search(self._search, token, is_text):
             return []
         if self._paste is not Paste.NONE:
             return self._process_pasted(token, is_text)
@@ -148,7 +156,7 @@ class Editor:
             return []
         return self._press(token, last_token)
 
-    def _process_pasted(self, token: str, is_text: bool) -> list[Event]:
+    def _process_pasted(self, token: str, is_text: bool) -> list[EditorEvent]:
         r"""Process a token of a paste, in which no key has an effect.
 
         If several lines are pasted at once, they are quoted: none of them is meant as a command.
@@ -160,7 +168,7 @@ class Editor:
             if paste is Paste.SEVERAL_LINES:
                 self._make_text()
             return self._take_left_out()
-        events: list[Event] = []
+        events: list[EditorEvent] = []
         if self._paste is Paste.LINE_ENDING:
             self._paste = Paste.SEVERAL_LINES
             events += self._enter_text()
@@ -173,13 +181,13 @@ class Editor:
             events += self._enter_text()
         return events
 
-    def _press(self, key: str, last_key: str) -> list[Event]:  # noqa: C901 (a table of keys)
+    def _press(self, key: str, last_key: str) -> list[EditorEvent]:  # noqa: C901 (a table of keys)
         if key in ("\x1a", "\x0c") or (key in ("\x03", "\x04") and not self.line):
             return [Key(key)]
         if position := _CURSOR_POSITION.fullmatch(key):
             return [CursorRow(int(position[1]) - 1)]
-        if key in _DELETING_KEYS:
-            self._delete(key, last_key)
+        if self._delete(key, last_key):
+            return []
         match key.replace("\x1bO", "\x1b["):
             case "\x1b[D" | "\x02":  # Left, Ctrl-B
                 self.cursor = self._previous(self.cursor)
@@ -194,12 +202,11 @@ class Editor:
             case "\x1b[F" | "\x1b[4~" | "\x1b[8~" | "\x05":  # End, Ctrl-E
                 self.cursor = len(self.line)
             case "\x1b[A" | "\x10":  # Up, Ctrl-P
-                self._show_history(self._history_offset + 1)
+                self._show_history(self._history.offset + 1)
             case "\x1b[B" | "\x0e":  # Down, Ctrl-N
-                self._show_history(self._history_offset - 1)
+                self._show_history(self._history.offset - 1)
             case "\x12":  # Ctrl-R
-                self._searched, self._is_found = "", True
-                self._before_search = (self.line, self.cursor, self._history_offset)
+                self._search = _Search((self.line, self.cursor, self._history.offset))
             case "\x7f" | "\x08":  # Backspace
                 self._replace(self._previous(self.cursor), self.cursor)
             case "\x1b[3~" | "\x04":  # Delete
@@ -208,12 +215,15 @@ class Editor:
                 self._insert(self._deleted)
             case "\t":
                 self._complete_word()
-            case "\x1b[200~":
+            case "\x1b[200~":  # a paste begins
                 self._paste = Paste.FIRST_LINE
         return []
 
-    def _delete(self, key: str, last_key: str) -> None:
-        """Delete text for Ctrl-Y, together with what the keys just before this one deleted."""
+    def _delete(self, key: str, last_key: str) -> bool:
+        """Delete text for Ctrl-Y, together with what the keys just before this one deleted.
+
+        Returns False if this is not such a key.
+        """
         start, end = self.cursor, self.cursor
         match key:
             case "\x15":  # Ctrl-U
@@ -227,54 +237,50 @@ class Editor:
             case "\x1bd":  # Alt-D
                 end = self._next_word()
             case "\x03":  # Ctrl-C
-                start, end, self._history_offset = 0, len(self.line), 0
+                start, end, self._history.offset = 0, len(self.line), 0
+            case _:
+                return False
         before, after = self.line[start : self.cursor], self.line[self.cursor : end]
         if before or after:
-            kept = self._deleted if last_key in _DELETING_KEYS else ""
+            kept = self._deleted if last_key == self._deleting_key else ""
             self._deleted = before + kept + after
             self._replace(start, end)
         if not self.line:
             self._left_out = 0
+        self._deleting_key = key
+        return True
 
-    def _search_on(self, token: str, is_text: bool) -> bool:
+    def _continue_search(self, search: _Search, token: str, is_text: bool) -> bool:
         """Process a key while Ctrl-R searches; return False if it ends that and acts as usual.
 
         Ctrl-R finds the next older line; Ctrl-G and Ctrl-C restore what was there before.
         """
-        assert self._searched is not None
+        first = 1
         if is_text:
-            self._searched += token
-            self._find(max(1, self._history_offset))
+            search.text += token
+            first = max(1, self._history.offset)
         elif token == "\x12":
-            self._find(self._history_offset + 1)
+            first = self._history.offset + 1
         elif token in ("\x7f", "\x08"):
-            self._searched = self._searched[:-1]
-            self._find(1)
+            search.text = search.text[:-1]
         else:
-            self._searched = None
+            self._search = None
             if token not in ("\x03", "\x07"):
                 return False
-            self.line, self.cursor, self._history_offset = self._before_search
+            self.line, self.cursor, self._history.offset = search.before
+            return True
+        found = self._history.find(search.text, first)
+        search.is_found = found is not None
+        self._show_history(found)
         return True
 
-    def _find(self, first: int) -> None:
-        """Show the latest line, from this offset back, that contains what Ctrl-R searches for."""
-        key = (self._searched or "").casefold()
-        for offset, line in enumerate(reversed(self._history), 1):
-            if offset >= first and key in line.casefold():
-                self._show_history(offset)
-                self._is_found = True
-                return
-        self._is_found = False
-
-    def _enter(self) -> list[Event]:
+    def _enter(self) -> list[EditorEvent]:
         line = self.line
-        if line and [line] != list(self._history)[-1:]:
-            self._history.append(line)
-        self.line, self.cursor, self._history_offset = "", 0, 0
+        self._history.add(line)
+        self.line, self.cursor = "", 0
         return [line, *self._take_left_out()]
 
-    def _enter_text(self) -> list[Event]:
+    def _enter_text(self) -> list[EditorEvent]:
         self._make_text()
         return self._enter()
 
@@ -283,17 +289,13 @@ class Editor:
         if self.line.startswith("\\"):
             self.line, self.cursor = " " + self.line, self.cursor + 1
 
-    def _take_left_out(self) -> list[Event]:
+    def _take_left_out(self) -> list[EditorEvent]:
         left_out, self._left_out = self._left_out, 0
         return [LeftOut(left_out)] if left_out else []
 
-    def _show_history(self, offset: int) -> None:
-        if 0 <= offset <= len(self._history):
-            if not self._history_offset:
-                self._draft = self.line
-            self._history_offset, self._left_out = offset, 0
-            self.line = self._history[-offset] if offset else self._draft
-            self.cursor = len(self.line)
+    def _show_history(self, offset: int | None) -> None:
+        if offset is not None and (line := self._history.show(offset, self.line)) is not None:
+            self.line, self.cursor, self._left_out = line, len(line), 0
 
     def _insert(self, text: str) -> None:
         self._replace(self.cursor, self.cursor, text)
@@ -352,41 +354,38 @@ class Editor:
         The first Tab inserts what all candidates have in common. If that is nothing, it inserts a
         candidate, and each further Tab the next one.
         """
-        first_tab = not self._candidates
-        if first_tab:
-            self._word_start = self._find_word_start(self.cursor)
-        word = self.line[self._word_start : self.cursor]
-        if first_tab:
-            names = dict.fromkeys(self._complete(word))
-            self._candidates = [name + self._after_name(name) for name in names]
-        match self._candidates:
+        completion = self._completion or self._find_candidates()
+        start, candidates = completion.start, completion.candidates
+        word = self.line[start : self.cursor]
+        match candidates:
             case []:
-                pass
+                return
             case [only]:
-                self._candidates = []
                 is_command = only.startswith("\\")
                 needs_space = is_command and self.line[self.cursor : self.cursor + 1] != " "
-                self._replace(self._word_start, self.cursor, only + " " * needs_space)
-            case several:
-                completion = _common_prefix(several)
-                if not first_tab or len(completion) <= len(word):
-                    following = several.index(word) + 1 if word in several else 0
-                    completion = several[following % len(several)]
-                self._replace(self._word_start, self.cursor, completion)
+                replacement = only + " " * needs_space
+            case _:
+                replacement = _common_prefix(candidates)
+                if self._completion or len(replacement) <= len(word):
+                    following = candidates.index(word) + 1 if word in candidates else 0
+                    replacement = candidates[following % len(candidates)]
+                self._completion = completion
+        self._replace(start, self.cursor, replacement)
 
-    def _after_name(self, name: str) -> str:
+    def _find_candidates(self) -> _Completion:
+        start = self._find_word_start(self.cursor)
+        names = dict.fromkeys(self._complete(self.line[start : self.cursor]))
+        return _Completion(start, [name + self._after_name(name, start) for name in names])
+
+    def _after_name(self, name: str, start: int) -> str:
         """Return what follows a name that is completed at the beginning of the line."""
         rest = self.line[self.cursor :]
-        if self._word_start or name.startswith("\\") or rest.startswith((":", ",")):
+        if start or name.startswith("\\") or rest.startswith((":", ",")):
             return ""
         return ":" if rest.startswith(" ") else ": "
 
 
 def _common_prefix(words: Sequence[str]) -> str:
     """Return the prefix that all words share, ignoring case, as the first one spells it."""
-    length = 0
-    for letters in zip(*words, strict=False):
-        if len({letter.casefold() for letter in letters}) > 1:
-            break
-        length += 1
-    return words[0][:length]
+    columns = ({letter.casefold() for letter in letters} for letters in zip(*words, strict=False))
+    return words[0][: len(list(takewhile(lambda column: len(column) == 1, columns)))]

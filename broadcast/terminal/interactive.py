@@ -24,6 +24,7 @@ from ..protocol.notices import PRESENCE, Event
 from .client_list import ClientList
 from .editor import CursorRow, Editor, Key, LeftOut
 from .screen import InputArea, Screen, fit_prompt
+from .signals import handling_signal
 from .stdio import Console
 from .tty import RawMode
 
@@ -60,27 +61,39 @@ _NAMING = (Event.MESSAGE, Event.JOINED, Event.HISTORY, Event.CLIENTS)
 _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
-class Roster(enum.Enum):
-    r"""Progress of the `\clients` that is sent, and answered, without the user seeing it."""
+class Connectivity(enum.Enum):
+    """What the user knows of the connection."""
 
-    NOT_ASKED = enum.auto()
-    ASKED = enum.auto()
-    COUNTED = enum.auto()
-    """The count, which comes first, has arrived: names may follow."""
-    DONE = enum.auto()
-    r"""The user has asked: what arrives from now on answers that."""
+    CONNECTING = enum.auto()
+    """The first attempt has not ended."""
+    UNREACHABLE = enum.auto()
+    """It has failed, and so has every other one."""
+    UP = enum.auto()
+    LOST = enum.auto()
+
+
+OUTAGES = {
+    Connectivity.CONNECTING: (Connectivity.UNREACHABLE, "no connection"),
+    Connectivity.UP: (Connectivity.LOST, "connection lost"),
+}
+"""The state that follows when an outage begins, and what it is called; the two others last."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outgoing:
     """A line for the server, until it is on its way."""
 
-    text: str
+    data: bytes | None
+    """What is sent; None at the end."""
+    text: str = ""
+    """What the user has entered, empty if the user does not see it."""
     ping_word: str = ""
     """The word that is sent in its place with a ping, so that its answer is known."""
 
 
-ROSTER_QUESTION = Outgoing(f"\\clients {ROSTER_LIMIT}")
+QUESTION = Outgoing(encode(f"\\clients {ROSTER_LIMIT}"))
+
+END = Outgoing(None)
 
 
 @dataclass(eq=False)
@@ -102,12 +115,11 @@ class Terminal:
 
     def __post_init__(self) -> None:
         self.quit_requested = asyncio.Event()  # set by Ctrl-D and by a hang-up
-        self._entered: asyncio.Queue[bytes | None] = asyncio.Queue()
         # What is not on its way yet, in order: `read` returns it, and `on_sent` removes it.
         self._waiting: deque[Outgoing] = deque()
+        self._entered = asyncio.Event()  # something has been added to it
         self._pings: dict[str, float] = {}  # words, and when they were sent
         self._clients = ClientList()
-        self._roster = Roster.NOT_ASKED
         self._next_bell = 0.0  # on the monotonic clock
         self._names: dict[str, None] = {}  # seen in the room, least recently seen first
         self._editor = Editor(self._complete)
@@ -115,8 +127,9 @@ class Terminal:
         self._screen = Screen(*self._size, self.coloured, self.bell)
         self._new: list[str] = []  # styled lines that are not on the screen yet
         self._stale = asyncio.Event()  # the screen has to be drawn again
-        self._has_connected = False  # once at least
-        self._next_try: float | None = None  # monotonic time, while there is no connection
+        self._drawing = asyncio.Lock()  # held while suspended, too
+        self._connectivity = Connectivity.CONNECTING
+        self._next_try = 0.0  # monotonic time, while UNREACHABLE or LOST
 
     async def run(self) -> None:
         """Read keys in raw mode until cancelled; the terminal is always restored."""
@@ -143,11 +156,12 @@ class Terminal:
 
     async def read(self) -> bytes | None:
         """Return the next line to send, None when the user has left."""
-        if self._roster is Roster.NOT_ASKED:
-            self._roster = Roster.ASKED
-            self._waiting.appendleft(ROSTER_QUESTION)
-            return encode(ROSTER_QUESTION.text)
-        return await self._entered.get()
+        if self._clients.ask():
+            self._waiting.appendleft(QUESTION)
+        while not self._waiting:
+            self._entered.clear()
+            await self._entered.wait()
+        return self._waiting[0].data
 
     async def display(self, received: Sequence[Incoming], name: str) -> None:
         """Draw what was received above the input area; `name` is the user's current name."""
@@ -156,15 +170,16 @@ class Terminal:
         for incoming in received:
             if incoming.name and incoming.event in _NAMING:
                 self._remember(incoming.name)
-            if not self._is_hidden(incoming) and not self._answers_ping(incoming):
+            is_shown = self.notices or incoming.event not in PRESENCE
+            if is_shown and not self._answers_ping(incoming):
                 shown.append(incoming)
         self._print(*self._clients.gather(shown))
         await self._draw()
 
     def on_sent(self) -> None:
-        """Print the line that `read` returned last, if the user has entered it."""
+        """Print the line that `read` returned, if the user has entered it."""
         sent = self._waiting.popleft()
-        if sent is ROSTER_QUESTION:
+        if not sent.text:
             return
         keys = map(Notice, KEYS) if is_command(sent.text, "help") else ()
         self._print(Message(self.name, sent.text), *keys)
@@ -173,28 +188,26 @@ class Terminal:
 
     async def on_connected(self, address: str, name: str) -> None:
         """Print that the client is connected, perhaps again; `name` is the user's name there."""
-        self.name, self._next_try = name, None
-        if self._has_connected:
+        if self._connectivity is Connectivity.LOST:
             self._print_own(f"{_time_of_day()} connected again")
         else:
-            self._has_connected = True
             self._print_own(f"connected to {address} as {name}; \\help lists commands and keys")
+        self.name, self._connectivity = name, Connectivity.UP
 
     async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
         """Print once why there is no connection, and count down to the next try in the prompt."""
-        if self._next_try is None:
-            what = "connection lost" if self._has_connected else "no connection"
+        if self._connectivity in OUTAGES:
+            self._connectivity, what = OUTAGES[self._connectivity]
             self._print_own(f"{_time_of_day()} {what}: {problem.details}")
             self._pings.clear()
-        if self._roster is Roster.ASKED and ROSTER_QUESTION not in self._waiting:
-            self._roster = Roster.NOT_ASKED  # the answer is lost
+        if QUESTION not in self._waiting:
+            self._clients.on_answer_lost()
         self._next_try = time.monotonic() + delay
         self._stale.set()
 
     @contextlib.asynccontextmanager
     async def _terminal_session(self) -> AsyncIterator[RawMode]:
         """Enter raw mode and keep the screen up to date; restore the terminal at the end."""
-        loop = asyncio.get_running_loop()
         with self.console.raw_mode() as raw_mode:
 
             def on_resize() -> None:
@@ -205,17 +218,18 @@ class Terminal:
                 raw_mode.enter()
                 self._stale.set()
 
-            loop.add_signal_handler(signal.SIGWINCH, on_resize)
-            loop.add_signal_handler(signal.SIGCONT, on_continue)
-            drawing = asyncio.create_task(self._keep_drawn())
-            try:
-                await self._draw(_PASTE_ON)
-                yield raw_mode
-            finally:
-                loop.remove_signal_handler(signal.SIGWINCH)
-                loop.remove_signal_handler(signal.SIGCONT)
-                drawing.cancel()
-                await self._write_last()
+            with (
+                handling_signal(signal.SIGWINCH, on_resize),
+                handling_signal(signal.SIGCONT, on_continue),
+            ):
+                drawing = asyncio.create_task(self._keep_drawn())
+                try:
+                    await self._draw(_PASTE_ON)
+                    yield raw_mode
+                finally:
+                    drawing.cancel()
+                    await asyncio.wait([drawing])
+                    await self._write_last()
 
     async def _on_key(self, key: Key, raw_mode: RawMode) -> None:
         match key:
@@ -225,9 +239,10 @@ class Terminal:
             case Key.END:
                 self._quit()
             case Key.SUSPEND:
-                await self._write(self._screen.leave() + _PASTE_OFF)
-                raw_mode.suspend()
-                await self._write(_PASTE_ON)
+                async with self._drawing:
+                    await self._write(self._screen.leave() + _PASTE_OFF)
+                    raw_mode.suspend()
+                    await self._write(_PASTE_ON)
             case Key.BELL:
                 await self._write("\a")
             case Key.REDRAW:
@@ -235,7 +250,7 @@ class Terminal:
 
     def _quit(self) -> None:
         self.quit_requested.set()
-        self._entered.put_nowait(None)
+        self._queue(END)
 
     def _enter(self, line: str) -> None:
         """Queue an entered line; a ping is sent with a word by which its answer is known."""
@@ -243,8 +258,12 @@ class Terminal:
             if self.as_text and text.startswith("\\"):
                 text = f" {text}"
             ping_word = secrets.token_hex(3) if is_command(text, "ping") else ""
-            self._waiting.append(Outgoing(text, ping_word))
-            self._entered.put_nowait(encode(f"\\ping {ping_word}" if ping_word else text))
+            data = encode(f"\\ping {ping_word}" if ping_word else text)
+            self._queue(Outgoing(data, text, ping_word))
+
+    def _queue(self, outgoing: Outgoing) -> None:
+        self._waiting.append(outgoing)
+        self._entered.set()
 
     def _answers_ping(self, incoming: Incoming) -> bool:
         """Return whether this answers a ping of the user's, and print the round trip."""
@@ -271,10 +290,10 @@ class Terminal:
 
     def _unsent(self) -> list[str]:
         """Return what the user has entered and is not on its way yet."""
-        return [line.text for line in self._waiting if line is not ROSTER_QUESTION]
+        return [line.text for line in self._waiting if line.text]
 
     def _prompt(self) -> str:
-        if self._next_try is None or self._editor.search:
+        if self._connectivity in OUTAGES or self._editor.search:
             return f"{self._editor.search}{self.name}> "
         seconds = math.ceil(self._next_try - time.monotonic())
         states = [f"no connection, next try in {seconds} s", f"no connection: {seconds} s"]
@@ -286,19 +305,20 @@ class Terminal:
 
     async def _draw(self, prefix: str = "") -> None:
         """Print what is new, and draw the input area below, for the terminal's present size."""
-        self._stale.clear()
-        new, self._new = self._new, []
-        question = ""
-        if (size := self.console.size()) != self._size:
-            self._size, question = size, self._screen.resize(*size)
-        await self._write(prefix + question + self._screen.above(new, self._input_area()))
+        async with self._drawing:
+            self._stale.clear()
+            new, self._new = self._new, []
+            question = ""
+            if (size := self.console.size()) != self._size:
+                self._size, question = size, self._screen.resize(*size)
+            await self._write(prefix + question + self._screen.above(new, self._input_area()))
 
     async def _keep_drawn(self) -> None:
         """Draw when the screen is stale, and every second while the prompt counts down."""
         with contextlib.suppress(BroadcastError):  # reading the keys fails, too
             while True:
                 try:
-                    is_counting = self._next_try is not None
+                    is_counting = self._connectivity not in OUTAGES
                     async with asyncio.timeout(COUNTDOWN_INTERVAL if is_counting else None):
                         await self._stale.wait()
                 except TimeoutError:
@@ -327,16 +347,6 @@ class Terminal:
             self._next_bell = now + BELL_INTERVAL
             silent += "\a"
         await self.console.write(silent.encode(errors="replace"))
-
-    def _is_hidden(self, incoming: Incoming) -> bool:
-        """Return whether the user wants no such notice, or has not asked for this answer."""
-        if incoming.event in PRESENCE:
-            return not self.notices
-        if self._roster is Roster.DONE or incoming.event is not Event.CLIENTS:
-            return False
-        if incoming.name is None:
-            self._roster = Roster.COUNTED if self._roster is Roster.ASKED else Roster.DONE
-        return self._roster is Roster.COUNTED
 
     def _remember(self, name: str) -> None:
         if name in self._names or _fits_a_name(name):

@@ -15,8 +15,6 @@ from ..protocol.messages import Incoming, Message, ServerError, is_close_reason
 from ..protocol.notices import ANSWERS, PRESENCE, Event
 from .stdio import Console
 
-_BACKSLASH = b"\\"
-
 
 @dataclass(eq=False)
 class Pipeline:
@@ -26,7 +24,7 @@ class Pipeline:
     stdout if that is a terminal. `as_json`: print an object for everything received, to stdout.
     `as_text`: send every line as text, even if it looks like a command. `listen`: do not read
     stdin. `notices`: print who joins and leaves. `timestamps`: print the local time before each
-    line on stdout that is not an object, which has it.
+    plain line on stdout (JSON objects contain it).
     """
 
     console: Console
@@ -42,8 +40,8 @@ class Pipeline:
         self.skipped_line = False  # set when a line of the input was too long to be sent
         self._line_limit = LINE_LIMIT - self.as_text  # which may put a space in front
         self._splitter = LineSplitter(self._line_limit)
-        self._chunks: list[bytes | TooLong] = []  # whole lines that have not been returned yet
-        self._input_ended = False
+        # Whole lines that have not been sent yet, and None at the end of the input.
+        self._chunks: list[bytes | TooLong | None] = []
         self._is_disconnected = False
 
     async def run(self) -> None:
@@ -52,20 +50,20 @@ class Pipeline:
     async def read(self) -> bytes | None:
         """Return the next chunk of whole lines to send, None at the end of the input.
 
-        If the call is cancelled, no input is lost.
+        The same chunk is returned until `on_sent` is called, so no input is lost.
         """
         if self.listen:
             await self.console.wait_output_closed()
         while True:
             while not self._chunks:
-                if self._input_ended:
-                    return None
-                chunk = await self.console.read()
-                self._input_ended = not chunk
-                self._chunks += self._splitter.feed(chunk) if chunk else self._splitter.finish()
-            lines = self._chunks.pop(0)
+                if data := await self.console.read():
+                    self._chunks += self._splitter.feed(data)
+                else:
+                    self._chunks += [*self._splitter.finish(), None]
+            lines = self._chunks[0]
             if not isinstance(lines, TooLong):
-                return _escape_commands(lines) if self.as_text and _BACKSLASH in lines else lines
+                return _escape_commands(lines) if self.as_text and lines else lines
+            del self._chunks[0]
             self.skipped_line = True
             await self.console.report(f"a line of more than {self._line_limit} bytes was not sent")
 
@@ -89,7 +87,8 @@ class Pipeline:
         await self.console.write("".join(f"{line}\n" for line in lines).encode())
 
     def on_sent(self) -> None:
-        """Do nothing: only a terminal shows what the user enters."""
+        """Forget what `read` returned."""
+        del self._chunks[0]
 
     async def on_connected(self, _address: str, _name: str) -> None:
         """Report a connection after an outage."""
@@ -106,6 +105,8 @@ class Pipeline:
 
 def _escape_commands(lines: bytes) -> bytes:
     """Put a space in front of every command in a chunk of lines, which makes it text."""
+    if b"\\" not in lines:
+        return lines
     return b"\n".join(
         b" " + line if sanitize(line).startswith("\\") else line for line in lines.split(b"\n")
     )

@@ -19,6 +19,7 @@ import unicodedata
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -165,6 +166,26 @@ class InputArea(NamedTuple):
     """What waits to be sent, above the prompt."""
 
 
+@dataclass(slots=True)
+class _Resize:
+    """The input area as the terminal wrapped it at the last resize."""
+
+    text: str
+    """The area, after what an earlier resize had pushed out."""
+    positions: list[tuple[int, int]]
+    """The row and column of each character of the text."""
+    rows_above: int
+    """Rows above the cursor."""
+    pushed_out: str = ""
+    """The beginning of the text, which a small window has pushed out of the screen, directly above
+    what is drawn now. It comes back when the window grows again, and is erased then."""
+
+    def locate(self, cursor_row: int) -> None:
+        """Find out what has been pushed out, from the row of the screen that the cursor is in."""
+        end = bisect_left(self.positions, (self.rows_above - cursor_row, 0))
+        self.pushed_out = self.text[:end].removesuffix("\n") + "\n" if end else ""
+
+
 class Screen:
     r"""Draws the input area of a terminal, and messages above it.
 
@@ -181,24 +202,20 @@ class Screen:
         self._drawn = ""
         self._cursor_index = 0  # of the character in it that the cursor is on
         self._rows_above = 0  # of it, above the cursor
-        # The beginning of an area that a small window has pushed out of the screen, directly above
-        # what is drawn now. It comes back when the window grows again, and is erased then.
-        self._pushed_out = ""
-        # That and the area as the terminal wrapped them at the last resize: the text, its
-        # positions, and the rows above the cursor. None once a message is between them.
-        self._resized: tuple[str, list[tuple[int, int]], int] | None = None
+        # None once messages are between what it has pushed out and the area.
+        self._resize: _Resize | None = None
         self._replies_due = 0  # answers of the terminal about its cursor
 
     def above(self, lines: Sequence[str], area: InputArea) -> str:
         """Print styled lines, if there are any, and redraw the input area below."""
         if lines:
-            self._forget_pushed_out()  # messages are between now
+            self._resize = None
         printed = "".join(f"{self._wrap(styled)}\r\n" for styled in lines)
         return self._erase() + printed + self._draw(area)
 
     def clear(self, area: InputArea) -> str:
         """Clear the screen and draw the input area at the top."""
-        self._forget_pushed_out()
+        self._resize = None
         return "\x1b[H\x1b[J" + self._draw(area)
 
     def leave(self) -> str:
@@ -208,7 +225,7 @@ class Screen:
         """
         erased = self._erase()
         self._drawn, self._cursor_index, self._rows_above = "", 0, 0
-        self._forget_pushed_out()
+        self._resize = None
         return erased + _RESET
 
     def resize(self, columns: int, rows: int) -> str:
@@ -220,11 +237,12 @@ class Screen:
         self._columns, self._rows = max(columns, 2), max(rows, 2)
         if not self._drawn:
             return ""
-        text = self._pushed_out + self._drawn
+        pushed_out = self._resize.pushed_out if self._resize else ""
+        text = pushed_out + self._drawn
         positions = _layout(text, self._columns)
-        self._rows_above, _ = positions[len(self._pushed_out) + self._cursor_index]
-        self._resized = text, positions, self._rows_above
-        self._keep_pushed_out(self._rows - 1)  # unless there is an answer that says more
+        self._rows_above, _ = positions[len(pushed_out) + self._cursor_index]
+        self._resize = _Resize(text, positions, self._rows_above)
+        self._resize.locate(self._rows - 1)  # unless there is an answer that says more
         if not self._rows_above:
             return ""  # nothing can have been pushed out
         self._replies_due += 1
@@ -232,18 +250,10 @@ class Screen:
 
     def locate(self, row: int) -> None:
         """Handle the terminal's answer: the row, from 0, of its cursor after the resize."""
-        if self._replies_due == 1:  # otherwise this answers an earlier question, or is a key
-            self._keep_pushed_out(row)
+        # With another number due, this answers an earlier question, or is a key.
+        if self._resize and self._replies_due == 1:
+            self._resize.locate(row)
         self._replies_due = max(0, self._replies_due - 1)
-
-    def _keep_pushed_out(self, cursor_row: int) -> None:
-        if self._resized:
-            text, positions, rows_above = self._resized
-            end = bisect_left(positions, (rows_above - cursor_row, 0))
-            self._pushed_out = text[:end].removesuffix("\n") + "\n" if end else ""
-
-    def _forget_pushed_out(self) -> None:
-        self._pushed_out, self._resized = "", None
 
     def style(self, incoming: Incoming, time_of_day: str, own_name: str) -> str:
         """Format what was received as `12:34 name: text`, with the bell if it names the user.

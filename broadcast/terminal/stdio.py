@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import queue
 import select
@@ -25,6 +26,7 @@ from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
 from ..errors import BroadcastError, OutputClosedError
+from ..net.threads import call_in_thread, complete
 from .tty import HAS_RAW_MODE, RawMode, open_terminal
 
 READ_SIZE = 65_536
@@ -52,18 +54,13 @@ class Worker:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+    def submit(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """Queue a call; its future gets the result or the exception."""
-        future: Future[T] = Future()
-
-        def call() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work(*arguments))
-                except BaseException as error:  # otherwise the caller would wait for ever
-                    future.set_exception(error)
-
-        self._calls.put(call)
+        result: Future[T] = Future()
+        self._calls.put(functools.partial(complete, result, work, *arguments))
+        future = asyncio.wrap_future(result)
+        # At exit nobody may be waiting when it fails: asyncio would log that to stderr, and block.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future
 
     def join(self, deadline: float) -> bool:
@@ -87,31 +84,38 @@ class Console:
         # While fd 0, 1 or 2 is closed, the next file to be opened gets that number, so only sys
         # knows which streams existed at the start.
         streams = (sys.stdin, sys.stdout, sys.stderr)
-        self._stdin, stdout, self._stderr = (file.fileno() if file else None for file in streams)
+        fds = (file.fileno() if file else None for file in streams)
+        self._stdin, self._stdout, self._stderr = fds
         self._stdin_is_terminal = self._stdin is not None and os.isatty(self._stdin)
-        self.stdout_is_terminal = stdout is not None and os.isatty(stdout)
-        # A write to a nearly full terminal blocks although it polls as writable, so this one is
-        # opened again as non-blocking. If stderr is one, a write to it may block its own thread.
-        self._terminal = open_terminal(stdout)
-        self._stdout = stdout if self._terminal is None else self._terminal
+        self.stdout_is_terminal = self._stdout is not None and os.isatty(self._stdout)
+        self._terminal: int | None = None
         # Kept when its caller is cancelled: the next call gets the result.
         self._pending_read: asyncio.Future[bytes] | None = None
-        self._wake_reader, self._wake_writer = os.pipe()
-        self._reader, self._writer, self._error_writer = Worker(), Worker(), Worker()
 
     def __enter__(self) -> Self:
+        with contextlib.ExitStack() as opened:
+            # A write to a nearly full terminal blocks although it polls as writable, so this one
+            # is opened again as non-blocking. If stderr is one, a write may block its own thread.
+            self._terminal = open_terminal(self._stdout)
+            if self._terminal is not None:
+                opened.callback(os.close, self._terminal)
+                self._stdout = self._terminal
+            self._wake_reader, wake_writer = os.pipe()
+            opened.callback(os.close, self._wake_reader)
+            # Closing it wakes every thread that polls the other end.
+            self._wake_writer = opened.enter_context(open(wake_writer, "wb"))
+            self._reader, self._writer, self._error_writer = Worker(), Worker(), Worker()
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        os.close(self._wake_writer)  # wakes every thread that polls the other end
+        self._wake_writer.close()
         # Without poll nothing wakes the threads.
         deadline = time.monotonic() + (JOIN_TIMEOUT if hasattr(select, "poll") else 0)
         workers = (self._reader, self._writer, self._error_writer)
         ended = [worker.join(deadline) for worker in workers]
         if all(ended):  # otherwise a thread still uses them, and they are closed at exit
-            os.close(self._wake_reader)
-            if self._terminal is not None:
-                os.close(self._terminal)
+            self._opened.close()
 
     async def read(self) -> bytes:
         """Return the next chunk of stdin, empty at its end.
@@ -133,8 +137,8 @@ class Console:
         """
         try:
             if data:
-                # The caller assumes that it was written, and the screen must not differ from that.
-                await _uncancelled(_run(self._writer, self._write_all, self._stdout, data))
+                # The caller will assume that all of it is on the screen.
+                await _uncancelled(self._writer.submit(self._write_all, self._stdout, data))
         except BrokenPipeError:
             raise OutputClosedError from None
         except OSError as error:
@@ -144,7 +148,8 @@ class Console:
         """Write lines to stderr, prefixed with `broadcast: `; they are lost if writing fails."""
         with contextlib.suppress(OSError):
             if lines:
-                await _run(self._error_writer, self._write_all, self._stderr, _error_lines(*lines))
+                data = _error_lines(*lines)
+                await self._error_writer.submit(self._write_all, self._stderr, data)
 
     async def report(self, text: str) -> None:
         """Write a line to stderr like `write_errors`, but give up after ERROR_TIMEOUT."""
@@ -178,7 +183,7 @@ class Console:
 
     async def _read(self, fd: int | None) -> bytes:
         if self._pending_read is None:
-            self._pending_read = _run(self._reader, self._read_once, fd)
+            self._pending_read = self._reader.submit(self._read_once, fd)
         data = await _uncancelled(self._pending_read)
         self._pending_read = None
         return data
@@ -223,15 +228,8 @@ def print_error(text: str) -> None:
     """Write a line to stderr without a console; give up after ERROR_TIMEOUT."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):  # a timeout is one
-            writing = Worker().submit(os.write, sys.stderr.fileno(), _error_lines(text))
-            writing.result(ERROR_TIMEOUT)
-
-
-def _run(worker: Worker, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-    future = asyncio.wrap_future(worker.submit(work, *arguments))
-    # At exit nobody may be waiting when it fails: asyncio would log that to stderr, and block.
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return future
+            written = call_in_thread(os.write, sys.stderr.fileno(), _error_lines(text))
+            written.result(ERROR_TIMEOUT)
 
 
 async def _uncancelled(future: asyncio.Future[T]) -> T:

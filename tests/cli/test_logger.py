@@ -15,13 +15,15 @@ import pytest
 from broadcast.cli.logger import LOGGER, Log
 
 
-@pytest.fixture(params=[{}])
-def log(request: pytest.FixtureRequest) -> Iterator[Log]:
-    """A log that is used during the test, which must close it; its arguments are the parameter."""
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """A log that is used during the test, which must leave it."""
     loggers = (LOGGER, logging.getLogger("asyncio"))
     before = [(used.handlers[:], used.level, used.propagate) for used in loggers]
-    yield Log("INFO", **request.param)
+    log = Log("INFO")
+    yield log.__enter__()
     for used, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        assert log._handler not in used.handlers, "the test has not left the log"
         used.handlers[:] = handlers
         used.setLevel(level)
         used.propagate = propagate
@@ -42,7 +44,7 @@ def test_record_is_formatted_by_the_thread_that_writes_it(
 ) -> None:
     argument = Argument()
     LOGGER.info("%s %d %.1f", argument, 1, 2.5)
-    log.close()
+    log.__exit__()
     assert capfd.readouterr().err.endswith(" INFO    argument 1 2.5\n")
     assert argument.formatted_by not in (None, threading.current_thread())
 
@@ -63,7 +65,7 @@ def test_mutable_argument_is_formatted_immediately(
     else:
         value.args = (2,)
     log.start()
-    log.close()
+    log.__exit__()
     assert capfd.readouterr().err.endswith(f" INFO    {expected}\n")
 
 
@@ -86,14 +88,14 @@ def test_traceback_is_written_and_its_frames_are_not_kept(
     assert record.exc_info is None
     log.queue.put(record)
     log.start()
-    log.close()
+    log.__exit__()
     written = capfd.readouterr().err
     assert " ERROR   it failed\nTraceback (most recent call last):\n" in written
     assert written.endswith("ValueError: no good: Local\n")
 
 
-@pytest.mark.parametrize("log", [{"queue_limit": 100, "close_timeout": 0.05}], indirect=True)
 def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(log: Log) -> None:
+    log.queue_limit, log.close_timeout = 100, 0.05
     reading, writing = os.pipe()
     saved = os.dup(2)
     os.dup2(writing, 2)  # nobody reads the pipe
@@ -112,7 +114,7 @@ def test_records_dropped_by_a_stuck_log_are_counted_and_delay_nobody(log: Log) -
         assert log.lost - lost == 1_000
         assert log.queue.qsize() == 100
         began = time.monotonic()
-        log.close()
+        log.__exit__()
         assert time.monotonic() - began < 1
     finally:
         deadline = time.monotonic() + 10

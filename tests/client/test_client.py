@@ -142,6 +142,23 @@ async def test_endless_line_does_not_fill_the_memory() -> None:
                 await next_of(client)
 
 
+async def test_lines_before_a_line_that_is_too_long_are_yielded_first() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        too_long = b"x" * (3 * LINE_LIMIT + 1_000)
+        writer.write(b"SUCCESS\r\nbob: one\r\nbob: two\r\n" + too_long + b"\r\nbob: three\r\n")
+        await reader.read()
+
+    received = []
+    async with fake_server(serve) as port, BroadcastClient(port=port, line_limit=100) as client:
+        with pytest.raises(ConnectionLostError, match="longer than this protocol allows"):
+            async for incoming in client:
+                received.append(incoming)
+        with pytest.raises(ConnectionLostError, match="longer than this protocol allows"):
+            await client.receive()
+    assert received == [Message("bob", "one"), Message("bob", "two")]
+
+
 class TestConnecting:
     async def test_bad_username_raises_before_connecting(self) -> None:
         with pytest.raises(UsernameError, match="^bad username: it has a colon in it$"):
@@ -309,12 +326,11 @@ async def test_heartbeats_keep_a_silent_client_connected(make_server: MakeServer
 
 async def test_heartbeats_end_quietly_with_the_connection(server: BroadcastServer) -> None:
     async with BroadcastClient(port=server.port, heartbeat=0.01) as client:
-        heart = client._heartbeat_task
+        (heart,) = (task for task in asyncio.all_tasks() if "keep_alive" in repr(task))
         closing = asyncio.create_task(server.close())
         assert [incoming async for incoming in client] == [Notice("server is shutting down")]
     await closing
-    assert heart
-    await asyncio.gather(heart, return_exceptions=True)
+    assert heart.done()
     assert heart.cancelled() or heart.exception() is None
 
 
@@ -358,7 +374,7 @@ class TestHeartbeats:
     async def test_silence_while_nobody_reads_is_not_counted(self) -> None:
         async with answered(math.inf, heartbeat=0.01) as client:
             reading = asyncio.create_task(client.receive())
-            await until(lambda: client._heartbeats._server_answers)
+            await until(lambda: client._require_stream()._heartbeats._server_answers)
             reading.cancel()
             await asyncio.sleep(0.2)
             assert client.is_connected
@@ -366,7 +382,7 @@ class TestHeartbeats:
     async def test_server_that_has_many_lines_to_read_is_given_time_for_them(self) -> None:
         async with answered(1, heartbeat=0.05) as client:
             reading = asyncio.create_task(client.receive())
-            await until(lambda: client._heartbeats._server_answers)
+            await until(lambda: client._require_stream()._heartbeats._server_answers)
             await client.send_lines(b"x\n" * 100)
             await asyncio.sleep(0.5)
             assert not reading.done()
@@ -377,7 +393,7 @@ class TestHeartbeats:
             await client.send("\\ping mine")
             assert await next_of(client) == Pong("mine")
             receiving = asyncio.create_task(client.receive())
-            await until(lambda: client._heartbeats._count > 3)
+            await until(lambda: client._require_stream()._heartbeats._count > 3)
             assert not receiving.done(), "an empty list would be the end"
             await client.send("\\ping again")
             assert await receiving == [Pong("again")]

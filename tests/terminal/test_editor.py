@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from broadcast.protocol.framing import LINE_LIMIT
-from broadcast.terminal.editor import HISTORY_LIMIT, CursorRow, Editor, Key, LeftOut
+from broadcast.terminal.editor import CursorRow, Editor, Key, LeftOut
+from broadcast.terminal.input_history import HISTORY_LIMIT
 
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (
     "\x1b[D",

@@ -7,17 +7,17 @@ import os
 import sys
 
 import pytest
-from helpers import PATIENCE, until
+from helpers import linux_only, until
 
 from broadcast.terminal.stdio import Console, Worker
 
 
-def test_worker_passes_on_every_exception_and_goes_on() -> None:
+async def test_worker_passes_on_every_exception_and_goes_on() -> None:
     worker = Worker()
     failing, working = worker.submit(int, "x"), worker.submit(int, "1")
     with pytest.raises(ValueError, match="invalid literal"):
-        failing.result(PATIENCE)
-    assert working.result(PATIENCE) == 1
+        await failing
+    assert await working == 1
 
 
 async def test_output_is_written_although_its_caller_was_cancelled(
@@ -42,3 +42,19 @@ async def test_output_is_written_although_its_caller_was_cancelled(
             await until(ends_with_the_short_one)
             await long
     assert received == b"a" * 200_000 + b"b"
+
+
+@linux_only("counts descriptors in /proc")
+def test_console_that_cannot_start_its_threads_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("broadcast.terminal.stdio.Worker", fail)
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(RuntimeError, match="new thread"), Console():
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
