@@ -1,7 +1,5 @@
 """The client program: its view, signals and exit codes."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import os

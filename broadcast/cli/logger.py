@@ -1,7 +1,5 @@
 """The program's log: its format, its level, and a writer thread that never delays the server."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import logging.handlers

@@ -1,7 +1,5 @@
 """The `broadcast-server` command: `start` runs the server, `connect` the client."""
 
-from __future__ import annotations
-
 import sys
 
 from .connect import main_client

@@ -1,7 +1,5 @@
 """The arguments of both programs."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import math

@@ -1,7 +1,5 @@
 """The server program: its limits, signals and exit codes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc

@@ -1,7 +1,5 @@
 """BroadcastClient: connect to a server, send, and iterate over what arrives."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ssl

@@ -1,7 +1,5 @@
 """One connection between a client and a view: sends what is entered, displays what arrives."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import enum

@@ -1,7 +1,5 @@
 """Tell from the answers to heartbeats whether the server is lost."""
 
-from __future__ import annotations
-
 import secrets
 
 from ..protocol.framing import encode

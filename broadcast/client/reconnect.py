@@ -1,7 +1,5 @@
 """Keep a view connected: run a conversation, and reconnect when it is lost."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import random

@@ -1,7 +1,5 @@
 """One connection to a server as a stream of lines, with its heartbeats."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections import deque

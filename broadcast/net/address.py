@@ -1,7 +1,5 @@
 """Look up host names without blocking the event loop, and format addresses and errors."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import os

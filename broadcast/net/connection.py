@@ -1,7 +1,5 @@
 """One connection, for either side: chunks in, bytes out, closed gracefully or reset."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import enum

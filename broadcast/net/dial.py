@@ -1,7 +1,5 @@
 """Connect to a server: look it up, try each of its addresses, and set up TLS."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket

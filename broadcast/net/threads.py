@@ -1,7 +1,5 @@
 """Calls in threads that the interpreter does not join at exit, which they would delay."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future

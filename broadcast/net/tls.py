@@ -5,8 +5,6 @@ allocates a large read buffer for each connection before its peer has sent anyth
 reference cycles behind; here a connection only costs what OpenSSL allocates.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import ssl

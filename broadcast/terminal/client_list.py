@@ -1,7 +1,5 @@
 r"""The answers to `\clients`: the user's are paragraphs, and the one for Tab is hidden."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Sequence
 

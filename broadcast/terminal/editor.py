@@ -4,8 +4,6 @@ It expects the input of a terminal in raw mode, where Ctrl-C and Ctrl-Z arrive a
 order with the others, preferably one that marks pasted text (`ESC[?2004h`).
 """
 
-from __future__ import annotations
-
 import enum
 import re
 from collections.abc import Callable, Sequence

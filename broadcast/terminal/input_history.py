@@ -1,7 +1,5 @@
 """The lines entered before: Up and Down walk through them, and Ctrl-R searches them."""
 
-from __future__ import annotations
-
 from collections import deque
 
 HISTORY_LIMIT = 1_000

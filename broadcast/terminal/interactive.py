@@ -1,7 +1,5 @@
 """A person at a terminal: incoming messages appear above the line that is being typed."""
 
-from __future__ import annotations
-
 import asyncio
 import codecs
 import contextlib

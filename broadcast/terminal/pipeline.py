@@ -1,7 +1,5 @@
 """stdin and stdout as streams of lines: pipes, files, or a terminal without raw mode."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime
 import json

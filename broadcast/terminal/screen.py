@@ -11,8 +11,6 @@ reason the cursor is always on a cell that has been written, a blank after the l
 character: terminals differ in where a resize leaves a cursor that waits after a full row.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

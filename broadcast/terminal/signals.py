@@ -1,7 +1,5 @@
 """Signal handlers that run within the event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import signal

@@ -10,8 +10,6 @@ If another program fills a pipe between the poll and the write, the write blocks
 is not joined at exit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

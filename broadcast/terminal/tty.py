@@ -1,7 +1,5 @@
 """What only a terminal can do: raw mode, suspending the program, and writes that never block."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
