@@ -235,13 +235,13 @@ class ClusterRoom(Room):
         self._is_attached = is_attached
         self.gate.pause("away", not is_attached)
         if is_attached:
-            self._clock.resume()
+            self._clock.resume("away")
             if self._notice_due:
                 self._notice_due.cancel()
             else:
                 self._tell(notices.BACK)
         else:
-            self._clock.pause()
+            self._clock.pause("away")
             loop = asyncio.get_running_loop()
             self._notice_due = loop.call_later(self.timing.notice, self._tell, notices.AWAY)
 

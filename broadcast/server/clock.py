@@ -23,7 +23,7 @@ class ServingClock:
         self._ticked_at = self._loop.time()  # the last tick, in the loop's time
         self._counted = 0.0  # running time at the last tick
         self._paused_for = 0.0  # seconds of running time in all pauses that have ended
-        self._pauses = 0  # that have not ended
+        self._pauses: set[str] = set()  # why the reading time stands still
         self._paused_at = 0.0  # while paused: when that began, in running time
         self._timer: asyncio.TimerHandle | None = None  # the next tick
 
@@ -49,14 +49,14 @@ class ServingClock:
         until = self._paused_at if self._pauses else self.running_time()
         return until - self._paused_for
 
-    def pause(self) -> None:
-        """Stop the reading time, because input is paused, until each pause has ended."""
+    def pause(self, reason: str) -> None:
+        """Stop the reading time, because input is paused, until no reason is left."""
         if not self._pauses:
             self._paused_at = self.running_time()
-        self._pauses += 1
+        self._pauses.add(reason)
 
-    def resume(self) -> None:
-        """End one pause; no effect without one."""
-        if self._pauses == 1:
+    def resume(self, reason: str) -> None:
+        """Let the reading time go on, unless there is another reason."""
+        if self._pauses == {reason}:
             self._paused_for += self.running_time() - self._paused_at
-        self._pauses = max(0, self._pauses - 1)
+        self._pauses.discard(reason)

@@ -44,11 +44,14 @@ async def test_pause_stops_only_the_reading_time(monkeypatch: pytest.MonkeyPatch
     fake = Time(monkeypatch)
     clock = ServingClock()
     fake.now += 0.0625
-    clock.pause()
+    clock.pause("one")
+    clock.pause("other")
     fake.now += 0.125
     assert (clock.running_time(), clock.reading_time()) == (0.1875, 0.0625)
-    clock.resume()
-    clock.resume()
+    clock.resume("one")
+    clock.resume("one")
+    clock.resume("other")
+    clock.resume("other")
     fake.now += 0.25
     assert (clock.running_time(), clock.reading_time()) == (0.4375, 0.3125)
 
