@@ -34,7 +34,7 @@ async def main():
     async with BroadcastServer(port=0, notices=False, tls=context) as server:
         logging.getLogger("broadcast").setLevel(logging.WARNING)
         await asyncio.to_thread(sys.stdin.readline)
-        server._context.room.gate.pause("test")  # as if somebody read too slowly
+        server._context.room.gate.hold("test", True)  # as if somebody read too slowly
         await asyncio.Event().wait()
 
 asyncio.run(main())

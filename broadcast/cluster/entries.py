@@ -31,4 +31,4 @@ def parse_entry(reply: Reply) -> Entry:
         events = list(zip(fields[::2], fields[1::2], strict=True))
         return Entry(entry_id, before, server, int(number), int(seconds), events)
     except (ValueError, TypeError, AttributeError):
-        raise RedisError("its log has an entry that is none of ours") from None
+        raise RedisError("its log contains an entry that is not ours") from None

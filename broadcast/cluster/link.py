@@ -56,8 +56,7 @@ class Link:
         self._room, self._url, self._clock, self._timing = room, url, clock, room.timing
         self._scripts = Scripts(name)
         self._state = LinkState.AWAY
-        self._away_since = 0.0  # in running time
-        self._logged = ""  # why it is away, as it was logged last
+        self._away_since, self._logged = 0.0, ""  # in running time; why, as it was logged last
         self._retry_delay = 0.0  # seconds before the next attempt to attach
         self._task: asyncio.Task[None]  # since `start`
         self._connections: list[RedisConnection] = []  # to call scripts, and to read the log
@@ -86,8 +85,10 @@ class Link:
         """Attach. Raises ClusterError with the reason if that fails."""
         try:
             await self._run_watched(self._attach())
-        except (OSError, BroadcastError) as problem:
+        except BaseException as problem:
             await asyncio.gather(*map(RedisConnection.close, self._connections))
+            if not isinstance(problem, OSError | BroadcastError):
+                raise
             raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
         self._task = asyncio.create_task(self._run(), name="cluster link")
 
@@ -185,7 +186,7 @@ class Link:
                     flushed = self._position
                 await self._room.gate.wait_for_readers()
                 if entry.before != self._last:
-                    raise LostError("Redis does not have any more what was said before")
+                    raise LostError("Redis no longer has what was said before")
                 self._room.take(entry, is_own=entry.server == self.server)
                 before, self._position, self._last = self._position, position_of(entry.id), entry.id
                 if not entry.server or before // REPORT_SIZE < self._position // REPORT_SIZE:
@@ -226,7 +227,7 @@ class Link:
                 await self._reap(redis, server, beats[server])
         if unclean:
             await self._reap(redis, unclean.decode())
-        self._room.gate.pause("behind", self._neighbours.is_behind)
+        self._room.gate.hold("behind", self._neighbours.is_behind)
 
     async def _reap(self, redis: RedisConnection, server: str, *beat: str) -> None:
         """Declare a server dead that has sent this heartbeat last, and free its names."""
@@ -235,13 +236,16 @@ class Link:
 
     async def close(self) -> None:
         """Declare this server dead once nothing is in flight; if it is away, others will do so."""
-        with contextlib.suppress(OSError, BroadcastError):
+        try:
             async with asyncio.timeout(self._timing.leave):
                 await self._room.settle()
                 if self._state is LinkState.ATTACHED:
                     await self._reap(self._connections[0], self.server, self._beat_text)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        except (OSError, BroadcastError):
+            pass  # others will do so
+        finally:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 class LinkedRoom(ClusterRoom):

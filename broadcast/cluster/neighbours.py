@@ -17,7 +17,7 @@ class Neighbours:
         self._clock, self._dead_after = clock, timing.dead_after
         self._hold_limit = grace + timing.behind  # for which the slowest one may hold the senders
         self._seen: dict[str, tuple[str, float]] = {}  # the last heartbeat, and when it was new
-        self._slowest, self._slowest_since = "", 0.0  # since it is that one, too far behind
+        self._slowest, self._slowest_since = "", 0.0  # and since when it has been that one
         self.is_behind = False  # whether the slowest one is so far behind that senders must wait
 
     def update(self, end: int, beats: dict[str, str]) -> list[str]:

@@ -31,17 +31,17 @@ from .resp import LostError, RedisConnection, encode
 from .scripts import Scripts
 
 IN_FLIGHT_LIMIT = 256 * 1024
-"""Bytes that were published and have not come back, above which senders wait; above half of them,
-from the next iteration on, so that no chunk is split. An event has its text and EVENT_COST."""
+"""Bytes in flight, EVENT_COST for each event included, above which senders wait at once; above half
+of it, they wait from the next iteration on, so that no chunk is split."""
 
 EVENT_COST = 300
 GONE = LeaveReason.LOST.value
-SETTLE_INTERVAL = 0.01  # seconds between two looks whether everything has come back
+SETTLE_INTERVAL = 0.01  # seconds between checks that everything has come back
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
 
 
 class Newcomer(NamedTuple):
-    """A client that asks for a name; `joined` is done early if it does not wait any more."""
+    """A client that asks for a name; `joined` is done early if it no longer waits."""
 
     username: str
     connection: Connection
@@ -87,7 +87,6 @@ class ClusterRoom(Room):
                 return await joined
         except BaseException as problem:
             if joined.done() and not joined.cancelled() and not joined.exception():
-                self.remove(joined.result(), GONE)
                 self.release_place(joined.result())
             if isinstance(problem, TimeoutError):
                 raise HandshakeError(UNAVAILABLE) from None
@@ -132,7 +131,7 @@ class ClusterRoom(Room):
             asyncio.get_running_loop().call_soon(self._pace)
 
     def _pace(self) -> None:
-        self.gate.pause("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
+        self.gate.hold("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
 
     async def next_write(self) -> tuple[int, list[Event], int]:
         """Wait for events, and make a write of them, of about a batch at most."""
@@ -203,7 +202,7 @@ class ClusterRoom(Room):
             await asyncio.sleep(SETTLE_INTERVAL)
 
     async def finish(self) -> None:
-        self.gate.pause("finish")
+        self.gate.hold("finish", True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timing.notice):
                 await self.settle()
@@ -233,7 +232,7 @@ class ClusterRoom(Room):
     def on_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
         self._is_attached = is_attached
-        self.gate.pause("away", not is_attached)
+        self.gate.hold("away", not is_attached)
         if is_attached:
             self._clock.resume("away")
             if self._notice_due:

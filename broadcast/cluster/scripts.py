@@ -1,4 +1,4 @@
-"""The scripts that a Redis executes, each undivided: `scripts/common.lua` tells what they keep."""
+"""The scripts that Redis executes atomically; `scripts/common.lua` lists their keys."""
 
 import hashlib
 from importlib.resources import files

@@ -30,7 +30,7 @@ class RedisURL(NamedTuple):
 
 
 def parse_url(text: str) -> RedisURL:
-    """Parse a URL. Raises ClusterError, whose text has nothing of it."""
+    """Parse a URL. Raises ClusterError, whose text reveals none of it."""
     found = SHAPE.fullmatch(text)
     scheme, user, password, host, port, database, ca = found.groups() if found else [""] * 7
     if not host or int(port or 6379) not in range(1, 65_536) or (ca and scheme == "redis"):

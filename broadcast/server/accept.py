@@ -28,7 +28,7 @@ async def open_connection(accepted: socket.socket, tls: ssl.SSLContext | None) -
 
 
 async def take_over(writer: asyncio.StreamWriter, tls: ssl.SSLContext | None) -> Connection:
-    """Return the same for what asyncio has accepted, as soon as a descriptor is free for it.
+    """Return the connection of what asyncio has accepted, as soon as a descriptor is free for it.
 
     The streams that come with it are closed: they form a cycle, and read ahead without a bound.
     """

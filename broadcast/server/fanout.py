@@ -283,12 +283,12 @@ class Fanout:
 
     def _pause_or_resume_input(self) -> None:
         if not self.gate.is_backlogged and self.backlog > self._bound:
-            self.gate.pause(BACKLOG)
+            self.gate.hold(BACKLOG, True)
             self._clock.pause(BACKLOG)
             self._find_stragglers()
             self._schedule_check()
         elif self.gate.is_backlogged and self.backlog <= self._bound // 2:
-            self.gate.pause(BACKLOG, False)
+            self.gate.hold(BACKLOG, False)
             self._clock.resume(BACKLOG)
             self._stragglers.clear()
             if self._next_check:

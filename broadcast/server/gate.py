@@ -21,12 +21,14 @@ class InputGate:
         self._readers_keep_up.set()
         self._queue = asyncio.Lock()  # serves those that wait for their turn in order
 
-    def pause(self, reason: str, pause: bool = True) -> None:
-        """Make publishers wait for this reason, or stop waiting for it."""
-        (self._reasons.add if pause else self._reasons.discard)(reason)
-        (self._open.clear if self._reasons else self._open.set)()
-        is_backlogged = BACKLOG in self._reasons
-        (self._readers_keep_up.clear if is_backlogged else self._readers_keep_up.set)()
+    def hold(self, reason: str, when: bool) -> None:
+        """Make publishers wait for this reason while it holds."""
+        if when:
+            self._reasons.add(reason)
+        else:
+            self._reasons.discard(reason)
+        _set_if(self._open, not self._reasons)
+        _set_if(self._readers_keep_up, BACKLOG not in self._reasons)
 
     @property
     def is_open(self) -> bool:
@@ -57,5 +59,12 @@ class InputGate:
         return not self._readers_keep_up.is_set()
 
     async def wait_for_readers(self) -> None:
-        """Wait while that is so."""
+        """Wait until the readers keep up."""
         await self._readers_keep_up.wait()
+
+
+def _set_if(event: asyncio.Event, condition: bool) -> None:
+    if condition:
+        event.set()
+    else:
+        event.clear()

@@ -15,7 +15,7 @@ from .batch import Subscription
 from .clock import ServingClock
 from .fanout import Fanout
 from .history import History
-from .reasons import Interrupt
+from .reasons import Interrupt, LeaveReason
 from .registry import Registry, Roster
 from .settings import Settings
 
@@ -54,7 +54,7 @@ class Room(ABC):
         history: History | None = None,
         roster: Roster | None = None,
     ) -> None:
-        # The names of all members, those of other servers, too.
+        # The names of all members, including those of other servers.
         self._roster = Roster() if roster is None else roster
         self._present: set[Member] = set()  # this server's, until they leave
         self._fanout = Fanout(clock, settings.backlog, settings.grace)
@@ -119,8 +119,11 @@ class Room(ABC):
         """Free a member's name and announce why, unless it is not present any more."""
 
     def release_place(self, member: Member) -> None:
-        """Let another client join in place of one that has left and whose connection ends."""
-        self._fanout.remove(member.subscription)
+        """Let another client join in place of one whose connection ends; it leaves if it is here.
+
+        It is only still here if its session has failed or was cancelled.
+        """
+        self.remove(member, LeaveReason.LOST.value)
         self._members -= 1
 
     def _announce(self, text: str, member: Member | None = None) -> None:

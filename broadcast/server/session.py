@@ -33,7 +33,7 @@ time slice, and yields less than a batch, however long the client's name is."""
 
 
 class State(enum.Enum):
-    """The state of a session; changed only in `Session._run_state`, always to a later one."""
+    """The state of a session; changed only in `Session._enter`, always to a later one."""
 
     HANDSHAKE = enum.auto()
     JOINED = enum.auto()
@@ -119,12 +119,10 @@ class Session:
 
     def _release(self) -> None:
         """Let another client have this one's place, and forget what refers to the session."""
-        self._state = State.CLOSED  # now nothing interrupts it
+        self._enter(State.CLOSED)
         self._connection.on_chunk = None
         member, self._member = self._member, None  # its subscription refers to this session
         if member:
-            # Without effect if it has left; otherwise there was a bug, or the task was cancelled.
-            self._context.room.remove(member, LeaveReason.LOST.value)
             self._context.room.release_place(member)
             if rate := self._context.rate:
                 now = self._context.clock.running_time()
@@ -139,6 +137,11 @@ class Session:
         """Close to make room for another connection; when called again, at once."""
         self.interrupt(LeaveReason.DISPLACED)
 
+    def _enter(self, state: State) -> None:
+        """Change the state to a later one, and give it a scope of its own."""
+        assert state.value > self._state.value, (self._state, state)
+        self._state, self._scope = state, Scope()
+
     async def _run_state(
         self, state: State, body: Awaitable[LeaveReason | None], *, watched: bool = True
     ) -> LeaveReason | None:
@@ -146,9 +149,8 @@ class Session:
 
         Returns why. The deadline counts only if the state is watched.
         """
-        assert state.value >= self._state.value, (self._state, state)
         if state is not self._state:  # otherwise it may have been interrupted already
-            self._state, self._scope = state, Scope()
+            self._enter(state)
         if not watched:
             return await self._scope.run(body)
         watching = watch_deadline(self._time_left, self._timeout, self._on_expired)
@@ -185,7 +187,7 @@ class Session:
     async def _run_handshake(self) -> LeaveReason | None:
         """Admit the client to the room, or refuse it with a reason and close.
 
-        If it has been admitted, `_member` is set; returns the reason if it was also interrupted.
+        If it has been admitted, `_member` is set; returns the reason if it has to leave at once.
         """
         reason = None
         try:
@@ -199,7 +201,8 @@ class Session:
                 else:
                     timed_out = reason is LeaveReason.TIMED_OUT
                     await self._refuse(HANDSHAKE_TIMED_OUT if timed_out else reason.value)
-        return reason
+        # A client that has joined is no stranger any more, even if that was in the same iteration.
+        return None if reason in (LeaveReason.TIMED_OUT, LeaveReason.DISPLACED) else reason
 
     async def _join(self) -> None:
         context, connection = self._context, self._connection
@@ -423,7 +426,7 @@ class Session:
     async def _deliver_rest(self, delivered: asyncio.Future[bool]) -> LeaveReason | None:
         """Wait until the client has been sent everything, or return why it never will be."""
         if not await delivered:
-            return LeaveReason.TOO_SLOW  # as it was interrupted for another reason
+            return LeaveReason.TOO_SLOW  # overruled by the reason of an interruption, if any
         await self._connection.drain()
         return LeaveReason.LOST if self._connection.lost else None
 

@@ -21,7 +21,7 @@ class ClusterTiming:
     dead_after: float = 15.0  # without a heartbeat, after which a server is declared dead
     behind: float = 2.0  # above the grace time, for which the slowest server may hold the senders
     notice: float = 1.0  # for which a server is away before its clients are told
-    newcomer: float = 3.0  # that a client waits which connects meanwhile, before it is refused
+    newcomer: float = 3.0  # for which a client that connects meanwhile waits before it is refused
     leave: float = 5.0  # that a client or a server waits to leave while it is away
     retry: float = 1.0  # between two attempts to attach again, after the first ones
 
@@ -37,7 +37,7 @@ class Settings:
     host: str = DEFAULT_HOST
     """A name or an address, empty for every interface; it listens on all addresses of a name."""
     port: int = DEFAULT_PORT
-    """0 for any free one, the same for all addresses; once it listens, the one that it has got."""
+    """0 for any free one, the same for all addresses; once it listens, the one that it has."""
     _: KW_ONLY
     timeout: float = 300.0
     """Seconds of silence after which a client is disconnected: ten times the client's heartbeat, so

@@ -5,7 +5,7 @@
 -- servers  hash: server -> number of its last write
 -- beats    hash: server -> last heartbeat, "COUNTER POSITION FLOOR"
 -- names    hash: key of a name in use -> the name
--- next     hash: key of a name -> lowest number that was never behind it
+-- next     hash: key of a name -> lowest number never appended to it
 -- freed    sorted set, all of score 0: "KEY\0NUMBER" for lower numbers that are free again
 -- dead     set: servers that were declared dead, and may still own names
 -- owned    set: keys of the names of one server

@@ -1,6 +1,6 @@
--- Says that a server lives and where it is, and checks that it knows the room; comes first on each
--- connection. ARGV: server, epoch, ID of the last entry that it has taken, heartbeat. Removes what
--- is below all floors. Returns the last entry's ID, all heartbeats, a dead server with names left.
+-- Records that a server is alive, and its position, and checks that it knows the room; comes first
+-- after connecting. ARGV: server, epoch, ID of the last entry that it has taken, heartbeat. Removes
+-- what is below all floors. Returns the last entry's ID, all heartbeats, a dead server with names.
 if call('GET', epoch) ~= ARGV[2] or call('HEXISTS', servers, ARGV[1]) == 0 then
   return VOID
 elseif #call('XRANGE', log, ARGV[3], ARGV[3]) == 0 then
