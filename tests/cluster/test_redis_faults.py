@@ -310,7 +310,7 @@ class TestRedisForgets:
         stopped.signal(signal.SIGSTOP)
         await author.send_all((b"x" * 9_999 + b"\n") * 400)
         await synchronise(author, [listeners[1]])
-        redis.call("CONFIG", "SET", "maxmemory", redis.info("used_memory") - 100_000)
+        redis.call("CONFIG", "SET", "maxmemory", redis.info("used_memory") - 1_500_000)
         author.send("last words\n")
         await other.wait_logged("away from .*(memory|OOM)")
         stopped.signal(signal.SIGCONT)
