@@ -30,6 +30,9 @@ OUTAGE_PATIENCE = 30.0
 
 SHUTDOWN = "* server is shutting down"
 
+LOG_KEY, TOP_KEY, NAMES_KEY = (f"broadcast:{{main}}:{key}" for key in ("log", "top", "names"))
+"""What Redis keeps of the room: the log, the ID of its last entry, and the names in use."""
+
 SPEED = 0.2
 """How long a second of an outage takes in the tests: the servers that `FAST` starts have all their
 times shorter by this factor."""
@@ -45,6 +48,7 @@ sys.exit(main_server())
 """The server program with shorter times."""
 
 Reply = None | int | bytes | list["Reply"]
+Word = str | bytes | int
 
 
 def find_redis() -> str:
@@ -124,10 +128,12 @@ class RedisServer:
         assert self._process
         self._process.wait()
 
-    def call(self, *words: str | int, password: str | None = None) -> Reply:
+    def call(self, *words: Word, password: str | None = None) -> Reply:
         """Call one command over a connection of its own."""
-        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connected:
-            file = connected.makefile("rb")
+        with (
+            socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connected,
+            connected.makefile("rb") as file,
+        ):
             if password:
                 connected.sendall(encode_command("AUTH", password))
                 read_reply(file.readline, file.read)
@@ -155,8 +161,6 @@ class RedisServer:
 
     def contents(self) -> dict[str, Reply]:
         """Return every key but the streams, with its value."""
-        keys = self.call("KEYS", "*")
-        assert isinstance(keys, list)
         read: dict[bytes, tuple[str, ...]] = {
             b"string": ("GET",),
             b"hash": ("HGETALL",),
@@ -165,12 +169,28 @@ class RedisServer:
             b"list": ("LRANGE", "0", "-1"),
         }
         values = {}
-        for key in sorted(key.decode() for key in keys if isinstance(key, bytes)):
+        for key in sorted(key.decode() for key in self._list("KEYS", "*")):
             kind = self.call("TYPE", key)
             if isinstance(kind, bytes) and kind in read:
                 command, *rest = read[kind]
                 values[key] = self.call(command, key, *rest)
         return values
+
+    def backup(self, *keys: str) -> dict[str, bytes]:
+        """Return some keys, or all, as they are now."""
+        found = keys or [key.decode() for key in self._list("KEYS", "*")]
+        dumps = {key: self.call("DUMP", key) for key in found}
+        return {key: dump for key, dump in dumps.items() if isinstance(dump, bytes)}
+
+    def restore(self, backup: dict[str, bytes]) -> None:
+        """Put keys back, one after the other; the rest stays as it is."""
+        for key, dump in backup.items():
+            self.call("RESTORE", key, 0, dump, "REPLACE")
+
+    def _list(self, *words: Word) -> list[bytes]:
+        reply = self.call(*words)
+        assert isinstance(reply, list)
+        return [item for item in reply if isinstance(item, bytes)]
 
     def close(self) -> None:
         if self._process and self._process.poll() is None:
@@ -179,9 +199,9 @@ class RedisServer:
             self._process.wait()
 
 
-def encode_command(*words: str | int) -> bytes:
+def encode_command(*words: Word) -> bytes:
     """Return a command in the wire format of Redis."""
-    encoded = [str(word).encode() for word in words]
+    encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
     return b"*%d\r\n" % len(words) + b"".join(
         b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded
     )
@@ -635,6 +655,14 @@ async def start_talking(
     traffic = await Traffic.start(servers)
     await traffic.flow()
     return servers, traffic
+
+
+def add_names(redis: RedisServer, count: int) -> None:
+    """Add names to the room of nobody in particular."""
+    for start in range(0, count, 5_000):
+        numbers = range(start, min(count, start + 5_000))
+        names = [f"somebody{number * 7_919 % count}" for number in numbers]
+        redis.call("HSET", NAMES_KEY, *(word for name in names for word in (name, name)))
 
 
 async def end_all(servers: Iterable[ClusterServer], redis: RedisServer) -> None:

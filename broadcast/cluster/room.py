@@ -173,6 +173,7 @@ class ClusterRoom(Room):
         self._roster.add(name)
         if newcomer and not newcomer.joined.done():
             asked, connection, interrupt, joined = newcomer
+            self._joining.discard(joined)  # it takes that place, now
             try:
                 self.check_space()
                 joined.set_result(self._admit(asked, name, connection, interrupt))

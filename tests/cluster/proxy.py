@@ -7,6 +7,7 @@ stdin and answers each with `done`:
 * `stop`: nothing is passed on in either direction; connections stay open, new ones are accepted.
 * `cut`: reset all connections, now.
 * `bite N`: each Nth call of a script is passed on, its reply dropped, and everything reset.
+* `slow N`: of what Redis replies, N bytes a second are passed on over each connection.
 * `pass`: end all of these. Connections of which something was dropped are reset.
 """
 
@@ -43,6 +44,7 @@ class Proxy:
         self._may_flow.set()
         self._bite_every = 0  # script calls; 0 for never
         self._calls = 0  # since `bite`
+        self._rate = 0  # bytes of replies a second; 0 for any
         self._writers: set[asyncio.StreamWriter] = set()
         self._muted: set[asyncio.StreamWriter] = set()  # of clients that miss a reply
 
@@ -91,9 +93,17 @@ class Proxy:
             elif self._mode is Mode.MUTE:
                 self._muted.add(writer)
             else:
-                writer.write(data)
-                await writer.drain()
+                await self._pass_on(data, writer)
         raise EOFError
+
+    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        while self._rate and data:
+            size = max(1, self._rate // 50)
+            writer.write(data[:size])
+            await asyncio.sleep(len(data[:size]) / self._rate)
+            data = data[size:]
+        writer.write(data)
+        await writer.drain()
 
     def _reset(self, writers: set[asyncio.StreamWriter] | list[asyncio.StreamWriter]) -> None:
         for writer in writers:
@@ -108,10 +118,12 @@ class Proxy:
             self._reset(self._writers)
         elif word == "bite":
             self._bite_every, self._calls = int(number), 0
+        elif word == "slow":
+            self._rate = int(number)
         else:
             self._mode = Mode(word)
             if self._mode is Mode.PASS:
-                self._bite_every = 0
+                self._bite_every = self._rate = 0
                 self._reset(self._muted)
             if self._mode is Mode.STOP:
                 self._may_flow.clear()

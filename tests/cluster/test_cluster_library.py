@@ -18,6 +18,26 @@ from broadcast.server.settings import ClusterTiming
 SHORT = ClusterTiming(heartbeat=0.2, silence=0.3, dead_after=2, notice=0.1, newcomer=0.3, leave=0.3)
 
 
+class TestQuiet:
+    async def test_redis_that_stops_for_less_than_the_limit_is_not_noticed(
+        self, redis: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """In a quiet room, Redis may let a server wait for entries as long as a heartbeat."""
+        caplog.set_level(logging.INFO, "broadcast")
+        timing = ClusterTiming(heartbeat=1, silence=1.2)
+        async with BroadcastServer(port=0, cluster=redis.url, cluster_timing=timing) as server:
+            client = await Recorder.join(server.port, "client")
+            await asyncio.sleep(0.9)
+            redis.signal(signal.SIGSTOP)
+            await asyncio.sleep(0.7)
+            redis.signal(signal.SIGCONT)
+            await asyncio.sleep(0.3)
+            client.send("\\clients\n")
+            await client.wait("* client (you)\r\n")
+            assert not any("away from" in line for line in caplog.messages)
+            await client.leave()
+
+
 @linux_only("counts open files in /proc")
 class TestNothingIsLeftOpen:
     async def test_server_can_be_started_again_and_again(self, redis: RedisServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -137,6 +138,28 @@ class TestConnection:
         server.answer(b"+PONG\r\n")
         assert await asking == b"PONG"
         assert redis.silent_for == 0
+
+    async def test_reply_that_arrives_slowly_is_no_silence(self, fake: Fake) -> None:
+        server, redis = fake
+        asking = asyncio.create_task(redis.ask(encode("PING")))
+        await until(lambda: bool(server.asked))
+        longest, reply = 0.0, b"$40\r\n" + bytes(40) + b"\r\n"
+        for place in range(0, len(reply), 4):
+            await asyncio.sleep(0.05)
+            longest = max(longest, redis.silent_for)
+            server.answer(reply[place : place + 4])
+        assert await asking == bytes(40)
+        assert 0 < longest < 0.3
+
+    async def test_time_for_which_redis_may_wait_is_no_silence(self, fake: Fake) -> None:
+        server, redis = fake
+        asking = asyncio.create_task(redis.ask(encode("XREAD"), wait=0.2))
+        await until(lambda: bool(server.asked))
+        asked = time.monotonic()
+        await until(lambda: redis.silent_for > 0)
+        assert time.monotonic() - asked > 0.15
+        server.answer(b"*-1\r\n")
+        assert await asking is None
 
     async def test_end_of_the_connection_is_an_error(self, fake: Fake) -> None:
         server, redis = fake

@@ -15,12 +15,14 @@ from cluster_helpers import (
     FAST,
     OUTAGE_PATIENCE,
     EndedError,
+    MakeProxy,
     MakeRedis,
     Recorder,
     RedisServer,
     StartCluster,
     Talker,
     Traffic,
+    add_names,
     end_all,
     free_port,
     synchronise,
@@ -102,6 +104,39 @@ class TestOneRoom:
         client.send("\\clients 1\n\\ping end\n")
         await client.wait("PONG end\r\n")
         assert client.lines[2:] == ["* 2 clients", "PONG end"]
+
+    async def test_server_starts_quickly_in_a_room_of_300_000_names(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        add_names(redis, 300_000)
+        began = time.monotonic()
+        [server] = await cluster(redis.url)
+        assert time.monotonic() - began < 6
+        client = await Recorder.join(server.port, "client")
+        client.send("\\clients 10\n")
+        await client.wait("* 300001 clients\r\n")
+
+    async def test_those_who_find_a_server_full_are_never_announced(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        [full] = await cluster(redis.url, 1, "--max-clients", "5")
+        [other] = await cluster(redis.url)
+        watcher = await Recorder.join(other.port, "watcher")
+        clients = [await Recorder.connect(full.port, f"c{number}") for number in range(30)]
+        for client in clients:
+            await client.wait_lines(1)
+        joined = [client for client in clients if client.lines[0] == "SUCCESS"]
+        assert len(joined) == 5
+        for client in clients:
+            if client not in joined:
+                await client.wait_end()
+                assert client.lines == ["ERROR server is full"]
+        await synchronise(joined[0], [watcher])
+        expected = [f"{client.name} joined" for client in joined]
+        assert sorted(watcher.notices) == sorted(expected)
+        await joined[0].leave()
+        await watcher.wait(f"* {joined[0].name} left\r\n")
+        await Recorder.join(full.port, "next")
 
     async def test_200_clients_with_one_name_get_the_lowest_numbers(
         self, redis: RedisServer, cluster: StartCluster
@@ -229,6 +264,28 @@ class TestEnd:
             await listener.wait(f"* c{number} left (server is shutting down)\r\n")
         assert await listener.names() == ["listener"]
         assert "Traceback" not in one.logged()
+
+    async def test_clients_of_a_server_that_ends_get_all_that_the_others_saw_of_it(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        proxy = make_proxy(redis)
+        [one] = await cluster(proxy.url)
+        [two] = await cluster(redis.url)
+        listeners = [await Recorder.join(server.port, "listener") for server in (one, two)]
+        author = await Recorder.join(one.port, "author")
+        talker = Talker(author, pause=0)
+        await listeners[0].wait_more(50)
+        proxy.order("slow 1000000")  # so that much is on its way all the time
+        await listeners[0].wait_more(500)
+        one.signal(signal.SIGTERM)
+        await listeners[1].wait("* author left (server is shutting down)\r\n")
+        await listeners[0].wait_end()
+        await author.wait_end()
+        assert await one.wait_ended() == 0
+        await talker.stop()
+        assert listeners[0].lines[-1] == "* server is shutting down"
+        assert listeners[0].messages == listeners[1].messages
+        assert "away from" not in one.logged()
 
     async def test_history_outlives_its_server(
         self, redis: RedisServer, cluster: StartCluster

@@ -13,12 +13,12 @@ local log, top, epoch, servers, beats, names, next_number, freed, dead, owned = 
 local call = redis.call
 local VOID = redis.error_reply('LOST this server is not registered any more')
 
--- An entry's ID is its position, and the server as a number, so that another entry never gets the
--- same. It also has the ID of the entry before it, so that a reader knows when one is missing.
-local function append(origin, fields, size)
+-- An entry's ID is its position, and its source (hexadecimal) as a number, so that another entry
+-- never gets the same. It has the ID of the entry before it, so that a missing one is noticed.
+local function append(origin, fields, size, source)
   local before = call('GET', top) or '0-0'
   local position = string.match(before, '%d+') + 100 + size
-  local id = string.format('%d-%d', position, tonumber(ARGV[1], 16))
+  local id = string.format('%d-%d', position, tonumber(string.sub(source, 1, 8), 16))
   call('XADD', log, id, 'after', before, 'from', origin, unpack(fields))
   call('SET', top, id)
   return id, position

@@ -16,5 +16,5 @@ end
 if #fields == 0 then
   return call('SREM', dead, ARGV[1]) * 0
 end
-append(' 0 0', fields, 200 * #fields)
+append(' 0 0', fields, 200 * #fields, redis.sha1hex(table.concat(fields))) -- SPOP is random
 return 1

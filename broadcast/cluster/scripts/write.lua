@@ -19,5 +19,5 @@ for i = 5, #ARGV, 3 do
   end
   fields[#fields + 1], fields[#fields + 2] = kind, text
 end
-append(ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[4], fields, ARGV[3])
+append(ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[4], fields, ARGV[3], ARGV[1])
 call('HSET', servers, ARGV[1], number)
