@@ -194,7 +194,6 @@ class Link:
             self._room.flush()
 
     async def _beat(self, redis: RedisConnection) -> None:
-        """Send heartbeats."""
         while True:
             is_behind = self._neighbours.is_behind
             with contextlib.suppress(TimeoutError):
@@ -237,12 +236,11 @@ class Link:
     async def close(self) -> None:
         """Declare this server dead once nothing is in flight; if it is away, others will do so."""
         try:
-            async with asyncio.timeout(self._timing.leave):
-                await self._room.settle()
-                if self._state is LinkState.ATTACHED:
-                    await self._reap(self._connections[0], self.server, self._beat_text)
-        except (OSError, BroadcastError):
-            pass  # others will do so
+            with contextlib.suppress(OSError, BroadcastError):
+                async with asyncio.timeout(self._timing.leave):
+                    await self._room.settle()
+                    if self._state is LinkState.ATTACHED:
+                        await self._reap(self._connections[0], self.server, self._beat_text)
         finally:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

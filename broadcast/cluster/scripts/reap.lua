@@ -1,5 +1,5 @@
--- Declares a server dead, unless it has sent another heartbeat since the given one, and frees some of
--- its names; returns 1 if there are more, else 0. ARGV: server, how many, why, last heartbeat.
+-- Declares a server dead, unless it has sent another heartbeat since the given one, and frees some
+-- of its names; returns 1 if there are more, else 0. ARGV: server, how many, why, last heartbeat.
 if ARGV[4] and call('HGET', beats, ARGV[1]) ~= ARGV[4] then
   return 0
 elseif ARGV[4] then
