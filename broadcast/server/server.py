@@ -38,12 +38,23 @@ new connections, and few enough that many of these do not delay messages."""
 
 
 class ServerState(enum.Enum):
-    """The state of a server, which may be started again once it is closed."""
+    """The state of a server; changed only in `BroadcastServer._enter`."""
 
     CLOSED = enum.auto()
+    """It may be started, again, too."""
+    STARTING = enum.auto()
     RUNNING = enum.auto()
-    """It has been started; only now are connections served."""
+    """It listens; only now are connections served."""
     CLOSING = enum.auto()
+
+
+NEXT_STATES = {
+    ServerState.CLOSED: (ServerState.STARTING,),
+    ServerState.STARTING: (ServerState.RUNNING, ServerState.CLOSING, ServerState.CLOSED),
+    ServerState.RUNNING: (ServerState.CLOSING, ServerState.CLOSED),
+    ServerState.CLOSING: (ServerState.CLOSED,),
+}
+"""The states that may follow each state."""
 
 
 class BroadcastServer(Settings):
@@ -84,7 +95,7 @@ class BroadcastServer(Settings):
             opened.push_async_callback(self._cancel_sessions)
             opened.callback(self._stop_listening)
             addresses = await self._listen()
-            self._opened = opened.pop_all()
+            self._opened = opened.pop_all()  # `close` leaves it
         self.port = addresses[0][1]
         for address in addresses:
             LOGGER.info("listening on %s", format_address(address))
@@ -99,11 +110,15 @@ class BroadcastServer(Settings):
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
         self._started_at = asyncio.get_running_loop().time()
-        self._state = ServerState.RUNNING
+        self._enter(ServerState.STARTING)
         try:
             yield
         finally:
-            self._state = ServerState.CLOSED
+            self._enter(ServerState.CLOSED)
+
+    def _enter(self, state: ServerState) -> None:
+        assert state in NEXT_STATES[self._state], (self._state, state)
+        self._state = state
 
     def _make_context(self) -> ServerContext:
         clock = ServingClock()
@@ -133,11 +148,17 @@ class BroadcastServer(Settings):
                 on_accepted = functools.partial(self._on_accepted, listening)
                 # asyncio accepts `backlog` connections in a row and, without free descriptors, logs
                 # as many errors; so it is given 1, and the system more.
-                listener = await asyncio.start_server(on_accepted, sock=listening, backlog=1)
+                listener = await asyncio.start_server(
+                    on_accepted, sock=listening, backlog=1, start_serving=False
+                )
                 self._listeners.append(listener)
+            if self._state is ServerState.STARTING:
+                self._enter(ServerState.RUNNING)
+            for listener, listening in zip(self._listeners, sockets, strict=True):
+                await listener.start_serving()
                 listening.listen(LISTEN_BACKLOG)
             if not self._is_running:
-                raise RuntimeError("the server has been closed while it was starting")
+                raise RuntimeError("the server was closed while it was starting")
         except OSError as problem:
             where = format_address((self.host or "*", self.port))
             why = describe_os_error(problem)
@@ -221,12 +242,12 @@ class BroadcastServer(Settings):
         A client that does not read it within the shutdown timeout is cut off. If this method is
         cancelled, all clients are cut off at once. While it runs, another call returns at once.
         """
-        if not self._is_running:
+        if self._state not in (ServerState.STARTING, ServerState.RUNNING):
             return
-        self._state = ServerState.CLOSING  # no more sessions begin
+        self._enter(ServerState.CLOSING)  # no more sessions begin
         context = self._context
         LOGGER.info("stopping with %s", client_count(len(context.room)))
-        async with self._opened:  # which then closes what is left
+        async with self._opened:  # since `start`; leaving it closes what is left
             await self._stop_accepting()
             await context.room.finish()
             # Clients that have joined are sent the last line; those in their handshake are refused.
@@ -240,7 +261,7 @@ class BroadcastServer(Settings):
                 await asyncio.wait(self._sessions, timeout=UNREAD_TIMEOUT)
 
     async def _cancel_sessions(self) -> None:
-        """Cancel all sessions that have not ended by themselves, without a word to the others."""
+        """Cut off all sessions that are left; as the room is closed, nobody is told of that."""
         self._context.room.close()
         for task in self._sessions:
             # Not at once: a task that is cancelled before it has begun can't close what it owns.

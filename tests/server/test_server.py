@@ -28,7 +28,7 @@ from helpers import (
     until,
 )
 
-from broadcast import BroadcastServer, ListenError
+from broadcast import BroadcastClient, BroadcastServer, ListenError
 from broadcast.net.connection import Connection
 from broadcast.server.batch import Subscription
 from broadcast.server.server import ACCEPTS_PER_ITERATION
@@ -219,6 +219,21 @@ class TestShuttingDown:
             await starting
         await server.start()
         await server.close()
+
+    @pytest.mark.parametrize("iterations", range(1, 12))
+    async def test_server_whose_start_was_cancelled_can_be_started_again(
+        self, iterations: int
+    ) -> None:
+        server = BroadcastServer(port=0)
+        starting = asyncio.create_task(server.start())
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+            await server.close()
+        async with server, BroadcastClient(port=server.port, connect_timeout=5):
+            pass
 
     async def test_client_that_does_not_close_its_side_is_cut_off_at_shutdown(
         self, make_server: MakeServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
