@@ -624,3 +624,8 @@ async def test_renegotiation_is_refused_however_often_it_is_demanded(
             with pytest.raises(ssl.SSLError, match="NO_RENEGOTIATION"):
                 await raw.read()
         writer.close()
+
+
+async def test_host_that_no_certificate_can_be_for_is_an_error(tls_server: BroadcastServer) -> None:
+    with pytest.raises(TLSMismatchError, match="no certificate can be for the host ''"):
+        await BroadcastClient("", tls_server.port, tls=client_context()).connect()

@@ -105,11 +105,11 @@ async def _serve(server: BroadcastServer, log: Log) -> int:
     with contextlib.ExitStack() as handlers:
         handlers.enter_context(handling_signal(signal.SIGINT, on_signal))
         handlers.enter_context(handling_signal(signal.SIGTERM, on_signal))
+        if hasattr(signal, "SIGUSR1"):
+            on_usr1 = handling_signal(signal.SIGUSR1, _log_statistics, server, log)
+            handlers.enter_context(on_usr1)
         try:
             async with server:
-                if hasattr(signal, "SIGUSR1"):
-                    on_usr1 = handling_signal(signal.SIGUSR1, _log_statistics, server, log)
-                    handlers.enter_context(on_usr1)
                 await stop.wait()
         except BroadcastError as error:
             print_error(str(error))

@@ -70,11 +70,10 @@ class BroadcastClient:
         check_username(self.user)
         self.address = format_address((self.host, self.port))
         self.bytes_received = 0  # over all connections
-        self._received: deque[Incoming] = deque()  # of the present connection or the last one
         self._connecting = asyncio.Lock()  # while `connect` or `close` runs
-        # From `connect` to `close`.
-        self._stream: ServerStream | None = None
-        self._scope = contextlib.AsyncExitStack()
+        self._stream: ServerStream | None = None  # from `connect` to `close`
+        self._latest: ServerStream | None = None  # the same, and afterwards, for what is left
+        self._lifetime = contextlib.AsyncExitStack()  # of the stream
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -92,7 +91,8 @@ class BroadcastClient:
         async with self._connecting:
             if self._stream is not None:
                 raise RuntimeError("the client is connected already: close it first")
-            self._stream = await self._scope.enter_async_context(self._joined())
+            stream = await self._lifetime.enter_async_context(self._joined())
+            self._stream = self._latest = stream
 
     @contextlib.asynccontextmanager
     async def _joined(self) -> AsyncIterator[ServerStream]:
@@ -100,7 +100,6 @@ class BroadcastClient:
         connection = await connect(self.host, self.port, self.connect_timeout, self.tls)
         async with contextlib.aclosing(connection):
             stream = ServerStream(connection, self.address, self.line_limit)
-            self._received = stream.received
             try:
                 async with asyncio.timeout(self.connect_timeout):
                     await self._join(stream)
@@ -119,14 +118,14 @@ class BroadcastClient:
 
     async def _join(self, stream: ServerStream) -> None:
         stream.connection.send(handshake.Connect(self.user, self.token).encode())
-        while not self._received:
+        while not stream.received:
             data = await self._read(stream)
             if data.startswith(ALERT) and not self.tls:
                 raise TLSMismatchError(f"{self.address} uses TLS; connect with --tls")
             if not data:
                 hint = "" if self.tls else "; does it want --tls?"
                 raise ConnectError(f"{self.address} closed the connection without an answer{hint}")
-        answer = self._received.popleft()
+        answer = stream.received.popleft()
         if answer == Notice(handshake.SUCCESS):
             return
         if not isinstance(answer, ServerError):
@@ -171,19 +170,18 @@ class BroadcastClient:
 
         Raises ConnectionLostError if the connection broke.
         """
-        await self._wait_received()
-        received = list(self._received)
-        self._received.clear()
+        arrived = await self._wait_received()
+        received = list(arrived)
+        arrived.clear()
         return received
 
     def __aiter__(self) -> AsyncIterator[Incoming]:
         return self
 
     async def __anext__(self) -> Incoming:
-        await self._wait_received()
-        if not self._received:
+        if not (arrived := await self._wait_received()):
             raise StopAsyncIteration
-        return self._received.popleft()
+        return arrived.popleft()
 
     async def keep_alive(self, seconds: float) -> None:
         r"""Send a heartbeat, `\ping <word>`, at this interval until the connection is lost.
@@ -200,7 +198,7 @@ class BroadcastClient:
         """
         async with self._connecting:
             stream, self._stream = self._stream, None
-            async with self._scope:
+            async with self._lifetime:
                 if stream:
                     with contextlib.suppress(TimeoutError, ConnectionLostError):
                         async with asyncio.timeout(seconds):
@@ -209,12 +207,17 @@ class BroadcastClient:
                                 while await stream.connection.read_chunk():
                                     pass
 
-    async def _wait_received(self) -> None:
-        """Wait until lines have arrived, or the connection has ended."""
-        while not self._received and await self._read(self._require_stream()):
+    async def _wait_received(self) -> deque[Incoming]:
+        """Wait until lines have arrived, or the connection has ended; return what is there.
+
+        That goes on, and ends, in the same way if the client is being closed.
+        """
+        stream = self._latest or self._require_stream()
+        while not stream.received and await self._read(stream):
             pass
-        if not self._received and self._stream and self._stream.connection.lost:
-            raise self._stream.lost_error()
+        if not stream.received and stream.connection.lost:
+            raise stream.lost_error()
+        return stream.received
 
     async def _read(self, stream: ServerStream) -> bytes:
         """Read a chunk and note the name that the server assigns in it; it is empty at the end."""

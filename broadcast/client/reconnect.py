@@ -39,8 +39,8 @@ async def run_with_reconnect(
             is_leaving = conversation.stage is Stage.LEAVING or view.quit_requested.is_set()
             if is_leaving or not reconnect or isinstance(problem, TLSMismatchError):
                 raise
-            delay = min(max(SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
-            shortened = max(SHORTEST_DELAY, delay * random.uniform(0.5, 1))
+            delay = min(max(2 * SHORTEST_DELAY, 2 * delay), LONGEST_DELAY)
+            shortened = delay * random.uniform(0.5, 1)
             await view.on_disconnected(problem, shortened)
         # Ctrl-D ends the wait: one more attempt is made to send what was entered meanwhile.
         with contextlib.suppress(TimeoutError):

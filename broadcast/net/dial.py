@@ -61,9 +61,12 @@ async def connect(
             await connection.do_handshake()
     except BaseException as error:
         await connection.aclose()
-        if not isinstance(error, OSError):
-            raise
-        raise _tls_error(where, error, seconds, hints) from None
+        if isinstance(error, OSError):
+            raise _tls_error(where, error, seconds, hints) from None
+        if isinstance(error, ValueError):
+            why = f"no certificate can be for the host {host!r}"
+            raise TLSMismatchError(f"can't reach {where} by TLS: {why}") from None
+        raise
     return connection
 
 

@@ -43,7 +43,9 @@ class Pipeline:
         self._is_disconnected = False
 
     async def run(self) -> None:
-        """Do nothing: a pipeline needs no background task."""
+        """Notice that the reader of stdout has gone, where nothing else would."""
+        if self.listen:
+            await self.console.wait_output_closed()
 
     async def read(self) -> bytes | None:
         """Return the next chunk of whole lines to send, None at the end of the input.
@@ -51,7 +53,7 @@ class Pipeline:
         The same chunk is returned until `on_sent` is called, so no input is lost.
         """
         if self.listen:
-            await self.console.wait_output_closed()
+            await asyncio.Event().wait()
         while True:
             while not self._chunks:
                 if data := await self.console.read():

@@ -6,6 +6,7 @@ import datetime
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -316,6 +317,17 @@ class TestClientInPipeline:
                 server.wait_exit()
                 server = program("main_server.py", "--port", str(port), "--no-notices")
                 assert server.port == port
+
+    def test_listener_that_has_no_connection_ends_when_its_reader_has_gone(
+        self, program: StartProgram
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+        client = program("main_client.py", "--port", str(port), "--listen", "--reconnect")
+        assert "trying until it is there again" in client.error_line()
+        assert client.process.stdout
+        client.process.stdout.close()
+        assert client.wait_exit() == 0
 
     @pytest.mark.parametrize("last", [b"\n", b"\nafter\n", b"\nafter\n\\exit\n"])
     def test_oversized_line_is_reported_and_the_others_are_sent(

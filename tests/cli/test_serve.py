@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import ssl
 import time
@@ -187,3 +188,17 @@ class TestServerProgram:
         plain = program("main_client.py", "--port", str(server.port))
         assert plain.wait_exit() == 1
         assert plain.errors().endswith("uses TLS; connect with --tls\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="SKIPPED: no SIGUSR1 on this system")
+def test_sigusr1_during_a_slow_start_does_no_harm(program: StartProgram) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it never answers
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        server = program("main_server.py", "--port", "0", "--cluster", url)
+        connected, _ = silent.accept()
+        server.process.send_signal(signal.SIGUSR1)
+        assert server.error_line().endswith("log lines lost 0")
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_exit() == 1
+        connected.close()

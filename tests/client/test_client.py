@@ -142,6 +142,31 @@ async def test_endless_line_does_not_fill_the_memory() -> None:
                 await next_of(client)
 
 
+async def test_iteration_ends_as_usual_if_another_task_closes_the_client() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SUCCESS\r\nbob: before\r\n")
+        while await reader.readline() not in (b"\\exit\r\n", b""):
+            pass
+        writer.write(b"bob: after\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+    received = []
+    async with fake_server(serve) as port:
+        client = BroadcastClient(port=port)
+        await client.connect()
+
+        async def iterate() -> None:
+            async for incoming in client:
+                received.append(incoming)
+
+        iterating = asyncio.create_task(iterate())
+        await until(lambda: bool(received))
+        await client.close()
+        await iterating
+    assert received == [Message("bob", "before"), Message("bob", "after")]
+
+
 async def test_lines_before_a_line_that_is_too_long_are_yielded_first() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
