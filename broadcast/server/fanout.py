@@ -23,11 +23,12 @@ from collections import deque
 
 from ..net.address import network_of
 from ..net.connection import Connection, send_to_all
-from .batch import BATCH_SIZE, NEXT_STATES, RECEIVING, Batch, Subscription, SubscriptionState
+from .batch import BATCH_SIZE, Batch
 from .clock import ServingClock
 from .eviction import STALL_TIME, PauseBudget, Straggler
 from .gate import BACKLOG, InputGate
 from .reasons import Interrupt, LeaveReason
+from .subscription import NEXT_STATES, RECEIVING, Subscription, SubscriptionState
 
 NOTICE_DELAY = 0.01
 """Seconds that a notice may wait to be sent with other notices or a message: too short to be

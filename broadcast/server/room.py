@@ -11,13 +11,13 @@ from ..protocol import messages, notices
 from ..protocol.blocks import Block
 from ..protocol.framing import encode
 from ..protocol.handshake import FULL, SHUTTING_DOWN, SUCCESS
-from .batch import Subscription
 from .clock import ServingClock
 from .fanout import Fanout
 from .history import History
 from .reasons import Interrupt, LeaveReason
 from .registry import Registry, Roster
 from .settings import Settings
+from .subscription import Subscription
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -69,12 +69,10 @@ class Connectivity(enum.Enum):
     UP = enum.auto()
     LOST = enum.auto()
 
-
-OUTAGES = {
-    Connectivity.CONNECTING: (Connectivity.UNREACHABLE, "no connection"),
-    Connectivity.UP: (Connectivity.LOST, "connection lost"),
-}
-"""The state that follows when an outage begins, and what it is called; the two others last."""
+    @property
+    def is_outage(self) -> bool:
+        """Whether the user has been told that there is no connection."""
+        return self in (Connectivity.UNREACHABLE, Connectivity.LOST)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,8 +192,10 @@ class Terminal:
 
     async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
         """Print once why there is no connection, and count down to the next try in the prompt."""
-        if self._connectivity in OUTAGES:
-            self._connectivity, what = OUTAGES[self._connectivity]
+        if not self._connectivity.is_outage:
+            is_first = self._connectivity is Connectivity.CONNECTING
+            self._connectivity = Connectivity.UNREACHABLE if is_first else Connectivity.LOST
+            what = "no connection" if is_first else "connection lost"
             self._print_own(f"{_time_of_day()} {what}: {problem.details}")
             self._pings.clear()
         if QUESTION not in self._waiting:
@@ -291,7 +291,7 @@ class Terminal:
         return [line.text for line in self._waiting if line.text]
 
     def _prompt(self) -> str:
-        if self._connectivity in OUTAGES or self._editor.search:
+        if not self._connectivity.is_outage or self._editor.search:
             return f"{self._editor.search}{self.name}> "
         seconds = math.ceil(self._next_try - time.monotonic())
         states = [f"no connection, next try in {seconds} s", f"no connection: {seconds} s"]
@@ -316,7 +316,7 @@ class Terminal:
         with contextlib.suppress(BroadcastError):  # reading the keys fails, too
             while True:
                 try:
-                    is_counting = self._connectivity not in OUTAGES
+                    is_counting = self._connectivity.is_outage
                     async with asyncio.timeout(COUNTDOWN_INTERVAL if is_counting else None):
                         await self._stale.wait()
                 except TimeoutError:

@@ -13,7 +13,8 @@ from broadcast import BroadcastServer
 from broadcast.net.address import format_address
 from broadcast.net.connection import Connection, send_to_all
 from broadcast.protocol.blocks import BLOCK_LIMIT
-from broadcast.server.batch import BATCH_OVERHEAD, BATCH_SIZE, Subscription
+from broadcast.server.batch import BATCH_OVERHEAD, BATCH_SIZE
+from broadcast.server.subscription import Subscription
 
 MESSAGE = "x" * 100
 

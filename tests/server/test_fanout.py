@@ -8,9 +8,10 @@ import time
 import pytest
 
 from broadcast.net.connection import Connection
-from broadcast.server.batch import BATCH_SIZE, Subscription, SubscriptionState
+from broadcast.server.batch import BATCH_SIZE
 from broadcast.server.clock import ServingClock
 from broadcast.server.fanout import MAX_BATCHES_PER_FEED, Fanout
+from broadcast.server.subscription import Subscription, SubscriptionState
 
 
 class DrainedLater(Connection):

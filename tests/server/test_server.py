@@ -30,9 +30,9 @@ from helpers import (
 
 from broadcast import BroadcastClient, BroadcastServer, ListenError
 from broadcast.net.connection import Connection
-from broadcast.server.batch import Subscription
 from broadcast.server.server import ACCEPTS_PER_ITERATION
 from broadcast.server.session import Session
+from broadcast.server.subscription import Subscription
 
 LAST = "* server is shutting down"
 
