@@ -67,8 +67,7 @@ class ClusterRoom(Room):
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
         self.events: deque[Event] = deque()  # not sent
         self._has_events = asyncio.Event()
-        # Sent, not come back: with their numbers and sizes.
-        self.writes: deque[tuple[int, list[Event], int]] = deque()
+        self.writes: deque[tuple[int, list[Event], int]] = deque()  # sent: number, events, size
         self._joining: set[asyncio.Future[Member]] = set()  # of newcomers with a place reserved
         self._last_number = 0  # of a write
         self._in_flight = 0  # bytes of all these
