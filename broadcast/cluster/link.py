@@ -3,7 +3,7 @@
 The life of an outage: a connection breaks, or Redis answers with an error, or not in time. Both
 connections are dropped; the link is AWAY, and keeps what was written and has not come back. After a
 growing delay, it connects again and asks `heartbeat.lua` whether Redis has the room as this server
-knows it: epoch, registration, last entry. Then it writes what was kept again, and reads on.
+knows it: epoch, registration, last entry. It reads on, writes what was kept, and is ATTACHED.
 
 If Redis does not have it, or if an entry is missing, the link is CUT_OFF. Clients are told and
 disconnected before anything else is delivered; the server begins anew as another (`hello.lua`).
@@ -71,10 +71,12 @@ class Link:
         assert state is not LinkState.AWAY or self._state is LinkState.ATTACHED
         before, self._state = self._state, state
         if before is LinkState.ATTACHED:
-            self._away_since = self._clock.running_time()
+            self._away_since, self._logged = self._clock.running_time(), ""
             self._room.on_attached(False)
         if state is LinkState.ATTACHED:
-            self._logged = ""
+            if before is LinkState.AWAY and self._away_since:
+                away = self._clock.running_time() - self._away_since
+                LOGGER.info("attached again after %.1f s", away)
             self._room.on_attached(True)
         elif state is LinkState.CUT_OFF:
             LOGGER.warning("cut off: %s", reason)
@@ -90,12 +92,13 @@ class Link:
             if not isinstance(problem, OSError | BroadcastError):
                 raise
             raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
+        self._enter(LinkState.ATTACHED)
         self._task = asyncio.create_task(self._run(), name="cluster link")
 
     async def _run(self) -> None:
         while True:
             try:
-                if self._state is not LinkState.ATTACHED:
+                if not self._connections:
                     await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1))
                     longer = 2 * self._retry_delay + SHORTEST_DELAY
                     self._retry_delay = min(longer, self._timing.retry)
@@ -122,22 +125,16 @@ class Link:
         """Connect, and go on where this server was, or begin anew."""
         redis, _ = [await self._connect() for _ in range(2)]
         await self._scripts.load(redis)
-        if is_new := not self.server:
+        if not self.server:
             server = secrets.token_hex(4)
             hello = self._scripts.call("hello", server, secrets.token_hex(8))
             self._epoch, self._last = await redis.ask(hello)
             self._position = position_of(self._last)
             await self._room.load(redis, self._scripts, self._last)
             self.server = server
+            LOGGER.info("attached to %s as server %s", self._url, self.server)
         self._neighbours = Neighbours(self._clock, self._timing, self._room.grace)
         await self._report(redis)
-        if is_new:
-            LOGGER.info("attached to %s as server %s", self._url, self.server)
-        else:
-            LOGGER.info(
-                "attached again after %.1f s", self._clock.running_time() - self._away_since
-            )
-        self._enter(LinkState.ATTACHED)
 
     async def _connect(self) -> RedisConnection:
         url = self._url
@@ -165,9 +162,13 @@ class Link:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self, redis: RedisConnection) -> None:
-        """Send one write after the other, beginning with those that have not come back."""
-        writes = list(self._room.writes)
+        """Send one write after the other; it is attached when those that were kept are executed."""
+        writes, end = list(self._room.writes), self._position + self.statistics["behind"]
+        while writes and self._position < end:  # until this is read, a full Redis has no room
+            await asyncio.sleep(SHORTEST_DELAY)
         while True:
+            if not writes and self._state is not LinkState.ATTACHED:
+                self._enter(LinkState.ATTACHED)
             number, events, size = writes.pop(0) if writes else await self._room.next_write()
             words = [word for kind, text, key, _ in events for word in (kind, text, key)]
             call = self._scripts.call("write", self.server, number, size, int(time.time()), *words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import signal
 import time
@@ -302,7 +303,7 @@ class TestRedisForgets:
     async def test_room_gets_out_of_a_full_memory_by_itself(
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
-        """The log is kept for a server that was stopped, and only what it has read is removed."""
+        """The log is kept for a server that was stopped, which reads it before it writes."""
         stopped, other = servers = await cluster(redis.url, 2, program=FAST)
         listeners = [await Recorder.join(server.port, "listener") for server in servers]
         author = await Recorder.join(other.port, "author")
@@ -313,15 +314,32 @@ class TestRedisForgets:
         redis.call("CONFIG", "SET", "maxmemory", redis.info("used_memory") - 1_500_000)
         author.send("last words\n")
         await other.wait_logged("away from .*(memory|OOM)")
+        listeners[0].send("meanwhile\n")
         stopped.signal(signal.SIGCONT)
+        await author.wait("listener: meanwhile\r\n", OUTAGE_PATIENCE)
         for listener in listeners:
             await listener.wait("author: last words\r\n", OUTAGE_PATIENCE)
-            assert len(listener.messages) == 403
+            messages = [line for line in listener.messages if line.startswith("author: ")]
+            assert len(messages) == 403
         await synchronise(author, listeners)
         for server in servers:
             assert "cut off" not in server.logged()
             assert "is taken for dead" not in server.logged()
         await end_all(servers, redis)
+
+    async def test_clients_are_told_when_it_is_out_of_memory(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        servers = await cluster(redis.url, 2, program=FAST)
+        clients = [await Recorder.join(server.port, "client") for server in servers]
+        redis.call("CONFIG", "SET", "maxmemory", "1000")
+        clients[0].send("waits\n")
+        await clients[0].wait("* lost touch with the other servers")
+        await asyncio.sleep(10 * SPEED)
+        assert len(re.findall("away from|attached again", servers[0].logged())) < 4
+        redis.call("CONFIG", "SET", "maxmemory", "0")
+        await clients[0].wait("* back in touch with the other servers", OUTAGE_PATIENCE)
+        await clients[1].wait("client: waits\r\n")
 
     async def test_log_says_once_why_a_server_does_not_come_back(
         self, make_redis: MakeRedis, cluster: StartCluster
