@@ -1,10 +1,9 @@
 """A room of many servers.
 
-The life of a message: `publish` adds it to the events of this server. As soon as Redis has executed
-what was sent before, `link.py` sends all that have come together meanwhile as one write, which is
-kept, and `write.lua` appends it to the log as one entry. Each server reads the log and delivers an
-entry to its own clients (`take`), so all see one order. Its writes tell who the authors are, who
-are left out. Joins and leaves take the same way. The life of an outage is in `link.py`.
+The life of a message: `publish` adds it to this server's events. Once Redis has executed what was
+sent before, `link.py` sends all events since then as one write, which is kept, and `write.lua`
+appends it to the log as one entry. Each server delivers the entries of the log to its own clients
+(`take`), in one order; its writes tell whom to leave out. Joins and leaves go the same way.
 """
 
 import asyncio
