@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import math
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Self
 
 from ..errors import ListenError
@@ -69,7 +69,7 @@ class BroadcastServer(Settings):
         self._started_at = 0.0  # in the loop's time
         self._state = ServerState.CLOSED
         self._context: ServerContext  # since `start`
-        self._opened = contextlib.AsyncExitStack()  # all that it holds, from `start` to `close`
+        self._lifetime = contextlib.AsyncExitStack()  # of `_serving`, from `start` to `close`
         self._listeners: list[asyncio.Server] = []  # while it listens: one for each address
         self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
 
@@ -87,15 +87,7 @@ class BroadcastServer(Settings):
         """
         if self._state is not ServerState.CLOSED:
             raise RuntimeError("the server has been started already")
-        self._context = self._make_context()
-        async with contextlib.AsyncExitStack() as opened:
-            opened.enter_context(self._running())
-            opened.enter_context(self._context.clock)
-            await opened.enter_async_context(self._context.room)
-            opened.push_async_callback(self._cancel_sessions)
-            opened.callback(self._stop_listening)
-            addresses = await self._listen()
-            self._opened = opened.pop_all()  # `close` leaves it
+        addresses = await self._lifetime.enter_async_context(self._serving())
         self.port = addresses[0][1]
         for address in addresses:
             LOGGER.info("listening on %s", format_address(address))
@@ -107,12 +99,21 @@ class BroadcastServer(Settings):
             )
         self._warn_of_exposure([host for host, *_ in addresses])
 
-    @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _serving(self) -> AsyncIterator[list[Address]]:
+        """Hold all that a running server needs; what was opened first is closed last."""
+        context = self._context = self._make_context()
         self._started_at = asyncio.get_running_loop().time()
         self._enter(ServerState.STARTING)
         try:
-            yield
+            with context.clock:
+                async with context.room:
+                    try:
+                        yield await self._listen()
+                        await self._end_sessions()
+                    finally:
+                        self._stop_listening()
+                        await self._cancel_sessions()
         finally:
             self._enter(ServerState.CLOSED)
 
@@ -245,20 +246,23 @@ class BroadcastServer(Settings):
         if self._state not in (ServerState.STARTING, ServerState.RUNNING):
             return
         self._enter(ServerState.CLOSING)  # no more sessions begin
-        context = self._context
-        LOGGER.info("stopping with %s", client_count(len(context.room)))
-        async with self._opened:  # since `start`; leaving it closes what is left
-            await self._stop_accepting()
-            await context.room.finish()
-            # Clients that have joined are sent the last line; those in their handshake are refused.
-            context.room.close()
-            self._interrupt_all(LeaveReason.SHUTDOWN)
-            deadline = context.clock.running_time() + self.shutdown_timeout
-            while self._sessions and (left := deadline - context.clock.running_time()) > 0:
-                await asyncio.wait(self._sessions, timeout=left)
-            self._interrupt_all(LeaveReason.UNREAD)
-            if self._sessions:
-                await asyncio.wait(self._sessions, timeout=UNREAD_TIMEOUT)
+        LOGGER.info("stopping with %s", client_count(len(self._context.room)))
+        await self._lifetime.aclose()
+
+    async def _end_sessions(self) -> None:
+        """Let all sessions end by themselves, and interrupt those that do not in time."""
+        room, clock = self._context.room, self._context.clock
+        await self._stop_accepting()
+        await room.finish()
+        # Clients that have joined are sent the last line; those in their handshake are refused.
+        room.close()
+        self._interrupt_all(LeaveReason.SHUTDOWN)
+        deadline = clock.running_time() + self.shutdown_timeout
+        while self._sessions and (left := deadline - clock.running_time()) > 0:
+            await asyncio.wait(self._sessions, timeout=left)
+        self._interrupt_all(LeaveReason.UNREAD)
+        if self._sessions:
+            await asyncio.wait(self._sessions, timeout=UNREAD_TIMEOUT)
 
     async def _cancel_sessions(self) -> None:
         """Cut off all sessions that are left; as the room is closed, nobody is told of that."""
