@@ -24,12 +24,12 @@ class TestQuiet:
     ) -> None:
         """In a quiet room, Redis may let a server wait for entries as long as a heartbeat."""
         caplog.set_level(logging.INFO, "broadcast")
-        timing = ClusterTiming(heartbeat=1, silence=1.2)
+        timing = ClusterTiming(heartbeat=2, silence=3)
         async with BroadcastServer(port=0, cluster=redis.url, cluster_timing=timing) as server:
             client = await Recorder.join(server.port, "client")
-            await asyncio.sleep(0.9)
+            await asyncio.sleep(1.9)
             redis.signal(signal.SIGSTOP)
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(1.7)
             redis.signal(signal.SIGCONT)
             await asyncio.sleep(0.3)
             client.send("\\clients\n")
