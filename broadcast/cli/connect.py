@@ -64,6 +64,9 @@ async def _run_client(options: Namespace) -> int:
                 if not isinstance(problem, OutputClosedError):
                     status = status or FAILED  # a signal may have arrived at the same time
                     await console.report(str(problem))
+                # Since 3.13, asyncio repeats a cancellation that came together with the problem: it
+                # arrives here, and not when the task has ended.
+                await asyncio.sleep(0)
             if isinstance(view, Pipeline) and view.skipped_line:
                 status = status or FAILED
     except asyncio.CancelledError:
