@@ -47,6 +47,18 @@ async def check_room_works(servers: list[ClusterServer]) -> None:
     check_streams(clients)
 
 
+async def join_at_two(
+    cluster: StartCluster, *where: tuple[str, str]
+) -> list[tuple[ClusterServer, Recorder]]:
+    """Start a server at each URL, join each with a name; the first client sees the last join."""
+    joined = []
+    for url, name in where:
+        [server] = await cluster(url, 1, program=FAST)
+        joined.append((server, await Recorder.join(server.port, name)))
+    await joined[0][1].wait(f"* {where[-1][1]} joined\r\n")
+    return joined
+
+
 async def join_patiently(port: int, name: str) -> Recorder:
     """Join, and try again as long as the refusals are passing ones."""
     async with asyncio.timeout(OUTAGE_PATIENCE):
@@ -216,11 +228,9 @@ class TestRedisIsStopped:
         self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
     ) -> None:
         proxy = make_proxy(redis)
-        [apart] = await cluster(proxy.url, 1, program=FAST)
-        [other] = await cluster(redis.url, 1, program=FAST)
-        leaver = await Recorder.join(apart.port, "leaver")
-        author = await Recorder.join(other.port, "author")
-        await leaver.wait("* author joined\r\n")
+        [(_, leaver), (other, author)] = await join_at_two(
+            cluster, (proxy.url, "leaver"), (redis.url, "author")
+        )
         proxy.order("stop")
         await synchronise(author, [await Recorder.join(other.port, "listener")])
         leaver.send("the last words\n\\exit\n")
@@ -363,11 +373,9 @@ class TestConnectionsFail:
         self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
     ) -> None:
         proxy = make_proxy(redis)
-        [far] = await cluster(proxy.url, 1, program=FAST)
-        [near] = await cluster(redis.url, 1, program=FAST)
-        listener = await Recorder.join(far.port, "listener")
-        author = await Recorder.join(near.port, "author")
-        await listener.wait("* author joined\r\n")
+        [(far, listener), (_, author)] = await join_at_two(
+            cluster, (proxy.url, "listener"), (redis.url, "author")
+        )
         proxy.order("slow 1000000")
         await author.send_all((b"x" * 9_999 + b"\n") * 400)
         await synchronise(author, [listener])
@@ -441,11 +449,9 @@ class TestConnectionsFail:
     ) -> None:
         """It has been declared dead by then: its names are free, and the others do not wait."""
         proxy = make_proxy(redis)
-        [apart] = await cluster(proxy.url, 1, program=FAST)
-        [other] = await cluster(redis.url, 1, program=FAST)
-        client = await Recorder.join(apart.port, "client")
-        listener = await Recorder.join(other.port, "listener")
-        await client.wait("* listener joined\r\n")
+        [(apart, client), (other, listener)] = await join_at_two(
+            cluster, (proxy.url, "client"), (redis.url, "listener")
+        )
         proxy.order("stop")
         await listener.wait("* client left (", OUTAGE_PATIENCE)
         assert (await Recorder.join(other.port, "client")).name == "client"
