@@ -16,11 +16,13 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import pytest
 from helpers import PATIENCE, TOP, Program, until, wait_until
 from sockets import connect_to, reset_on_close
+
+from broadcast.cluster.resp import RedisConnection
 
 REDIS_MEMORY_LIMIT = 64 * 1024 * 1024
 """Bytes that Redis may use at most in any test of a cluster."""
@@ -49,6 +51,33 @@ sys.exit(main_server())
 
 Reply = None | int | bytes | list["Reply"]
 Word = str | bytes | int
+
+
+class FakeRedisEnd(asyncio.Protocol):
+    """The end of a connection that a test plays: what it was asked, and what it answers."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.asked = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.asked += data
+
+    def answer(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class FakeRedis(NamedTuple):
+    """A Redis that answers what a test tells it, and a connection to it that is running."""
+
+    server: FakeRedisEnd
+    redis: RedisConnection
+    running: asyncio.Task[None]
 
 
 def find_redis() -> str:

@@ -14,6 +14,8 @@ import pytest
 from cluster_helpers import (
     REDIS_MEMORY_LIMIT,
     ClusterServer,
+    FakeRedis,
+    FakeRedisEnd,
     MakeProxy,
     MakeRedis,
     Proxy,
@@ -29,11 +31,15 @@ from helpers import (
     Program,
     RawClient,
     StartProgram,
+    until,
     wait_until,
 )
 from sockets import connect_to
 
 from broadcast import BroadcastServer
+from broadcast.cluster.resp import RedisConnection
+from broadcast.net import dial
+from broadcast.server.clock import ServingClock
 
 
 @pytest.fixture
@@ -197,3 +203,22 @@ async def cluster(tmp_path: Path) -> AsyncIterator[StartCluster]:
     await Recorder.close_all()
     for server in started:
         server.close()
+
+
+@pytest.fixture
+async def fake_redis() -> AsyncIterator[FakeRedis]:
+    """A Redis that answers what the test tells it, and a connection to it."""
+    server = FakeRedisEnd()
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(lambda: server, "127.0.0.1", 0) as listener:
+        with ServingClock() as clock:
+            port = listener.sockets[0].getsockname()[1]
+            redis = RedisConnection(await dial.connect("127.0.0.1", port, 5), clock)
+            running = asyncio.create_task(redis.run())
+            await until(lambda: hasattr(server, "transport"))
+            yield FakeRedis(server, redis, running)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await redis.aclose()
+            server.transport.abort()
+            await asyncio.sleep(0)  # until the socket is closed

@@ -1,7 +1,8 @@
 """Speak to a Redis: its protocol RESP2, over a connection of our own."""
 
 import asyncio
-import contextlib
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import BroadcastError
@@ -59,38 +60,63 @@ def parse(data: bytes, start: int) -> tuple[Reply, int]:
 
 
 class RedisConnection:
-    """One connection to a Redis; one that has failed can't be used any more."""
+    """One connection to a Redis, which answers commands in the order in which they were sent.
+
+    Replies are received while `run` is running. Once it has failed, nothing is answered any more.
+    """
 
     def __init__(self, connection: Connection, clock: ServingClock) -> None:
         self._connection, self._clock = connection, clock
-        self._lock = asyncio.Lock()  # held until a command is answered
-        self._asked_at = 0.0  # in running time
+        self._handlers: deque[Callable[[Reply], None]] = deque()  # of commands without a reply
+        self._asked_at = 0.0  # in running time: when the first of these was sent
         self._data, self._start = b"", 0  # what was received, and where the next reply begins
+        self._problem: Exception | None = None  # what a reply was, or led to
+        connection.on_chunk = self._receive
         connection.set_read_size(READ_SIZE)
         connection.limit_send_buffer(READ_SIZE)  # so that a write is sent at once
 
     @property
     def silent_for(self) -> float:
         """Seconds of running time for which Redis has sent nothing, though it should have."""
-        return self._clock.running_time() - self._asked_at if self._lock.locked() else 0.0
+        return self._clock.running_time() - self._asked_at if self._handlers else 0.0
 
-    async def ask(self, command: bytes, wait: float = 0.0) -> Reply:
-        """Send an encoded command and return its reply. Raises RedisError or OSError.
+    def send(self, command: bytes, handle: Callable[[Reply], None], wait: float = 0.0) -> None:
+        """Send an encoded command, whose reply `handle` will get as soon as it arrives.
 
         `wait`: seconds for which Redis may wait for something before it answers.
         """
-        async with self._lock:
+        if not self._handlers:
             self._asked_at = self._clock.running_time() + wait
-            self._connection.send(command)
-            while True:
-                with contextlib.suppress(EOFError):
-                    reply, self._start = parse(self._data, self._start)
-                    return reply
-                if not (data := await self._connection.read_chunk()):
-                    raise self._connection.lost or ConnectionError("it has closed the connection")
-                self._asked_at = self._clock.running_time()
-                self._data, self._start = self._data[self._start :] + data, 0
+        self._handlers.append(handle)
+        self._connection.send(command)
 
-    async def close(self) -> None:
+    async def ask(self, command: bytes) -> Reply:
+        """Send an encoded command and return its reply."""
+        answer: asyncio.Queue[Reply] = asyncio.Queue()  # nothing happens if this is cancelled
+        self.send(command, answer.put_nowait)
+        return await answer.get()
+
+    async def run(self) -> None:
+        """Receive replies. Raises RedisError for an error, OSError, or what a handler raises."""
+        while not self._problem and (data := await self._connection.read_chunk()):
+            self._receive(data)
+        closed = ConnectionError("it has closed the connection")
+        raise self._problem or self._connection.lost or closed
+
+    def _receive(self, data: bytes) -> bool:
+        """Handle the replies that are whole; return False, which wakes `run`, after a problem."""
+        self._asked_at = self._clock.running_time()
+        self._data, self._start = self._data[self._start :] + data, 0
+        try:
+            while self._handlers and not self._problem:
+                reply, self._start = parse(self._data, self._start)
+                self._handlers.popleft()(reply)
+        except EOFError:
+            return True
+        except Exception as problem:
+            self._problem = problem
+        return not self._problem
+
+    async def aclose(self) -> None:
         """Close at once, even if not everything has been sent."""
         await self._connection.aclose()

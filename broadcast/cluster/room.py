@@ -1,7 +1,7 @@
 """A room of many servers.
 
 The life of a message: `publish` adds it to this server's events. Once Redis has executed what was
-sent before, `link.py` sends all events since then as one write, which is kept, and `write.lua`
+sent before, `log.py` sends all events since then as one write, which is kept, and `write.lua`
 appends it to the log as one entry. Each server delivers the entries of the log to its own clients
 (`take`), in one order; its writes tell whom to leave out. Joins and leaves go the same way.
 """
@@ -9,6 +9,7 @@ appends it to the log as one entry. Each server delivers the entries of the log 
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import HandshakeError
@@ -57,6 +58,14 @@ class Event(NamedTuple):
     who: Member | Newcomer | None  # is not sent, but kept
 
 
+class Write(NamedTuple):
+    """Events that are sent together."""
+
+    number: int  # of this server's writes, from 1
+    events: list[Event]
+    size: int
+
+
 class ClusterRoom(Room):
     """The clients of this server in a room of many: those with the same Redis and `name`."""
 
@@ -65,8 +74,8 @@ class ClusterRoom(Room):
         self._clock, self.timing, self.grace = clock, settings.cluster_timing, settings.grace
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
         self.events: deque[Event] = deque()  # not sent
-        self._has_events = asyncio.Event()
-        self.writes: deque[tuple[int, list[Event], int]] = deque()  # sent: number, events, size
+        self.on_event: Callable[[], None] = lambda: None  # called when there is another one
+        self.writes: deque[Write] = deque()  # sent, and not come back
         self._joining: set[asyncio.Future[Member]] = set()  # of newcomers with a place reserved
         self._last_number = 0  # of a write
         self._in_flight = 0  # bytes of all these
@@ -121,28 +130,27 @@ class ClusterRoom(Room):
     def _add(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
         name = text.partition(" ")[0] if isinstance(text, str) else ""
         self.events.append(Event(kind, text, name_key(name), who))
-        self._has_events.set()
         self._in_flight += len(text) + EVENT_COST
         if self._in_flight > IN_FLIGHT_LIMIT:
             self._pace()
         elif self._in_flight > IN_FLIGHT_LIMIT // 2:
             asyncio.get_running_loop().call_soon(self._pace)
+        self.on_event()
 
     def _pace(self) -> None:
         self.gate.hold("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
 
-    async def next_write(self) -> tuple[int, list[Event], int]:
-        """Wait for events, and make a write of them, of about a batch at most."""
-        await self._has_events.wait()
+    def next_write(self) -> Write | None:
+        """Make a write of events, of about a batch at most, if there are any."""
         events: list[Event] = []
         size = 0
         while self.events and (size + len(self.events[0].text) < BATCH_SIZE or not events):
             events.append(self.events.popleft())
             size += len(events[-1].text) + EVENT_COST
-        if not self.events:
-            self._has_events.clear()
+        if not events:
+            return None
         self._last_number += 1
-        self.writes.append((self._last_number, events, size))
+        self.writes.append(Write(self._last_number, events, size))
         return self.writes[-1]
 
     def take(self, entry: Entry, *, is_own: bool) -> None:
@@ -255,7 +263,7 @@ class ClusterRoom(Room):
         for joined in self._joining:
             if not joined.done():
                 joined.set_exception(HandshakeError(UNAVAILABLE))
-        for kept in (self._present, self._leaving, self.writes, self.events, self._has_events):
+        for kept in (self._present, self._leaving, self.writes, self.events):
             kept.clear()
         self._last_number = self._in_flight = 0
         self._pace()

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from cluster_helpers import MakeRedis, Recorder, RedisServer, free_port
-from helpers import CERTIFICATE, MakeServer, count_open_files, linux_only
+from helpers import CERTIFICATE, MakeServer, count_open_files, linux_only, until
 
 from broadcast import BroadcastServer, ClusterError, ListenError
 from broadcast.net.tls import server_context
@@ -87,6 +87,35 @@ class TestNothingIsLeftOpen:
         await client.wait_end()
         assert client.lines[-1] == f"ERROR {OUT_OF_SYNC}", "it does not know what others have said"
         await Recorder.close_all()
+        assert len(asyncio.all_tasks()) == 1
+        assert count_open_files() == files
+
+    async def test_cancelled_start_leaves_nothing_open(self, redis: RedisServer) -> None:
+        files = count_open_files()
+        redis.signal(signal.SIGSTOP)
+        server = BroadcastServer(port=0, cluster=redis.url)
+        starting = asyncio.create_task(server.start())
+        await until(lambda: count_open_files() > files + 1)  # both connections are open
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+        assert count_open_files() == files
+
+    async def test_cancelled_close_leaves_nothing_open(self, redis: RedisServer) -> None:
+        files = count_open_files()
+        server = BroadcastServer(port=0, cluster=redis.url)
+        await server.start()
+        redis.signal(signal.SIGSTOP)
+        closing = asyncio.create_task(server.close())
+        await until(lambda: not server.statistics())
+        await asyncio.sleep(0.05)  # it waits for what Redis will not answer
+        assert not closing.done()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1
         assert count_open_files() == files
 

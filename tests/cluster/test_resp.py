@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
+from cluster_helpers import FakeRedis
 from helpers import until
 
-from broadcast.cluster.resp import LostError, RedisConnection, RedisError, Reply, encode, parse
-from broadcast.net.dial import connect
-from broadcast.server.clock import ServingClock
+from broadcast.cluster.resp import LostError, RedisError, Reply, encode, parse
 
 NESTED = b"*3\r\n$4\r\nPONG\r\n*2\r\n:-7\r\n$-1\r\n*0\r\n"
 """A reply with the parts that replies have: [b"PONG", [-7, None], []]."""
@@ -70,47 +68,11 @@ class TestParse:
             parse(data, 0)
 
 
-class FakeRedis(asyncio.Protocol):
-    """The other end of a connection: what it was asked, and what it answers."""
-
-    transport: asyncio.Transport
-
-    def __init__(self) -> None:
-        self.asked = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.asked += data
-
-    def answer(self, data: bytes) -> None:
-        self.transport.write(data)
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[tuple[FakeRedis, RedisConnection]]:
-    """A Redis that answers what a test tells it, and a connection to it."""
-    fake = FakeRedis()
-    loop = asyncio.get_running_loop()
-    async with await loop.create_server(lambda: fake, "127.0.0.1", 0) as server:
-        with ServingClock() as clock:
-            port = server.sockets[0].getsockname()[1]
-            redis = RedisConnection(await connect("127.0.0.1", port, 5), clock)
-            await until(lambda: hasattr(fake, "transport"))
-            yield fake, redis
-            await redis.close()
-            fake.transport.abort()
-            await asyncio.sleep(0)  # until the socket is closed
-
-
-Fake = tuple[FakeRedis, RedisConnection]
-
-
 class TestConnection:
-    async def test_reply_that_arrives_in_pieces_is_returned_whole(self, fake: Fake) -> None:
-        server, redis = fake
+    async def test_reply_that_arrives_in_pieces_is_returned_whole(
+        self, fake_redis: FakeRedis
+    ) -> None:
+        server, redis, _ = fake_redis
         asking = asyncio.create_task(redis.ask(encode("PING")))
         await until(lambda: server.asked == encode("PING"))
         for place in range(len(NESTED)):
@@ -118,19 +80,62 @@ class TestConnection:
             await asyncio.sleep(0.001)
         assert await asking == [b"PONG", [-7, None], []]
 
-    async def test_commands_are_asked_one_after_the_other(self, fake: Fake) -> None:
-        server, redis = fake
-        asking = [asyncio.create_task(redis.ask(encode("GET", name))) for name in "ab"]
-        await until(lambda: bool(server.asked))
-        await asyncio.sleep(0.02)
-        assert server.asked == encode("GET", "a")
-        server.answer(b"$1\r\n1\r\n")
-        await until(lambda: server.asked == encode("GET", "a") + encode("GET", "b"))
-        server.answer(b"$1\r\n2\r\n")
-        assert await asyncio.gather(*asking) == [b"1", b"2"]
+    async def test_replies_belong_to_the_commands_in_their_order(
+        self, fake_redis: FakeRedis
+    ) -> None:
+        server, redis, _ = fake_redis
+        asking = [asyncio.create_task(redis.ask(encode("GET", name))) for name in "abc"]
+        await until(lambda: server.asked == b"".join(encode("GET", name) for name in "abc"))
+        server.answer(b"$1\r\n1\r\n$1\r\n2\r\n$1\r\n")
+        assert await asyncio.gather(*asking[:2]) == [b"1", b"2"]
+        server.answer(b"3\r\n")
+        assert await asking[2] == b"3"
 
-    async def test_silence_is_counted_while_a_command_is_not_answered(self, fake: Fake) -> None:
-        server, redis = fake
+    async def test_reply_to_a_command_that_nobody_waits_for_any_more(
+        self, fake_redis: FakeRedis
+    ) -> None:
+        server, redis, _ = fake_redis
+        asking = [asyncio.create_task(redis.ask(encode("GET", name))) for name in "ab"]
+        await until(lambda: server.asked == encode("GET", "a") + encode("GET", "b"))
+        asking[0].cancel()
+        await asyncio.sleep(0)
+        server.answer(b"$1\r\n1\r\n$1\r\n2\r\n")
+        assert await asking[1] == b"2"
+
+    async def test_reply_is_handled_before_another_task_runs(self, fake_redis: FakeRedis) -> None:
+        server, redis, _ = fake_redis
+        handled: list[Reply] = []
+
+        def handle(reply: Reply) -> None:
+            asyncio.get_running_loop().call_soon(handled.append, "later")
+            handled.append(reply)
+            if len(handled) == 1:
+                redis.send(encode("PING"), handle)
+
+        redis.send(encode("PING"), handle)
+        server.answer(b"+ONE\r\n+TWO\r\n")
+        await until(lambda: len(handled) == 4)
+        assert handled == [b"ONE", b"TWO", "later", "later"]
+
+    async def test_what_a_handler_raises_ends_the_connection(self, fake_redis: FakeRedis) -> None:
+        server, redis, running = fake_redis
+        handled: list[Reply] = []
+
+        def handle(reply: Reply) -> None:
+            handled.append(reply)
+            raise LostError("it is not there")
+
+        for _ in range(2):
+            redis.send(encode("PING"), handle)
+        server.answer(b"+ONE\r\n+TWO\r\n")
+        with pytest.raises(LostError, match="not there"):
+            await asyncio.wait_for(running, 5)
+        assert handled == [b"ONE"]
+
+    async def test_silence_is_counted_while_a_command_is_not_answered(
+        self, fake_redis: FakeRedis
+    ) -> None:
+        server, redis, _ = fake_redis
         await asyncio.sleep(0.05)
         assert redis.silent_for == 0
         asking = asyncio.create_task(redis.ask(encode("PING")))
@@ -139,8 +144,8 @@ class TestConnection:
         assert await asking == b"PONG"
         assert redis.silent_for == 0
 
-    async def test_reply_that_arrives_slowly_is_no_silence(self, fake: Fake) -> None:
-        server, redis = fake
+    async def test_reply_that_arrives_slowly_is_no_silence(self, fake_redis: FakeRedis) -> None:
+        server, redis, _ = fake_redis
         asking = asyncio.create_task(redis.ask(encode("PING")))
         await until(lambda: bool(server.asked))
         longest, reply = 0.0, b"$40\r\n" + bytes(40) + b"\r\n"
@@ -151,29 +156,30 @@ class TestConnection:
         assert await asking == bytes(40)
         assert 0 < longest < 0.3
 
-    async def test_time_for_which_redis_may_wait_is_no_silence(self, fake: Fake) -> None:
-        server, redis = fake
-        asking = asyncio.create_task(redis.ask(encode("XREAD"), wait=0.2))
+    async def test_time_for_which_redis_may_wait_is_no_silence(self, fake_redis: FakeRedis) -> None:
+        server, redis, _ = fake_redis
+        replies: list[Reply] = []
+        redis.send(encode("XREAD"), replies.append, wait=0.2)
         await until(lambda: bool(server.asked))
         asked = time.monotonic()
         await until(lambda: redis.silent_for > 0)
         assert time.monotonic() - asked > 0.15
         server.answer(b"*-1\r\n")
-        assert await asking is None
+        await until(lambda: replies == [None])
 
-    async def test_end_of_the_connection_is_an_error(self, fake: Fake) -> None:
-        server, redis = fake
-        asking = asyncio.create_task(redis.ask(encode("PING")))
+    async def test_end_of_the_connection_is_an_error(self, fake_redis: FakeRedis) -> None:
+        server, redis, running = fake_redis
+        redis.send(encode("PING"), lambda _: None)
         await until(lambda: bool(server.asked))
         server.answer(b"$4\r\nPO")
         server.transport.close()
         with pytest.raises(ConnectionError, match="closed the connection"):
-            await asking
+            await asyncio.wait_for(running, 5)
 
-    async def test_error_reply_is_raised(self, fake: Fake) -> None:
-        server, redis = fake
-        asking = asyncio.create_task(redis.ask(encode("PING")))
+    async def test_error_reply_is_raised(self, fake_redis: FakeRedis) -> None:
+        server, redis, running = fake_redis
+        redis.send(encode("PING"), lambda _: None)
         await until(lambda: bool(server.asked))
         server.answer(b"-OOM no memory\r\n")
         with pytest.raises(RedisError, match="^OOM no memory$"):
-            await asking
+            await asyncio.wait_for(running, 5)

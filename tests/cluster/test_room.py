@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+from helpers import until
+
 from broadcast import BroadcastServer
 from broadcast.cluster.entries import JOIN, Entry
 from broadcast.cluster.room import ClusterRoom
@@ -23,12 +25,12 @@ class TestPlaces:
             room = ClusterRoom(stack.enter_context(ServingClock()), Settings(max_clients=2), None)
             room.on_attached(True)
             first = asyncio.create_task(room.join("a", one, lambda _: None))
-            await room.next_write()
+            await until(lambda: bool(room.next_write()))
             second = asyncio.create_task(room.join("b", other, lambda _: None))
             room.take(Entry(b"100-1", b"0-0", "1", 1, 0, [(JOIN, b"a")]), is_own=True)
             await asyncio.sleep(0)
             assert not second.done(), second.exception()
-            await room.next_write()
+            await until(lambda: bool(room.next_write()))
             room.take(Entry(b"200-1", b"100-1", "1", 2, 0, [(JOIN, b"b")]), is_own=True)
             members = await asyncio.gather(first, second)
             assert [member.name for member in members] == ["a", "b"]

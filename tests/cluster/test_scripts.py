@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from cluster_helpers import LOG_KEY, RedisServer
@@ -21,6 +22,7 @@ class TestReap:
         entries: list[Any] = []
         with ServingClock() as clock:
             asking = RedisConnection(await connect("127.0.0.1", redis.port, 5), clock)
+            running = asyncio.create_task(asking.run())
             await scripts.load(asking)
             await asking.ask(scripts.call("hello", server, "epoch"))
             names = [f"name{number}" for number in range(200)]
@@ -31,7 +33,8 @@ class TestReap:
                 redis.restore(backup)
                 assert await asking.ask(scripts.call("reap", server, 100, "gone")) == 1
                 entries.append(redis.call("XREVRANGE", LOG_KEY, "+", "-", "COUNT", 1))
-            await asking.close()
+            running.cancel()
+            await asking.aclose()
         ids, contents = zip(*(entry[0] for entry in entries), strict=True)
         assert contents[0] != contents[1]
         assert ids[0] != ids[1]

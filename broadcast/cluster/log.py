@@ -1,0 +1,114 @@
+"""The log of a room, as one server writes and reads it.
+
+A write is sent once Redis has executed the one before, with all that has happened since. Entries
+are taken as they arrive, in the one order of the room; each names the one before it, so that a
+missing one is noticed.
+"""
+
+import asyncio
+import time
+from collections import deque
+
+from ..server.batch import BATCH_SIZE
+from .entries import Entry, parse_entry, position_of
+from .resp import LostError, RedisConnection, Reply, encode
+from .room import ClusterRoom, Write
+from .scripts import Scripts
+
+ENTRIES_PER_READ = 32  # each of a batch at most: 4 MB
+REPORT_SIZE = 2 * 1024 * 1024  # bytes of the log, after each of which a heartbeat is sent early
+FULL_DELAY = 0.05  # seconds between checks that there is room for what is written again
+
+
+class Log:
+    """Writes what happens in a room, and has the room take what comes back from all servers."""
+
+    def __init__(self, room: ClusterRoom, scripts: Scripts) -> None:
+        self._room, self._scripts = room, scripts
+        self.server = ""  # this server's ID; empty while it has none
+        self.last, self.position = b"", 0  # ID and position of the last entry that was taken
+        self.report_due = asyncio.Event()  # set when a heartbeat should be sent early
+        self._writer: RedisConnection | None = None  # None while nothing may be written
+        self._is_writing = False  # while a write is not answered
+        self._entries: deque[Entry] = deque()  # that have arrived and are not taken yet
+        room.on_event = self._write
+
+    def begin(self, server: str, entry_id: bytes) -> None:
+        """Take part as a server whose first entry is this one."""
+        self.server, self.last, self.position = server, entry_id, position_of(entry_id)
+
+    # --- writing ---
+
+    async def start_writing(self, redis: RedisConnection, behind: int) -> None:
+        """Write again what has not come back; from then on, write what happens as it happens.
+
+        `behind`: bytes of the log that are read first if anything was kept: until they are, a Redis
+        that was full has no room.
+        """
+        kept, end = [*self._room.writes], self.position + behind
+        while kept and self.position < end:
+            await asyncio.sleep(FULL_DELAY)
+        for write in kept:
+            await redis.ask(self._encode(write))
+        self._writer, self._is_writing = redis, False
+
+    def stop_writing(self) -> None:
+        """Keep what happens from now on."""
+        self._writer = None
+
+    def _write(self) -> None:
+        if self._writer and not self._is_writing and (write := self._room.next_write()):
+            self._is_writing = True
+            self._writer.send(self._encode(write), self._on_written)
+
+    def _on_written(self, _: Reply) -> None:
+        self._is_writing = False
+        self._write()
+
+    def _encode(self, write: Write) -> bytes:
+        words = [word for kind, text, key, _ in write.events for word in (kind, text, key)]
+        about = (self.server, write.number, write.size, int(time.time()))
+        return self._scripts.call("write", *about, *words)
+
+    # --- reading ---
+
+    def start_reading(self, redis: RedisConnection, tasks: asyncio.TaskGroup, wait: float) -> None:
+        """Take all entries after the last one that was taken, until one of the tasks fails.
+
+        `wait`: seconds after which Redis answers even if there is none.
+        """
+        self._reader, self._tasks, self._wait = redis, tasks, wait
+        self._entries.clear()
+        self._ask_for_more()
+
+    def _ask_for_more(self) -> None:
+        most = ("COUNT", ENTRIES_PER_READ, "BLOCK", int(1000 * self._wait))
+        command = encode("XREAD", *most, "STREAMS", self._scripts.log, self.last)
+        self._reader.send(command, self._on_entries, self._wait)
+
+    def _on_entries(self, reply: Reply) -> None:
+        self._entries.extend(map(parse_entry, reply[0][1] if reply else ()))
+        self._take_entries()
+
+    def _take_entries(self) -> None:
+        """Take about a batch of the entries that have arrived, none while readers lag."""
+        end = self.position + BATCH_SIZE
+        while self._entries and self.position < end and not self._room.gate.is_backlogged:
+            self._take(self._entries.popleft())
+        self._room.flush()
+        if self._entries:
+            self._tasks.create_task(self._take_rest())
+        else:
+            self._ask_for_more()
+
+    async def _take_rest(self) -> None:
+        await self._room.gate.wait_for_readers()
+        self._take_entries()
+
+    def _take(self, entry: Entry) -> None:
+        if entry.before != self.last:
+            raise LostError("Redis no longer has what was said before")
+        self._room.take(entry, is_own=entry.server == self.server)
+        before, self.position, self.last = self.position, position_of(entry.id), entry.id
+        if not entry.server or before // REPORT_SIZE < self.position // REPORT_SIZE:
+            self.report_due.set()  # a server has come or gone, or waits for this one

@@ -1,0 +1,94 @@
+"""The log of a room, as one server reads it: how much at a time, and when not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from cluster_helpers import FakeRedis
+from helpers import until
+
+from broadcast.cluster.log import Log
+from broadcast.cluster.resp import LostError, encode
+from broadcast.cluster.room import ClusterRoom
+from broadcast.cluster.scripts import Scripts
+from broadcast.server.batch import BATCH_SIZE
+from broadcast.server.clock import ServingClock
+from broadcast.server.gate import BACKLOG
+from broadcast.server.settings import Settings
+
+FIRST = 100
+POSITIONS = [FIRST + BATCH_SIZE * number for number in range(1, 4)]
+"""Where the log is before, and after each of three entries of the size of a batch."""
+
+
+def reply(*positions: int) -> bytes:
+    """Return what Redis answers a server that has read the log up to the first position."""
+    entries = [
+        encode("after", f"{before}-1", "from", "other 1 0", "say 1", "a: b\n")
+        for before in positions
+    ]
+    ids = [encode(f"{position}-1")[4:] for position in positions[1:]]
+    pairs = b"".join(b"*2\r\n" + id_ + entry for id_, entry in zip(ids, entries, strict=False))
+    return b"*1\r\n*2\r\n$3\r\nlog\r\n*%d\r\n%b" % (len(ids), pairs)
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[ClusterRoom]:
+    with ServingClock() as clock:
+        yield ClusterRoom(clock, Settings(), None)
+
+
+@pytest.fixture
+def log(room: ClusterRoom) -> Log:
+    """The log as a server knows it that has read it up to FIRST."""
+    log = Log(room, Scripts("main"))
+    log.begin("server", b"%d-1" % FIRST)
+    return log
+
+
+class TestReading:
+    async def test_entries_are_taken_a_batch_an_iteration(
+        self, log: Log, fake_redis: FakeRedis
+    ) -> None:
+        """Others are served in between."""
+        async with asyncio.TaskGroup() as tasks:
+            log.start_reading(fake_redis.redis, tasks, wait=1)
+            fake_redis.server.answer(reply(FIRST, *POSITIONS))
+            seen = {log.position}
+            while log.position != POSITIONS[-1]:
+                await asyncio.sleep(0)
+                seen.add(log.position)
+        assert seen == {FIRST, *POSITIONS}
+
+    async def test_more_is_asked_for_once_all_is_taken(
+        self, log: Log, fake_redis: FakeRedis
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            log.start_reading(fake_redis.redis, tasks, wait=1)
+            fake_redis.server.answer(reply(FIRST, *POSITIONS))
+            await until(lambda: fake_redis.server.asked.count(b"XREAD") == 2)
+        assert fake_redis.server.asked.endswith(encode(b"%d-1" % POSITIONS[-1])[4:])
+
+    async def test_nothing_is_taken_while_readers_lag(
+        self, log: Log, room: ClusterRoom, fake_redis: FakeRedis
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            room.gate.hold(BACKLOG, True)
+            log.start_reading(fake_redis.redis, tasks, wait=1)
+            fake_redis.server.answer(reply(FIRST, *POSITIONS[:1]))
+            await until(lambda: fake_redis.redis.silent_for == 0)
+            assert log.position == FIRST
+            room.gate.hold(BACKLOG, False)
+            await until(lambda: log.position == POSITIONS[0])
+
+    async def test_entry_that_does_not_follow_the_last_one_ends_the_connection(
+        self, log: Log, fake_redis: FakeRedis
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            log.start_reading(fake_redis.redis, tasks, wait=1)
+            fake_redis.server.answer(reply(*POSITIONS[:2]))
+            with pytest.raises(LostError, match="no longer has"):
+                await asyncio.wait_for(fake_redis.running, 5)
+        assert log.position == FIRST
