@@ -11,9 +11,9 @@ from ..client.client import BroadcastClient
 from ..client.reconnect import run_with_reconnect
 from ..errors import BroadcastError, OutputClosedError
 from ..net.tls import client_context
+from ..system.signals import handling_signal
 from ..terminal.interactive import Terminal
 from ..terminal.pipeline import Pipeline
-from ..terminal.signals import handling_signal
 from ..terminal.stdio import Console
 from .exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
 from .options import CLIENT, add_client_arguments, load_tls, make_parser, read_token, select

@@ -8,7 +8,7 @@ import queue
 import sys
 from typing import Self
 
-from ..net.threads import call_in_thread
+from ..system.threads import call_in_thread
 
 LOGGER = logging.getLogger("broadcast")
 """The package's logger; only a program configures it."""

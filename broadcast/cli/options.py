@@ -17,7 +17,7 @@ from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.handshake import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_USERNAME
 from ..protocol.names import check_username
 from ..server.settings import Settings, check_room
-from ..terminal.stdio import print_error
+from ..system.stderr import print_error
 from .logger import LEVELS
 
 SERVER = "Run a room: what one client sends reaches all others."

@@ -13,8 +13,8 @@ from ..net.tls import server_context
 from ..protocol.notices import client_count
 from ..server.server import BroadcastServer
 from ..server.settings import Settings
-from ..terminal.signals import handling_signal
-from ..terminal.stdio import print_error
+from ..system.signals import handling_signal
+from ..system.stderr import print_error
 from .exit_codes import FAILED, OK
 from .logger import LOGGER, Log
 from .options import SERVER, add_server_arguments, load_tls, make_parser, read_token, select

@@ -7,7 +7,7 @@ import socket
 import ssl
 from typing import Any
 
-from .threads import call_in_thread
+from ..system.threads import call_in_thread
 
 Address = tuple[Any, ...]
 """A socket address as the socket module defines it: host, port and, for IPv6, two more items."""

@@ -19,10 +19,10 @@ from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.messages import Incoming, Message, Notice, Pong
 from ..protocol.names import SENDER_LIMIT, name_key
 from ..protocol.notices import PRESENCE, Event
+from ..system.signals import handling_signal
 from .client_list import ClientList
 from .editor import CursorRow, Editor, Key, LeftOut
 from .screen import InputArea, Screen, fit_prompt
-from .signals import handling_signal
 from .stdio import Console
 from .tty import RawMode
 

@@ -24,7 +24,8 @@ from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
 from ..errors import BroadcastError, OutputClosedError
-from ..net.threads import call_in_thread, complete
+from ..system.stderr import ERROR_TIMEOUT, error_lines
+from ..system.threads import complete
 from .tty import HAS_RAW_MODE, RawMode, open_terminal
 
 READ_SIZE = 65_536
@@ -33,10 +34,6 @@ READ_SIZE = 65_536
 WRITE_SIZE = 4_096
 """Bytes written at once: a pipe that polls as writable accepts this many (PIPE_BUF) without
 blocking."""
-
-ERROR_TIMEOUT = 1.0
-"""Seconds to wait for a stderr that nobody reads: an error message must delay neither the exit nor
-the next attempt to connect."""
 
 JOIN_TIMEOUT = 0.1
 """Seconds for a woken thread to end; it needs more only if a write has blocked."""
@@ -146,7 +143,7 @@ class Console:
         """Write lines to stderr, prefixed with `broadcast: `; they are lost if writing fails."""
         with contextlib.suppress(OSError):
             if lines:
-                data = _error_lines(*lines)
+                data = error_lines(*lines)
                 await self._error_writer.submit(self._write_all, self._stderr, data)
 
     async def report(self, text: str) -> None:
@@ -222,14 +219,6 @@ class Console:
         return True
 
 
-def print_error(text: str) -> None:
-    """Write a line to stderr without a console; give up after ERROR_TIMEOUT."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):  # a timeout is one
-            written = call_in_thread(os.write, sys.stderr.fileno(), _error_lines(text))
-            written.result(ERROR_TIMEOUT)
-
-
 async def _uncancelled(future: asyncio.Future[T]) -> T:
     """Wait for a future that goes on if the caller is cancelled.
 
@@ -237,7 +226,3 @@ async def _uncancelled(future: asyncio.Future[T]) -> T:
     """
     await asyncio.wait([future])
     return future.result()
-
-
-def _error_lines(*lines: str) -> bytes:
-    return "".join(f"broadcast: {line}\n" for line in lines).encode(errors="backslashreplace")

@@ -17,7 +17,7 @@ from helpers import (
     linux_only,
 )
 
-from broadcast.terminal.stdio import ERROR_TIMEOUT
+from broadcast.system.stderr import ERROR_TIMEOUT
 
 LONG_ERROR_TIMEOUT = """
 import os, sys, broadcast.cli, broadcast.terminal.stdio as c

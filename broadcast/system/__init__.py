@@ -1,0 +1,1 @@
+"""What programs need of the system: signals, threads and stderr."""
