@@ -29,6 +29,14 @@ class ClusterError(BroadcastError):
     """The server can't be part of its cluster."""
 
 
+class RedisError(BroadcastError):
+    """Redis has answered with an error, or not as Redis does."""
+
+
+class LostError(RedisError):
+    """Redis does not have the room as this server knows it: something that was said is lost."""
+
+
 class ConnectError(BroadcastError):
     """The server could not be reached, or is temporarily unavailable."""
 

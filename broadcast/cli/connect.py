@@ -12,6 +12,7 @@ from ..client.reconnect import run_with_reconnect
 from ..errors import BroadcastError, OutputClosedError
 from ..net.tls import client_context
 from ..system.signals import handling_signal
+from ..system.tasks import tasks_together
 from ..terminal.interactive import Terminal
 from ..terminal.pipeline import Pipeline
 from ..terminal.stdio import Console
@@ -53,14 +54,11 @@ async def _run_client(options: Namespace) -> int:
         ):
             view = _make_view(options, console)
             try:
-                async with asyncio.TaskGroup() as group:
-                    view_task = group.create_task(view.run())
+                async with tasks_together() as tasks:
+                    view_task = tasks.create_task(view.run())
                     await run_with_reconnect(make_client, view, options.reconnect)
                     view_task.cancel()
-            except ExceptionGroup as problems:
-                problem = problems.exceptions[0]
-                if not isinstance(problem, BroadcastError):
-                    raise
+            except BroadcastError as problem:
                 if not isinstance(problem, OutputClosedError):
                     status = status or FAILED  # a signal may have arrived at the same time
                     await console.report(str(problem))

@@ -11,6 +11,7 @@ from ..errors import BroadcastError, ConnectionLostError
 from ..protocol.blocks import sanitize
 from ..protocol.commands import is_command
 from ..protocol.messages import Incoming, is_close_reason
+from ..system.tasks import tasks_together
 from .client import EXIT, LEAVE_TIME, REASON_LIMIT, BroadcastClient
 
 LEAVE_LIMIT = 32 * 1024 * 1024
@@ -78,13 +79,10 @@ class Conversation:
         Raises ConnectionLostError if the connection ends otherwise or does not end, and
         OutputClosedError if the reader of our output has gone.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                sending = group.create_task(self._send())
-                await self._receive()
-                sending.cancel()
-        except ExceptionGroup as problems:
-            raise problems.exceptions[0] from None
+        async with tasks_together() as tasks:
+            sending = tasks.create_task(self._send())
+            await self._receive()
+            sending.cancel()
         if self.stage is Stage.TALKING:
             reason = f": {self._close_reason.text[:REASON_LIMIT]}" if self._close_reason else ""
             raise ConnectionLostError(f"{self._client.address} closed the connection{reason}")

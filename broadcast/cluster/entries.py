@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
-from .resp import RedisError, Reply
+from ..errors import RedisError
+from ..protocol.blocks import Block
+from .resp import Reply
 
-SAY, JOIN, LEAVE = b"say", b"join", b"leave"  # SAY is followed by the number of lines
+SAY, JOIN, LEAVE = b"say", b"join", b"leave"  # what an event is; see `say` for the first
 
 
 class Entry(NamedTuple):
@@ -16,6 +18,16 @@ class Entry(NamedTuple):
     number: int  # of this server's entries, from 1
     seconds: int  # the wall clock when it was sent
     events: list[tuple[bytes, bytes]]  # kind and text
+
+
+def say(block: Block) -> bytes:
+    """Return the kind of an event that is a block of messages: it tells how many."""
+    return b"%b %d" % (SAY, block.lines)
+
+
+def block_of(kind: bytes, text: bytes) -> Block | None:
+    """Return the messages of an event, if it is a block of them."""
+    return Block(text, int(kind[len(SAY) :])) if kind.startswith(SAY) else None
 
 
 def position_of(entry_id: bytes) -> int:

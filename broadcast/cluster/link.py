@@ -17,15 +17,16 @@ import random
 import re
 import secrets
 
-from ..errors import BroadcastError, ClusterError
+from ..errors import BroadcastError, ClusterError, LostError, RedisError
 from ..net.dial import TLSHints, connect
 from ..server.clock import ServingClock
 from ..server.history import History
 from ..server.settings import Settings
+from ..system.tasks import tasks_together
 from .entries import position_of
-from .log import Log
+from .log import RoomLog
 from .neighbours import Neighbours
-from .resp import LostError, RedisConnection, RedisError, encode
+from .resp import RedisConnection, encode
 from .room import GONE, ClusterRoom
 from .scripts import Scripts
 from .url import RedisURL, parse_url
@@ -38,14 +39,20 @@ SHORTEST_DELAY = 0.05  # seconds between attempts to attach, or heartbeats while
 
 
 class LinkState(enum.Enum):
-    """Whether this server takes part in the room; changed only in `Link._enter`.
+    """Whether this server takes part in the room; changed only in `Link._enter`."""
 
-    AWAY follows only ATTACHED; the others may follow any.
-    """
-
+    STARTING = enum.auto()  # nobody is served yet: a problem ends the start
     ATTACHED = enum.auto()
     AWAY = enum.auto()  # clients stay, senders wait, and newcomers are refused after a while
     CUT_OFF = enum.auto()  # the same, but clients have been disconnected, and the server has no ID
+
+
+NEXT_STATES = {
+    LinkState.STARTING: {LinkState.ATTACHED},
+    LinkState.ATTACHED: {LinkState.AWAY, LinkState.CUT_OFF},
+    LinkState.AWAY: {LinkState.ATTACHED, LinkState.CUT_OFF},
+    LinkState.CUT_OFF: {LinkState.ATTACHED, LinkState.CUT_OFF},
+}
 
 
 class Link:
@@ -54,30 +61,32 @@ class Link:
     def __init__(self, room: ClusterRoom, url: RedisURL, name: str, clock: ServingClock) -> None:
         self._room, self._url, self._clock, self._timing = room, url, clock, room.timing
         self._scripts = Scripts(name)
-        self._log = Log(room, self._scripts)
-        self._state = LinkState.AWAY
-        self._away_since, self._logged = 0.0, ""  # in running time; why, as it was logged last
+        self._log = RoomLog(room, self._scripts)
+        self._state = LinkState.STARTING
+        self._away_since = 0.0  # in running time
+        self._logged = ""  # why it is away, as it was logged last
         self._retry_delay = 0.0  # seconds before the next attempt to attach
         self._task: asyncio.Task[None]  # since `start`
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._caller: RedisConnection  # of its two connections, that which calls scripts
         self._epoch = b""  # of the room, as this server knows it
+        self._neighbours: Neighbours  # since it has attached last
         self.statistics: dict[str, int] = {}  # as of the last heartbeat
         self._beat_text, self._beats = "", 0  # the last heartbeat, and how many there were
 
     def _enter(self, state: LinkState, reason: str = "") -> None:
-        assert state is not LinkState.AWAY or self._state is LinkState.ATTACHED
+        assert state in NEXT_STATES[self._state], (self._state, state)
         before, self._state = self._state, state
         if before is LinkState.ATTACHED:
             self._away_since, self._logged = self._clock.running_time(), ""
             self._log.stop_writing()
             self._room.on_attached(False)
         if state is LinkState.ATTACHED:
-            if before is LinkState.AWAY and self._away_since:
+            if before is LinkState.AWAY:
                 away = self._clock.running_time() - self._away_since
                 LOGGER.info("attached again after %.1f s", away)
             self._room.on_attached(True)
-            if not self._started.done():
+            if before is LinkState.STARTING:
                 self._started.set_result(None)
         elif state is LinkState.CUT_OFF:
             LOGGER.warning("cut off: %s", reason)
@@ -102,9 +111,7 @@ class Link:
             try:
                 await self._take_part()
             except Exception as problem:
-                if isinstance(problem, ExceptionGroup):
-                    problem = problem.exceptions[0]
-                if not self._started.done():
+                if self._state is LinkState.STARTING:
                     return self._started.set_exception(problem)
                 self._on_problem(problem)
 
@@ -119,21 +126,20 @@ class Link:
             self._logged = str(problem)
         else:
             LOGGER.error("the cluster failed: please report this", exc_info=problem)
-            if self._log.server:
-                self._enter(LinkState.CUT_OFF, "an error in this server")
+            self._enter(LinkState.CUT_OFF, "an error in this server")
 
     async def _take_part(self) -> None:
-        """Connect, attach and follow the log, until something fails, which is raised."""
+        """Connect, attach and follow the log until something fails; it is raised."""
         opened = contextlib.aclosing
         async with opened(await self._connect()) as caller, opened(await self._connect()) as reader:
             self._caller = caller
-            async with asyncio.TaskGroup() as tasks:
+            async with tasks_together() as tasks:
                 for part in (caller.run(), reader.run(), self._watch(caller, reader)):
                     tasks.create_task(part)
                 await self._log_in(caller)
                 await self._log_in(reader)
                 await self._attach()
-                self._log.start_reading(reader, tasks, self._timing.heartbeat)
+                self._log.start_reading(reader, tasks)
                 tasks.create_task(self._beat())
                 await self._log.start_writing(caller, self.statistics["behind"])
                 self._enter(LinkState.ATTACHED)

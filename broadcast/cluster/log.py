@@ -9,9 +9,10 @@ import asyncio
 import time
 from collections import deque
 
+from ..errors import LostError
 from ..server.batch import BATCH_SIZE
 from .entries import Entry, parse_entry, position_of
-from .resp import LostError, RedisConnection, Reply, encode
+from .resp import RedisConnection, Reply, encode
 from .room import ClusterRoom, Write
 from .scripts import Scripts
 
@@ -20,7 +21,7 @@ REPORT_SIZE = 2 * 1024 * 1024  # bytes of the log, after each of which a heartbe
 FULL_DELAY = 0.05  # seconds between checks that there is room for what is written again
 
 
-class Log:
+class RoomLog:
     """Writes what happens in a room, and has the room take what comes back from all servers."""
 
     def __init__(self, room: ClusterRoom, scripts: Scripts) -> None:
@@ -30,14 +31,14 @@ class Log:
         self.report_due = asyncio.Event()  # set when a heartbeat should be sent early
         self._writer: RedisConnection | None = None  # None while nothing may be written
         self._is_writing = False  # while a write is not answered
+        self._reader: RedisConnection  # since `start_reading`, as are the tasks
+        self._tasks: asyncio.TaskGroup
         self._entries: deque[Entry] = deque()  # that have arrived and are not taken yet
         room.on_event = self._write
 
     def begin(self, server: str, entry_id: bytes) -> None:
         """Take part as a server whose first entry is this one."""
         self.server, self.last, self.position = server, entry_id, position_of(entry_id)
-
-    # --- writing ---
 
     async def start_writing(self, redis: RedisConnection, behind: int) -> None:
         """Write again what has not come back; from then on, write what happens as it happens.
@@ -51,6 +52,7 @@ class Log:
         for write in kept:
             await redis.ask(self._encode(write))
         self._writer, self._is_writing = redis, False
+        self._write()
 
     def stop_writing(self) -> None:
         """Keep what happens from now on."""
@@ -70,21 +72,17 @@ class Log:
         about = (self.server, write.number, write.size, int(time.time()))
         return self._scripts.call("write", *about, *words)
 
-    # --- reading ---
-
-    def start_reading(self, redis: RedisConnection, tasks: asyncio.TaskGroup, wait: float) -> None:
-        """Take all entries after the last one that was taken, until one of the tasks fails.
-
-        `wait`: seconds after which Redis answers even if there is none.
-        """
-        self._reader, self._tasks, self._wait = redis, tasks, wait
+    def start_reading(self, redis: RedisConnection, tasks: asyncio.TaskGroup) -> None:
+        """Take all entries after the last one that was taken, until one of the tasks fails."""
+        self._reader, self._tasks = redis, tasks
         self._entries.clear()
         self._ask_for_more()
 
     def _ask_for_more(self) -> None:
-        most = ("COUNT", ENTRIES_PER_READ, "BLOCK", int(1000 * self._wait))
+        wait = self._room.timing.heartbeat  # after which Redis answers anyway
+        most = ("COUNT", ENTRIES_PER_READ, "BLOCK", int(1000 * wait))
         command = encode("XREAD", *most, "STREAMS", self._scripts.log, self.last)
-        self._reader.send(command, self._on_entries, self._wait)
+        self._reader.send(command, self._on_entries, wait)
 
     def _on_entries(self, reply: Reply) -> None:
         self._entries.extend(map(parse_entry, reply[0][1] if reply else ()))

@@ -33,4 +33,6 @@ class Neighbours:
         if slowest != self._slowest or not self.is_behind:
             self._slowest, self._slowest_since = slowest, now
         dead = [server for server, (_, at) in self._seen.items() if now - at > self._dead_after]
-        return dead + [slowest] * (now - self._slowest_since > self._hold_limit)
+        if now - self._slowest_since > self._hold_limit and slowest not in dead:
+            dead.append(slowest)
+        return dead

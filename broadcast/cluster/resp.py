@@ -5,21 +5,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import BroadcastError
+from ..errors import LostError, RedisError
 from ..net.connection import Connection
 from ..server.clock import ServingClock
 
 READ_SIZE = 130_000  # bytes read at once: an entry; above 128 KiB, each buffer is mapped anew
 
 Reply = Any  # None, an int, bytes, or a list of replies
-
-
-class RedisError(BroadcastError):
-    """Redis has answered with an error, or not as Redis does."""
-
-
-class LostError(RedisError):
-    """Redis does not have the room as this server knows it: something that was said is lost."""
 
 
 def encode(*words: str | bytes | int, before: bytes = b"", count: int = 0) -> bytes:

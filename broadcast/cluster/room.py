@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..errors import HandshakeError
+from ..errors import HandshakeError, LostError
 from ..net.connection import Connection
 from ..protocol import framing, messages, notices
 from ..protocol.blocks import Block
@@ -26,8 +26,8 @@ from ..server.registry import Roster
 from ..server.room import Member, Room
 from ..server.settings import Settings
 from ..server.watchdog import RECHECK_DELAY
-from .entries import JOIN, LEAVE, SAY, Entry, parse_entry, position_of
-from .resp import LostError, RedisConnection, encode
+from .entries import JOIN, LEAVE, Entry, block_of, parse_entry, position_of, say
+from .resp import RedisConnection, encode
 from .scripts import Scripts
 
 IN_FLIGHT_LIMIT = 256 * 1024
@@ -49,7 +49,7 @@ class Newcomer(NamedTuple):
     joined: asyncio.Future[Member]
 
 
-class Event(NamedTuple):
+class ClientEvent(NamedTuple):
     """What a client did: messages, a name asked for, or one given back, and why."""
 
     kind: bytes
@@ -62,7 +62,7 @@ class Write(NamedTuple):
     """Events that are sent together."""
 
     number: int  # of this server's writes, from 1
-    events: list[Event]
+    events: list[ClientEvent]
     size: int
 
 
@@ -73,7 +73,7 @@ class ClusterRoom(Room):
         super().__init__(clock, settings, history)
         self._clock, self.timing, self.grace = clock, settings.cluster_timing, settings.grace
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
-        self.events: deque[Event] = deque()  # not sent
+        self.events: deque[ClientEvent] = deque()  # not sent
         self.on_event: Callable[[], None] = lambda: None  # called when there is another one
         self.writes: deque[Write] = deque()  # sent, and not come back
         self._joining: set[asyncio.Future[Member]] = set()  # of newcomers with a place reserved
@@ -125,11 +125,11 @@ class ClusterRoom(Room):
             self._add(LEAVE, f"{member.name} {why}", member)
 
     def publish(self, member: Member, block: Block) -> None:
-        self._add(b"%b %d" % (SAY, block.lines), block.data, member)
+        self._add(say(block), block.data, member)
 
     def _add(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
         name = text.partition(" ")[0] if isinstance(text, str) else ""
-        self.events.append(Event(kind, text, name_key(name), who))
+        self.events.append(ClientEvent(kind, text, name_key(name), who))
         self._in_flight += len(text) + EVENT_COST
         if self._in_flight > IN_FLIGHT_LIMIT:
             self._pace()
@@ -142,7 +142,7 @@ class ClusterRoom(Room):
 
     def next_write(self) -> Write | None:
         """Make a write of events, of about a batch at most, if there are any."""
-        events: list[Event] = []
+        events: list[ClientEvent] = []
         size = 0
         while self.events and (size + len(self.events[0].text) < BATCH_SIZE or not events):
             events.append(self.events.popleft())
@@ -155,7 +155,7 @@ class ClusterRoom(Room):
 
     def take(self, entry: Entry, *, is_own: bool) -> None:
         """Deliver an entry of the log, perhaps this server's own, to this server's clients."""
-        own: list[Event] = []
+        own: list[ClientEvent] = []
         if is_own:
             if not self.writes or self.writes[0][0] != entry.number:
                 raise LostError("Redis has what this server has not written")
@@ -165,11 +165,11 @@ class ClusterRoom(Room):
         for place, (kind, text) in enumerate(entry.events):
             who = own[place].who if own else None
             member = who if isinstance(who, Member) else None
-            if kind.startswith(SAY):
-                lines, author = int(kind[len(SAY) :]), member.subscription if member else None
-                self._fanout.publish(author, text, lines)
+            if block := block_of(kind, text):
+                author = member.subscription if member else None
+                self._fanout.publish(author, text, block.lines)
                 if self._history:
-                    self._history.add(Block(text, lines), entry.seconds, position_of(entry.id))
+                    self._history.add(block, entry.seconds, position_of(entry.id))
             elif kind == JOIN:
                 self._take_join(text.decode(), who if isinstance(who, Newcomer) else None)
             elif kind == LEAVE:
@@ -232,8 +232,7 @@ class ClusterRoom(Room):
                 for entry in map(parse_entry, replies):
                     start = b"(" + entry.id
                     for kind, text in entry.events:
-                        if kind.startswith(SAY):
-                            block = Block(text, int(kind[len(SAY) :]))
+                        if block := block_of(kind, text):
                             self._history.add(block, entry.seconds, position_of(entry.id))
 
     def on_attached(self, is_attached: bool) -> None:

@@ -1,1 +1,1 @@
-"""What programs need of the system: signals, threads and stderr."""
+"""What programs need of the system: signals, threads, tasks and stderr."""

@@ -9,7 +9,8 @@ import pytest
 from cluster_helpers import FakeRedis
 from helpers import until
 
-from broadcast.cluster.resp import LostError, RedisError, Reply, encode, parse
+from broadcast.cluster.resp import Reply, encode, parse
+from broadcast.errors import LostError, RedisError
 
 NESTED = b"*3\r\n$4\r\nPONG\r\n*2\r\n:-7\r\n$-1\r\n*0\r\n"
 """A reply with the parts that replies have: [b"PONG", [-7, None], []]."""
