@@ -215,7 +215,7 @@ class BroadcastClient:
         stream = self._latest or self._require_stream()
         while not stream.received and await self._read(stream):
             pass
-        if not stream.received and stream.connection.lost:
+        if not stream.received and stream.is_lost:
             raise stream.lost_error()
         return stream.received
 

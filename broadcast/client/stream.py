@@ -30,6 +30,7 @@ class ServerStream:
         self._heartbeats = Heartbeat()
         self._is_silent = False  # nothing was received since the last heartbeat
         self._is_leaving = False  # no more heartbeats
+        self._given_up = ""  # why it was, in parentheses, if the server was silent for too long
 
     async def send(self, lines: bytes) -> None:
         """Send whole encoded lines and wait until they are written."""
@@ -80,13 +81,15 @@ class ServerStream:
                 # While nobody reads what arrives, the server is not to blame for it.
                 is_silent = self._is_silent and self.read_lock.locked()
                 if self._heartbeats.is_lost(seconds, silent=is_silent):
-                    reason = f"nothing received for {SILENT_HEARTBEATS * seconds:g} s"
-                    self.connection.lost = TimeoutError(reason)
+                    self._given_up = f" (nothing received for {SILENT_HEARTBEATS * seconds:g} s)"
                     self.connection.reset()
                 await self._send(self._heartbeats.next_line())
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection broke, or was given up; False if it has ended in order."""
+        return bool(self.connection.lost or self._given_up)
+
     def lost_error(self) -> ConnectionLostError:
         """Return the exception for a connection that is lost, with the reason if it is ours."""
-        lost = self.connection.lost
-        reason = f" ({lost})" if isinstance(lost, TimeoutError) else ""
-        return ConnectionLostError("lost the connection to ", f"{self._address}{reason}")
+        return ConnectionLostError("lost the connection to ", f"{self._address}{self._given_up}")
