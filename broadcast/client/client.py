@@ -14,7 +14,7 @@ from ..net.address import format_address
 from ..net.dial import connect
 from ..net.tls import ALERT
 from ..protocol import handshake
-from ..protocol.commands import HEARTBEAT_INTERVAL
+from ..protocol.commands import HEARTBEAT_INTERVAL, Command
 from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.messages import Incoming, Notice, ServerError
 from ..protocol.names import SENDER_LIMIT, check_username
@@ -31,7 +31,7 @@ r"""Seconds after `\exit` for the server to send what is pending and to close th
 ABORT_TIME = 0.3
 """Seconds to wait for the server when an exception closes the client: enough if it responds."""
 
-EXIT = encode("\\exit")
+EXIT = encode(Command.EXIT.line())
 
 REASON_LIMIT = 256
 """Characters of a server's reason that an error repeats: several times what our server sends, but

@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar
 
 from ..errors import BroadcastError, ConnectionLostError
 from ..protocol.blocks import sanitize
-from ..protocol.commands import is_command
+from ..protocol.commands import Command, is_command
 from ..protocol.messages import Incoming, is_close_reason
+from ..states import follow
 from ..system.tasks import tasks_together
 from .client import EXIT, LEAVE_TIME, REASON_LIMIT, BroadcastClient
 
@@ -56,6 +57,10 @@ class Stage(enum.Enum):
     TALKING = enum.auto()
     LEAVING = enum.auto()
     r"""`\exit` is sent, or the input has ended: the server sends what is pending, and closes."""
+
+
+NEXT_STAGES = {Stage.TALKING: {Stage.LEAVING}, Stage.LEAVING: set[Stage]()}
+"""The stages that may follow each stage."""
 
 
 class Conversation:
@@ -124,7 +129,8 @@ class Conversation:
             await self._leave(EXIT)
 
     async def _leave(self, last_lines: bytes) -> None:
-        self.stage, self._time_left = Stage.LEAVING, LEAVE_TIME
+        self.stage = follow(NEXT_STAGES, self.stage, Stage.LEAVING)
+        self._time_left = LEAVE_TIME
         self._uncounted_limit = self._client.bytes_received + LEAVE_LIMIT
         if self._timeout:
             self._timeout.reschedule(asyncio.get_running_loop().time() + LEAVE_TIME)
@@ -137,6 +143,6 @@ def _end_of_exit(lines: bytes) -> int:
         end = 0
         for line in lines.split(b"\n"):
             end += len(line) + 1
-            if is_command(sanitize(line.removesuffix(b"\r")), "exit"):
+            if is_command(sanitize(line.removesuffix(b"\r")), Command.EXIT):
                 return end
     return 0

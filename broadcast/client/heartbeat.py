@@ -2,6 +2,7 @@
 
 import secrets
 
+from ..protocol.commands import Command
 from ..protocol.framing import encode
 from ..protocol.messages import pong
 
@@ -60,4 +61,4 @@ class Heartbeat:
         self._count += 1
         self._word = f"{self._prefix}{self._count}"
         self._lines_before = self._lines_sent
-        return encode(f"\\ping {self._word}")
+        return encode(Command.PING.line(self._word))

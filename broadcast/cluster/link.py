@@ -22,6 +22,7 @@ from ..net.dial import TLSHints, connect
 from ..server.clock import ServingClock
 from ..server.history import History
 from ..server.settings import Settings
+from ..states import follow
 from ..system.tasks import tasks_together
 from .entries import position_of
 from .log import RoomLog
@@ -75,8 +76,7 @@ class Link:
         self._beat_text, self._beats = "", 0  # the last heartbeat, and how many there were
 
     def _enter(self, state: LinkState, reason: str = "") -> None:
-        assert state in NEXT_STATES[self._state], (self._state, state)
-        before, self._state = self._state, state
+        before, self._state = self._state, follow(NEXT_STATES, self._state, state)
         if before is LinkState.ATTACHED:
             self._away_since, self._logged = self._clock.running_time(), ""
             self._log.stop_writing()

@@ -1,5 +1,6 @@
 """The command words and their help, shared by the server and the client."""
 
+import enum
 import re
 import sys
 
@@ -10,16 +11,32 @@ server's timeout, and too rare to cost it anything."""
 PONG_LIMIT = 64
 """Characters of the word in `\\ping <word>`; a longer one is not answered."""
 
-_HEARTBEAT = re.compile(rb"\\{1,2}ping(?: ([!-~]{1,%d}))?\r?\n" % PONG_LIMIT)
-
 SHOWN_COMMAND_LIMIT = 64
 """Characters of an unknown command that the error message repeats."""
 
+
+class Command(enum.StrEnum):
+    """What a client can ask of the server; the value is the word after the backslash."""
+
+    EXIT = "exit"
+    CLIENTS = "clients"
+    PING = "ping"
+    HELP = "help"
+
+    def line(self, *arguments: str | int) -> str:
+        """Return the command as a line that a client sends."""
+        return " ".join([f"\\{self}", *map(str, arguments)])
+
+
+_PING = Command.PING.encode()
+
+_HEARTBEAT = re.compile(rb"\\{1,2}%b(?: ([!-~]{1,%d}))?\r?\n" % (_PING, PONG_LIMIT))
+
 COMMANDS = {
-    "exit": "leave",
-    "clients": "who is here",
-    "ping": "a sign of life; with a word, it is answered",
-    "help": "this list",
+    Command.EXIT: "leave",
+    Command.CLIENTS: "who is here",
+    Command.PING: "a sign of life; with a word, it is answered",
+    Command.HELP: "this list",
 }
 """What `\\help` says about each command."""
 
@@ -39,9 +56,9 @@ def ping_word(line: str) -> str | None:
     return words[1] if len(words) == 2 and len(words[1]) <= PONG_LIMIT else None
 
 
-def is_command(line: str, word: str) -> bool:
+def is_command(line: str, command: Command) -> bool:
     """Return whether a line is this command, in any spelling."""
-    return line.startswith("\\") and command_word(line) == word
+    return line.startswith("\\") and command_word(line) == command
 
 
 def command_word(line: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from ..protocol.commands import COMMANDS, command_word, first_word, largest_room, ping_word
+from ..protocol.commands import COMMANDS, Command, command_word, first_word, largest_room, ping_word
 from ..protocol.framing import ENDING, encode
 from ..protocol.messages import error, notice, pong
 from ..protocol.notices import client_count
@@ -16,15 +16,16 @@ def answer(line: str, name: str, roster: Roster) -> Iterable[bytes]:
     The case of the command does not matter, and a doubled backslash is the same as one.
     """
     match command_word(line):
-        case "clients" if len(roster) > largest_room(line):
+        case Command.CLIENTS if len(roster) > largest_room(line):
             return (encode(notice(client_count(len(roster)))),)
-        case "clients":
+        case Command.CLIENTS:
             return _list_clients(name, roster)
-        case "ping":
+        case Command.PING:
             word = ping_word(line)
             return () if word is None else (encode(pong(word)),)
-        case "help":
-            return (encode(*(notice(f"\\{word}: {text}") for word, text in COMMANDS.items())),)
+        case Command.HELP:
+            lines = [notice(f"{command.line()}: {text}") for command, text in COMMANDS.items()]
+            return (encode(*lines),)
     hint = "try \\help, or begin the line with a space to send it as text"
     return (encode(error(f"unknown command {first_word(line)}: {hint}")),)
 

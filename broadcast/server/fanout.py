@@ -23,6 +23,7 @@ from collections import deque
 
 from ..net.address import network_of
 from ..net.connection import Connection, send_to_all
+from ..states import follow
 from .batch import BATCH_SIZE, Batch
 from .clock import ServingClock
 from .eviction import STALL_TIME, PauseBudget, Straggler
@@ -135,7 +136,7 @@ class Fanout:
 
         READY and LAGGING alternate until LEAVING; GONE may follow any of these, and is final.
         """
-        assert state in NEXT_STATES[subscription.state], (subscription.state, state)
+        follow(NEXT_STATES, subscription.state, state)
         if subscription.state in RECEIVING and state not in RECEIVING:
             self._receivers -= 1
         connection = subscription.connection

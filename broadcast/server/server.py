@@ -16,6 +16,7 @@ from ..net.address import Address, describe_os_error, format_address
 from ..net.connection import Connection
 from ..protocol.commands import HEARTBEAT_INTERVAL
 from ..protocol.notices import client_count
+from ..states import follow
 from .accept import open_connection, take_over
 from .clock import ServingClock
 from .history import History
@@ -41,7 +42,7 @@ class ServerState(enum.Enum):
     """The state of a server; changed only in `BroadcastServer._enter`."""
 
     CLOSED = enum.auto()
-    """It may be started, again, too."""
+    """It may be started, also once more."""
     STARTING = enum.auto()
     RUNNING = enum.auto()
     """It listens; only now are connections served."""
@@ -118,8 +119,7 @@ class BroadcastServer(Settings):
             self._enter(ServerState.CLOSED)
 
     def _enter(self, state: ServerState) -> None:
-        assert state in NEXT_STATES[self._state], (self._state, state)
-        self._state = state
+        self._state = follow(NEXT_STATES, self._state, state)
 
     def _make_context(self) -> ServerContext:
         clock = ServingClock()

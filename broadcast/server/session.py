@@ -11,9 +11,10 @@ from ..net.address import network_of
 from ..net.connection import TIME_SLICE, Connection
 from ..protocol import messages
 from ..protocol.blocks import Block, parse
-from ..protocol.commands import is_command, parse_heartbeat
+from ..protocol.commands import Command, is_command, parse_heartbeat
 from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT
+from ..states import follow
 from . import dispatcher
 from .admission import READ_SIZE, shake_hands
 from .clock import ServingClock
@@ -33,7 +34,7 @@ time slice, and yields less than a batch, however long the client's name is."""
 
 
 class State(enum.Enum):
-    """The state of a session; changed only in `Session._enter`, always to a later one."""
+    """The state of a session; changed only in `Session._enter`."""
 
     HANDSHAKE = enum.auto()
     JOINED = enum.auto()
@@ -43,6 +44,15 @@ class State(enum.Enum):
     """It has been refused or has left, and has a short time to read the rest."""
     CLOSED = enum.auto()
 
+
+NEXT_STATES = {
+    State.HANDSHAKE: {State.JOINED, State.LEAVING, State.CLOSING, State.CLOSED},
+    State.JOINED: {State.LEAVING, State.CLOSING, State.CLOSED},
+    State.LEAVING: {State.CLOSING, State.CLOSED},
+    State.CLOSING: {State.CLOSED},
+    State.CLOSED: set[State](),
+}
+"""The states that may follow each state."""
 
 INTERRUPTS = {
     LeaveReason.TIMED_OUT: {State.HANDSHAKE, State.JOINED, State.LEAVING},
@@ -138,9 +148,8 @@ class Session:
         self.interrupt(LeaveReason.DISPLACED)
 
     def _enter(self, state: State) -> None:
-        """Change the state to a later one, and give it a scope of its own."""
-        assert state.value > self._state.value, (self._state, state)
-        self._state, self._scope = state, Scope()
+        """Change the state, and give the new one a scope of its own."""
+        self._state, self._scope = follow(NEXT_STATES, self._state, state), Scope()
 
     async def _run_state(
         self, state: State, body: Awaitable[LeaveReason | None], *, watched: bool = True
@@ -171,43 +180,45 @@ class Session:
         self.interrupt(LeaveReason.TIMED_OUT)
 
     def _time_left(self) -> float:
-        """Return the seconds until the client will have been inactive for too long.
-
-        A client that is leaving is active as long as it reads.
-        """
-        now = self._context.clock.reading_time()
+        """Return the seconds until the client will have been inactive for too long."""
         if self._member and self._state is State.LEAVING:
-            progress = (self._member.position, self._connection.unsent)
-            if progress != self._last_progress:
-                self._last_progress, self._last_activity = progress, now
-        return self._last_activity + self._timeout - now
+            self._note_progress(self._member)
+        return self._last_activity + self._timeout - self._context.clock.reading_time()
+
+    def _note_progress(self, member: Member) -> None:
+        """Count a client that is leaving as active if it has read something since the last call."""
+        progress = (member.position, self._connection.unsent)
+        if progress != self._last_progress:
+            self._last_progress = progress
+            self._last_activity = self._context.clock.reading_time()
 
     # --- HANDSHAKE ---
 
     async def _run_handshake(self) -> LeaveReason | None:
-        """Admit the client to the room, or refuse it with a reason and close.
+        """Let the client join, which sets `_member`, or refuse it and close.
 
-        If it has been admitted, `_member` is set; returns the reason if it has to leave at once.
+        Returns why it has to leave at once, if it has joined and was interrupted as it did.
         """
-        reason = None
         try:
             reason = await self._run_state(State.HANDSHAKE, self._join())
         except HandshakeError as refusal:
             await self._refuse(str(refusal))
-        else:
-            if reason and self._member is None:
-                if reason is LeaveReason.DISPLACED:
-                    await self._close_slowly()
-                else:
-                    timed_out = reason is LeaveReason.TIMED_OUT
-                    await self._refuse(HANDSHAKE_TIMED_OUT if timed_out else reason.value)
-        # A client that has joined is no stranger any more, even if that was in the same iteration.
-        return None if reason in (LeaveReason.TIMED_OUT, LeaveReason.DISPLACED) else reason
+            return None
+        if self._member:
+            # It is no stranger any more: what ends only a handshake came too late.
+            return None if reason in (LeaveReason.TIMED_OUT, LeaveReason.DISPLACED) else reason
+        if reason is LeaveReason.DISPLACED:
+            await self._close_slowly()
+        elif reason is LeaveReason.TIMED_OUT:
+            await self._refuse(HANDSHAKE_TIMED_OUT)
+        elif reason:
+            await self._refuse(reason.value)
+        return None
 
     async def _join(self) -> None:
         context, connection = self._context, self._connection
         connection.set_read_size(READ_SIZE)
-        if context.settings.tls is None:
+        if context.settings.tls is None:  # with TLS, it can't be told before the handshake
             context.room.check_space()
         connect, rest, size = await shake_hands(connection, context.settings)
         self._member = await context.room.join(connect.username, connection, self.interrupt)
@@ -276,7 +287,7 @@ class Session:
         for item in items:
             if isinstance(item, Block):
                 self._context.room.publish(member, item)
-            elif is_command(item, "exit"):
+            elif is_command(item, Command.EXIT):
                 return True
             else:
                 roster = await self._context.room.roster()

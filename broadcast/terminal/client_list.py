@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ..protocol.messages import Incoming, Notice
 from ..protocol.names import SENDER_LIMIT
 from ..protocol.notices import Event
+from ..states import follow
 
 PARAGRAPH_LIMIT = 10_000
 """Names in a paragraph: as many as a room has, but bounded, whatever the server sends."""
@@ -14,7 +15,10 @@ _NAME_LIMIT = SENDER_LIMIT + len(" (you)")
 
 
 class Question(enum.Enum):
-    r"""Progress of the `\clients` that fetches the names for Tab, unseen by the user."""
+    r"""Progress of the `\clients` that fetches the names for Tab, unseen by the user.
+
+    Changed only in `ClientList._change`.
+    """
 
     NOT_ASKED = enum.auto()
     ASKED = enum.auto()
@@ -22,6 +26,15 @@ class Question(enum.Enum):
     """The count, which comes first, has arrived: names may follow."""
     DONE = enum.auto()
     r"""The user has asked: what arrives from now on answers that."""
+
+
+NEXT_QUESTION = {
+    Question.NOT_ASKED: {Question.ASKED, Question.DONE},
+    Question.ASKED: {Question.NOT_ASKED, Question.COUNTED},
+    Question.COUNTED: {Question.DONE},
+    Question.DONE: set[Question](),
+}
+"""What may follow each of them."""
 
 
 class ClientList:
@@ -36,13 +49,16 @@ class ClientList:
         """Return whether the names for Tab are to be asked for, now."""
         if self._question is not Question.NOT_ASKED:
             return False
-        self._question = Question.ASKED
+        self._change(Question.ASKED)
         return True
 
     def on_answer_lost(self) -> None:
         """Note that the connection was lost, with the answer if it was under way."""
         if self._question is Question.ASKED:
-            self._question = Question.NOT_ASKED
+            self._change(Question.NOT_ASKED)
+
+    def _change(self, question: Question) -> None:
+        self._question = follow(NEXT_QUESTION, self._question, question)
 
     def gather(self, received: Sequence[Incoming]) -> list[Incoming]:
         """Return what to show of what was received.
@@ -77,7 +93,7 @@ class ClientList:
             return False
         if incoming.name is None:
             is_ours = self._question is Question.ASKED
-            self._question = Question.COUNTED if is_ours else Question.DONE
+            self._change(Question.COUNTED if is_ours else Question.DONE)
         return self._question is Question.COUNTED
 
     def _take_paragraph(self) -> list[Incoming]:

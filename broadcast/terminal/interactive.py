@@ -14,11 +14,12 @@ from dataclasses import KW_ONLY, dataclass
 
 from ..errors import BroadcastError
 from ..protocol.blocks import sanitize
-from ..protocol.commands import COMMANDS, is_command
+from ..protocol.commands import COMMANDS, Command, is_command
 from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.messages import Incoming, Message, Notice, Pong
 from ..protocol.names import SENDER_LIMIT, name_key
 from ..protocol.notices import PRESENCE, Event
+from ..states import follow
 from ..system.signals import handling_signal
 from .client_list import ClientList
 from .editor import CursorRow, Editor, Key, LeftOut
@@ -60,7 +61,7 @@ _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
 class Connectivity(enum.Enum):
-    """What the user knows of the connection."""
+    """What the user knows of the connection; changed only in `Terminal._change`."""
 
     CONNECTING = enum.auto()
     """The first attempt has not ended."""
@@ -75,6 +76,15 @@ class Connectivity(enum.Enum):
         return self in (Connectivity.UNREACHABLE, Connectivity.LOST)
 
 
+NEXT_CONNECTIVITY = {
+    Connectivity.CONNECTING: {Connectivity.UP, Connectivity.UNREACHABLE},
+    Connectivity.UNREACHABLE: {Connectivity.UP},
+    Connectivity.UP: {Connectivity.LOST},
+    Connectivity.LOST: {Connectivity.UP},
+}
+"""What may follow each of them."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Outgoing:
     """A line for the server, until it is on its way."""
@@ -87,7 +97,7 @@ class Outgoing:
     """The word that is sent in its place with a ping, so that its answer is known."""
 
 
-QUESTION = Outgoing(encode(f"\\clients {ROSTER_LIMIT}"))
+QUESTION = Outgoing(encode(Command.CLIENTS.line(ROSTER_LIMIT)))
 
 END = Outgoing(None)
 
@@ -177,7 +187,7 @@ class Terminal:
         sent = self._waiting.popleft()
         if not sent.text:
             return
-        keys = map(Notice, KEYS) if is_command(sent.text, "help") else ()
+        keys = map(Notice, KEYS) if is_command(sent.text, Command.HELP) else ()
         self._print(Message(self.name, sent.text), *keys)
         if sent.ping_word:
             self._pings[sent.ping_word] = time.monotonic()
@@ -188,13 +198,14 @@ class Terminal:
             self._print_own(f"{_time_of_day()} connected again")
         else:
             self._print_own(f"connected to {address} as {name}; \\help lists commands and keys")
-        self.name, self._connectivity = name, Connectivity.UP
+        self._change(Connectivity.UP)
+        self.name = name
 
     async def on_disconnected(self, problem: BroadcastError, delay: float) -> None:
         """Print once why there is no connection, and count down to the next try in the prompt."""
         if not self._connectivity.is_outage:
             is_first = self._connectivity is Connectivity.CONNECTING
-            self._connectivity = Connectivity.UNREACHABLE if is_first else Connectivity.LOST
+            self._change(Connectivity.UNREACHABLE if is_first else Connectivity.LOST)
             what = "no connection" if is_first else "connection lost"
             self._print_own(f"{_time_of_day()} {what}: {problem.details}")
             self._pings.clear()
@@ -202,6 +213,9 @@ class Terminal:
             self._clients.on_answer_lost()
         self._next_try = time.monotonic() + delay
         self._stale.set()
+
+    def _change(self, connectivity: Connectivity) -> None:
+        self._connectivity = follow(NEXT_CONNECTIVITY, self._connectivity, connectivity)
 
     @contextlib.asynccontextmanager
     async def _terminal_session(self) -> AsyncIterator[RawMode]:
@@ -255,8 +269,8 @@ class Terminal:
         if text := sanitize(line.encode()):
             if self.as_text and text.startswith("\\"):
                 text = f" {text}"
-            ping_word = secrets.token_hex(3) if is_command(text, "ping") else ""
-            data = encode(f"\\ping {ping_word}" if ping_word else text)
+            ping_word = secrets.token_hex(3) if is_command(text, Command.PING) else ""
+            data = encode(Command.PING.line(ping_word) if ping_word else text)
             self._queue(Outgoing(data, text, ping_word))
 
     def _queue(self, outgoing: Outgoing) -> None:
@@ -356,7 +370,7 @@ class Terminal:
     def _complete(self, word: str) -> list[str]:
         if word.startswith("\\"):
             prefix = word[1:].lower()
-            return [f"\\{command}" for command in COMMANDS if command.startswith(prefix)]
+            return [command.line() for command in COMMANDS if command.startswith(prefix)]
         if not 0 < len(word) <= SENDER_LIMIT + 1:
             return []  # no name begins with it, and normalizing it takes quadratic time
         key, others = name_key(word), self._names.keys() - {self.name}

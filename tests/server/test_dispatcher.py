@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from broadcast.protocol.commands import COMMANDS, is_command
+from broadcast.protocol.commands import COMMANDS, Command, is_command
 from broadcast.server.dispatcher import answer
 from broadcast.server.registry import Registry
 
@@ -30,7 +30,7 @@ ROSTER = roster("bob", "Anna", "Attila")
 
 @pytest.mark.parametrize("line", ["\\exit", "\\\\exit", "\\EXIT", "\\Exit now please", "\\exit\tx"])
 def test_exit_leaves_in_every_spelling(line: str) -> None:
-    assert is_command(line, "exit")
+    assert is_command(line, Command.EXIT)
 
 
 def test_long_word_is_not_lower_cased() -> None:
@@ -39,7 +39,7 @@ def test_long_word_is_not_lower_cased() -> None:
             raise AssertionError("the whole line is looked at")
 
     line = Line("\\" + "\u0130" * 30_000)
-    assert not is_command(line, "exit")
+    assert not is_command(line, Command.EXIT)
     assert lines(answer(line, "bob", ROSTER))[0].startswith("ERROR unknown command")
 
 
