@@ -24,6 +24,7 @@ TLS_PROMISE = 70 * 1024
 PAUSED_SERVER = """
 import asyncio, logging, ssl, sys
 from broadcast import BroadcastServer
+from broadcast.server.gate import PauseReason
 
 async def main():
     context = None
@@ -34,7 +35,8 @@ async def main():
     async with BroadcastServer(port=0, notices=False, tls=context) as server:
         logging.getLogger("broadcast").setLevel(logging.WARNING)
         await asyncio.to_thread(sys.stdin.readline)
-        server._context.room.gate.hold("test", True)  # as if somebody read too slowly
+        # As if somebody read too slowly.
+        server._context.room.gate.hold(PauseReason.BACKLOG, True)
         await asyncio.Event().wait()
 
 asyncio.run(main())

@@ -20,7 +20,9 @@ import secrets
 from ..errors import BroadcastError, ClusterError, LostError, RedisError
 from ..net.dial import TLSHints, connect
 from ..server.clock import ServingClock
+from ..server.gate import PauseReason
 from ..server.history import History
+from ..server.reasons import LeaveReason
 from ..server.settings import Settings
 from ..states import follow
 from ..system.tasks import tasks_together
@@ -28,7 +30,7 @@ from .entries import position_of
 from .log import RoomLog
 from .neighbours import Neighbours
 from .resp import RedisConnection, encode
-from .room import GONE, ClusterRoom
+from .room import ClusterRoom
 from .scripts import Scripts
 from .url import RedisURL, parse_url
 
@@ -197,7 +199,7 @@ class Link:
         """Send a heartbeat, and act on those of the others."""
         self._beats += 1
         log, position = self._log, self._log.position
-        self._beat_text = f"{self._beats} {position} {self._room.floor(position)}"
+        self._beat_text = f"{self._beats} {position} {self._room.oldest_needed(position)}"
         known = (self._epoch, log.last, self._beat_text)
         heartbeat = self._scripts.call("heartbeat", log.server, *known)
         last, words, unclean = await self._caller.ask(heartbeat)
@@ -211,11 +213,12 @@ class Link:
                 await self._reap(server, beats[server])
         if unclean:
             await self._reap(unclean.decode())
-        self._room.gate.hold("behind", self._neighbours.is_behind)
+        self._room.gate.hold(PauseReason.BEHIND, self._neighbours.is_behind)
 
     async def _reap(self, server: str, *beat: str) -> None:
         """Declare a server dead that has sent this heartbeat last, and free its names."""
-        while await self._caller.ask(self._scripts.call("reap", server, REAP_SLICE, GONE, *beat)):
+        about = (REAP_SLICE, LeaveReason.LOST.value)
+        while await self._caller.ask(self._scripts.call("reap", server, *about, *beat)):
             beat = ()
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from ..protocol.handshake import UNAVAILABLE
 from ..protocol.names import name_key
 from ..server.batch import BATCH_SIZE
 from ..server.clock import ServingClock
+from ..server.gate import PauseReason
 from ..server.history import History
 from ..server.reasons import Interrupt, LeaveReason
 from ..server.registry import Roster
@@ -35,7 +36,6 @@ IN_FLIGHT_LIMIT = 256 * 1024
 of it, they wait from the next iteration on, so that no chunk is split."""
 
 EVENT_COST = 300
-GONE = LeaveReason.LOST.value
 SETTLE_INTERVAL = 0.01  # seconds between checks that everything has come back
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
 
@@ -71,22 +71,23 @@ class ClusterRoom(Room):
 
     def __init__(self, clock: ServingClock, settings: Settings, history: History | None) -> None:
         super().__init__(clock, settings, history)
-        self._clock, self.timing, self.grace = clock, settings.cluster_timing, settings.grace
+        self.timing, self.grace = settings.cluster_timing, settings.grace
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
-        self.events: deque[ClientEvent] = deque()  # not sent
+        self.events: deque[ClientEvent] = deque()  # that are not part of a write yet
         self.on_event: Callable[[], None] = lambda: None  # called when there is another one
-        self.writes: deque[Write] = deque()  # sent, and not come back
+        self.writes: deque[Write] = deque()  # that have not come back
         self._joining: set[asyncio.Future[Member]] = set()  # of newcomers with a place reserved
-        self._last_number = 0  # of a write
-        self._in_flight = 0  # bytes of all these
+        self._last_number = 0  # of this server's last write
+        self._in_flight = 0  # bytes of all events, and of all writes that have not come back
         self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
         self.on_attached(False)
 
     async def join(self, username: str, connection: Connection, interrupt: Interrupt) -> Member:
         joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
         try:
-            silence = self.timing.silence if self._is_attached else 0  # that may not be known yet
-            async with asyncio.timeout(silence + self.timing.newcomer):
+            # Redis may have been silent for so long before this server is away.
+            unnoticed = 0.0 if self.gate.is_held(PauseReason.AWAY) else self.timing.silence
+            async with asyncio.timeout(unnoticed + self.timing.newcomer):
                 await self.gate.wait_turn()
                 self.check_space(len(self._joining))
                 self._joining.add(joined)
@@ -138,7 +139,7 @@ class ClusterRoom(Room):
         self.on_event()
 
     def _pace(self) -> None:
-        self.gate.hold("in flight", self._in_flight > IN_FLIGHT_LIMIT // 2)
+        self.gate.hold(PauseReason.IN_FLIGHT, self._in_flight > IN_FLIGHT_LIMIT // 2)
 
     def next_write(self) -> Write | None:
         """Make a write of events, of about a batch at most, if there are any."""
@@ -188,7 +189,7 @@ class ClusterRoom(Room):
                 joined.set_exception(problem)
         self._announce(notices.joined(name))
         if newcomer:  # it does not wait any more
-            self._add(LEAVE, f"{name} {GONE}", None)
+            self._add(LEAVE, f"{name} {LeaveReason.LOST.value}", None)
 
     def _take_leave(self, text: str, member: Member | None) -> None:
         name, _, why = text.partition(" ")
@@ -198,8 +199,8 @@ class ClusterRoom(Room):
             self._leaving.pop(member, asyncio.Event()).set()
         self._announce(notices.left(name, why), member)
 
-    def floor(self, position: int) -> int:
-        """Return from where the log is needed by a server that has taken it up to a position."""
+    def oldest_needed(self, position: int) -> int:
+        """Return the position from which this server needs the log, having read it up to one."""
         oldest = self._history.oldest_position if self._history else None
         return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
 
@@ -209,11 +210,11 @@ class ClusterRoom(Room):
             await asyncio.sleep(SETTLE_INTERVAL)
 
     async def finish(self) -> None:
-        self.gate.hold("finish", True)
+        self.gate.hold(PauseReason.SHUTDOWN, True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timing.notice):
                 await self.settle()
-        if self.events or self.writes or not self._is_attached:
+        if self.events or self.writes or self.gate.is_held(PauseReason.AWAY):
             for member in self._present:  # it may lack what was said on other servers
                 member.subscription.interrupt(LeaveReason.OUT_OF_SYNC)
 
@@ -237,18 +238,14 @@ class ClusterRoom(Room):
 
     def on_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
-        self._is_attached = is_attached
-        self.gate.hold("away", not is_attached)
-        if is_attached:
-            self._clock.resume("away")
-            if self._notice_due:
-                self._notice_due.cancel()
-            else:
-                self._tell(notices.BACK)
-        else:
-            self._clock.pause("away")
+        self.gate.hold(PauseReason.AWAY, not is_attached)
+        if not is_attached:
             loop = asyncio.get_running_loop()
             self._notice_due = loop.call_later(self.timing.notice, self._tell, notices.AWAY)
+        elif self._notice_due:
+            self._notice_due.cancel()
+        else:
+            self._tell(notices.BACK)
 
     def _tell(self, text: str) -> None:
         self._notice_due = None

@@ -22,9 +22,8 @@ class ServingClock:
         self._loop = asyncio.get_running_loop()
         self._ticked_at = self._loop.time()  # the last tick, in the loop's time
         self._counted = 0.0  # running time at the last tick
-        self._paused_for = 0.0  # seconds of running time in all pauses that have ended
-        self._pauses: set[str] = set()  # why the reading time stands still
-        self._paused_at = 0.0  # while paused: when that began, in running time
+        self._stopped_for = 0.0  # seconds for which reading time was stopped before
+        self._stopped_at: float | None = None  # while it is: since when, in running time
         self._timer: asyncio.TimerHandle | None = None  # the next tick
 
     def __enter__(self) -> Self:
@@ -46,17 +45,13 @@ class ServingClock:
 
     def reading_time(self) -> float:
         """Return the seconds for which the process has run and input was not paused."""
-        until = self._paused_at if self._pauses else self.running_time()
-        return until - self._paused_for
+        until = self.running_time() if self._stopped_at is None else self._stopped_at
+        return until - self._stopped_for
 
-    def pause(self, reason: str) -> None:
-        """Stop the reading time, because input is paused, until no reason is left."""
-        if not self._pauses:
-            self._paused_at = self.running_time()
-        self._pauses.add(reason)
-
-    def resume(self, reason: str) -> None:
-        """Let the reading time go on, unless there is another reason."""
-        if self._pauses == {reason}:
-            self._paused_for += self.running_time() - self._paused_at
-        self._pauses.discard(reason)
+    def stop_reading_time(self, stopped: bool) -> None:
+        """Stop the reading time, or let it go on; no effect if it does that already."""
+        if stopped and self._stopped_at is None:
+            self._stopped_at = self.running_time()
+        elif not stopped and self._stopped_at is not None:
+            self._stopped_for += self.running_time() - self._stopped_at
+            self._stopped_at = None

@@ -27,7 +27,7 @@ from ..states import follow
 from .batch import BATCH_SIZE, Batch
 from .clock import ServingClock
 from .eviction import STALL_TIME, PauseBudget, Straggler
-from .gate import BACKLOG, InputGate
+from .gate import InputGate, PauseReason
 from .reasons import Interrupt, LeaveReason
 from .subscription import NEXT_STATES, RECEIVING, Subscription, SubscriptionState
 
@@ -83,7 +83,7 @@ class Fanout:
         self._batches: deque[Batch] = deque()  # from the slowest cursor to the open batch
         self.backlog = 0  # bytes of memory that they take up
         self._stream_position = 0  # the memory cost of all batches that were ever in the backlog
-        self.gate = InputGate()
+        self.gate = InputGate(clock)
         # While input is paused: the stragglers as of the last check, and the next check.
         self._stragglers: dict[Subscription, Straggler] = {}
         self._next_check: asyncio.TimerHandle | None = None
@@ -285,13 +285,11 @@ class Fanout:
 
     def _pause_or_resume_input(self) -> None:
         if not self.gate.is_backlogged and self.backlog > self._bound:
-            self.gate.hold(BACKLOG, True)
-            self._clock.pause(BACKLOG)
+            self.gate.hold(PauseReason.BACKLOG, True)
             self._find_stragglers()
             self._schedule_check()
         elif self.gate.is_backlogged and self.backlog <= self._bound // 2:
-            self.gate.hold(BACKLOG, False)
-            self._clock.resume(BACKLOG)
+            self.gate.hold(PauseReason.BACKLOG, False)
             self._stragglers.clear()
             if self._next_check:
                 self._next_check.cancel()

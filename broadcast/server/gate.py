@@ -1,9 +1,28 @@
 """Hold input back: make those that publish wait while there is a reason to."""
 
 import asyncio
+import enum
 
-BACKLOG = "backlog"
-"""The reason for pausing input that readers are too slow."""
+from .clock import ServingClock
+
+
+class PauseReason(enum.Enum):
+    """Why input is paused."""
+
+    BACKLOG = enum.auto()
+    """Readers are too slow."""
+    AWAY = enum.auto()
+    """This server is away from its cluster."""
+    IN_FLIGHT = enum.auto()
+    """Too much of what was published has not come back from the cluster."""
+    BEHIND = enum.auto()
+    """Another server of the cluster is too slow."""
+    SHUTDOWN = enum.auto()
+    """What was accepted is to come back before this server ends."""
+
+
+STOPS_READING_TIME = {PauseReason.BACKLOG, PauseReason.AWAY}
+"""The reasons that may last so long that clients must not be timed out meanwhile."""
 
 
 class InputGate:
@@ -13,22 +32,27 @@ class InputGate:
     accepted, only wait for the readers (`wait_for_readers`).
     """
 
-    def __init__(self) -> None:
-        self._reasons: set[str] = set()  # why input is paused
-        self._open = asyncio.Event()  # set while there is none
+    def __init__(self, clock: ServingClock) -> None:
+        self._clock = clock
+        self._reasons: set[PauseReason] = set()
+        self._open = asyncio.Event()  # set while there is no reason
         self._open.set()
         self._readers_keep_up = asyncio.Event()  # set while the backlog is none of them
         self._readers_keep_up.set()
         self._queue = asyncio.Lock()  # serves those that wait for their turn in order
 
-    def hold(self, reason: str, when: bool) -> None:
+    def hold(self, reason: PauseReason, when: bool) -> None:
         """Make publishers wait for this reason while it holds."""
-        if when:
-            self._reasons.add(reason)
-        else:
-            self._reasons.discard(reason)
+        if when == self.is_held(reason):
+            return
+        self._reasons ^= {reason}
         _set_if(self._open, not self._reasons)
-        _set_if(self._readers_keep_up, BACKLOG not in self._reasons)
+        _set_if(self._readers_keep_up, PauseReason.BACKLOG not in self._reasons)
+        self._clock.stop_reading_time(not STOPS_READING_TIME.isdisjoint(self._reasons))
+
+    def is_held(self, reason: PauseReason) -> bool:
+        """Return whether publishers wait for this reason."""
+        return reason in self._reasons
 
     @property
     def is_open(self) -> bool:

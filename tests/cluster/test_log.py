@@ -18,7 +18,7 @@ from broadcast.net.connection import Connection
 from broadcast.protocol.blocks import Block
 from broadcast.server.batch import BATCH_SIZE
 from broadcast.server.clock import ServingClock
-from broadcast.server.gate import BACKLOG
+from broadcast.server.gate import PauseReason
 from broadcast.server.room import Member
 from broadcast.server.settings import Settings
 from broadcast.server.subscription import Subscription
@@ -28,7 +28,11 @@ POSITIONS = [FIRST + BATCH_SIZE * number for number in range(1, 4)]
 """Where the log is before, and after each of three entries of the size of a batch."""
 
 
-MEMBER = Member("a", Subscription(Connection(), lambda _: None, 0.0))
+def say(room: ClusterRoom, *lines: bytes) -> None:
+    """Publish lines, one after the other."""
+    member = Member("a", Subscription(Connection(), lambda _: None, 0.0))
+    for line in lines:
+        room.publish(member, Block(line, 1))
 
 
 def reply(*positions: int) -> bytes:
@@ -63,8 +67,7 @@ class TestWriting:
         """What happens while one is not answered goes with the next."""
         server, redis, _ = fake_redis
         await log.start_writing(redis, 0)
-        for text in (b"a: 1\n", b"a: 2\n", b"a: 3\n"):
-            room.publish(MEMBER, Block(text, 1))
+        say(room, b"a: 1\n", b"a: 2\n", b"a: 3\n")
         await until(lambda: b"a: 1" in server.asked)
         await asyncio.sleep(0.02)
         assert b"a: 2" not in server.asked
@@ -78,9 +81,9 @@ class TestWriting:
         """First what was written before and has not come back, then the rest, in a quiet room."""
         server, redis, _ = fake_redis
         await log.start_writing(redis, 0)
-        room.publish(MEMBER, Block(b"a: 1\n", 1))
+        say(room, b"a: 1\n")
         log.stop_writing()
-        room.publish(MEMBER, Block(b"a: 2\n", 1))
+        say(room, b"a: 2\n")
         await until(lambda: b"a: 1" in server.asked)
         server.answer(b"$-1\r\n")
         server.asked = b""
@@ -119,12 +122,12 @@ class TestReading:
         self, log: RoomLog, room: ClusterRoom, fake_redis: FakeRedis
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
-            room.gate.hold(BACKLOG, True)
+            room.gate.hold(PauseReason.BACKLOG, True)
             log.start_reading(fake_redis.redis, tasks)
             fake_redis.server.answer(reply(FIRST, *POSITIONS[:1]))
             await until(lambda: fake_redis.redis.silent_for == 0)
             assert log.position == FIRST
-            room.gate.hold(BACKLOG, False)
+            room.gate.hold(PauseReason.BACKLOG, False)
             await until(lambda: log.position == POSITIONS[0])
 
     async def test_entry_that_does_not_follow_the_last_one_ends_the_connection(

@@ -40,18 +40,17 @@ async def test_time_while_the_process_is_stopped_counts_as_one_tick_at_most(
         assert clock.running_time() == 4 * TICK + TICK_LIMIT + 0.25
 
 
-async def test_pause_stops_only_the_reading_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_the_reading_time_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Time(monkeypatch)
     clock = ServingClock()
     fake.now += 0.0625
-    clock.pause("one")
-    clock.pause("other")
-    fake.now += 0.125
+    clock.stop_reading_time(True)
+    fake.now += 0.0625
+    clock.stop_reading_time(True)
+    fake.now += 0.0625
     assert (clock.running_time(), clock.reading_time()) == (0.1875, 0.0625)
-    clock.resume("one")
-    clock.resume("one")
-    clock.resume("other")
-    clock.resume("other")
+    clock.stop_reading_time(False)
+    clock.stop_reading_time(False)
     fake.now += 0.25
     assert (clock.running_time(), clock.reading_time()) == (0.4375, 0.3125)
 
