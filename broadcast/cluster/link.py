@@ -16,6 +16,8 @@ import logging
 import random
 import re
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 from ..errors import BroadcastError, ClusterError, LostError, RedisError
 from ..net.dial import TLSHints, connect
@@ -69,7 +71,7 @@ class Link:
         self._away_since = 0.0  # in running time
         self._logged = ""  # why it is away, as it was logged last
         self._retry_delay = 0.0  # seconds before the next attempt to attach
-        self._task: asyncio.Task[None]  # since `start`
+        # Done when it is attached for the first time, or that has failed.
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._caller: RedisConnection  # of its two connections, that which calls scripts
         self._epoch = b""  # of the room, as this server knows it
@@ -95,16 +97,22 @@ class Link:
             self._log.server = ""
             self._room.on_cut_off()
 
-    async def start(self) -> None:
-        """Attach. Raises ClusterError with the reason if that fails."""
-        self._task = asyncio.create_task(self._run(), name="cluster link")
+    @contextlib.asynccontextmanager
+    async def attached(self) -> AsyncIterator[None]:
+        """Take part in the room meanwhile. Raises ClusterError if attaching fails at first."""
+        task = asyncio.create_task(self._run(), name="cluster link")
         try:
-            await self._started
-        except BaseException as problem:
-            await self._stop()
-            if not isinstance(problem, OSError | BroadcastError):
-                raise
-            raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
+            try:
+                await self._started
+            except (OSError, BroadcastError) as problem:
+                raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
+            try:
+                yield
+            finally:
+                await self._leave()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
@@ -221,20 +229,13 @@ class Link:
         while await self._caller.ask(self._scripts.call("reap", server, *about, *beat)):
             beat = ()
 
-    async def close(self) -> None:
+    async def _leave(self) -> None:
         """Declare this server dead once nothing is in flight; if it is away, others will do so."""
-        try:
-            with contextlib.suppress(OSError, BroadcastError):
-                async with asyncio.timeout(self._timing.leave):
-                    await self._room.settle()
-                    if self._state is LinkState.ATTACHED:
-                        await self._reap(self._log.server, self._beat_text)
-        finally:
-            await self._stop()
-
-    async def _stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        with contextlib.suppress(OSError, BroadcastError):
+            async with asyncio.timeout(self._timing.leave):
+                await self._room.settle()
+                if self._state is LinkState.ATTACHED:
+                    await self._reap(self._log.server, self._beat_text)
 
 
 class LinkedRoom(ClusterRoom):
@@ -244,11 +245,8 @@ class LinkedRoom(ClusterRoom):
         super().__init__(clock, settings, history)
         self._link = Link(self, parse_url(settings.cluster or ""), settings.room, clock)
 
-    async def open(self) -> None:
-        await self._link.start()
-
-    async def wait_closed(self) -> None:
-        await self._link.close()
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return self._link.attached()
 
     def statistics(self) -> dict[str, int]:
         return super().statistics() | self._link.statistics

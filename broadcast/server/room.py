@@ -1,9 +1,10 @@
 """The room: its members, and what they say to each other."""
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Self
 
 from ..errors import HandshakeError
 from ..net.connection import Connection
@@ -154,15 +155,12 @@ class Room(ABC):
         self._lines_in += lines
         self._bytes_in += size
 
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Return the scope within which clients may join, and which outlasts all sessions.
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.wait_closed()
-
-    async def open(self) -> None:  # noqa: B027 (most rooms have nothing to do here)
-        """Prepare for clients; until this has returned, nobody may join. Raises BroadcastError."""
+        Entering it raises BroadcastError if the room can't be had.
+        """
+        return contextlib.nullcontext()
 
     async def finish(self) -> None:  # noqa: B027
         """Accept no more messages, and deliver those that were accepted, in bounded time."""
@@ -174,9 +172,6 @@ class Room(ABC):
         """
         self._closed = True
         self._fanout.close(encode(messages.notice(SHUTTING_DOWN)))
-
-    async def wait_closed(self) -> None:  # noqa: B027
-        """Release what `open` has acquired, once all sessions have ended."""
 
     def statistics(self) -> dict[str, int]:
         """Return counts since the start or as of now, and the bytes of the backlog."""

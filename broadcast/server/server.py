@@ -108,7 +108,7 @@ class BroadcastServer(Settings):
         self._enter(ServerState.STARTING)
         try:
             with context.clock:
-                async with context.room:
+                async with context.room.open():
                     try:
                         yield await self._listen()
                         await self._end_sessions()
