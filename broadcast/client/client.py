@@ -198,7 +198,7 @@ class BroadcastClient:
         """
         async with self._connecting:
             stream, self._stream = self._stream, None
-            async with self._lifetime:
+            try:
                 if stream:
                     with contextlib.suppress(TimeoutError, ConnectionLostError):
                         async with asyncio.timeout(seconds):
@@ -206,6 +206,8 @@ class BroadcastClient:
                             async with stream.read_lock:  # another task may still be receiving
                                 while await stream.connection.read_chunk():
                                     pass
+            finally:
+                await self._lifetime.aclose()
 
     async def _wait_received(self) -> deque[Incoming]:
         """Wait until lines have arrived, or the connection has ended; return what is there.

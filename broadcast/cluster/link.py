@@ -50,13 +50,15 @@ class LinkState(enum.Enum):
     ATTACHED = enum.auto()
     AWAY = enum.auto()  # clients stay, senders wait, and newcomers are refused after a while
     CUT_OFF = enum.auto()  # the same, but clients have been disconnected, and the server has no ID
+    LEFT = enum.auto()  # it does not attach again
 
 
 NEXT_STATES = {
-    LinkState.STARTING: {LinkState.ATTACHED},
-    LinkState.ATTACHED: {LinkState.AWAY, LinkState.CUT_OFF},
-    LinkState.AWAY: {LinkState.ATTACHED, LinkState.CUT_OFF},
-    LinkState.CUT_OFF: {LinkState.ATTACHED, LinkState.CUT_OFF},
+    LinkState.STARTING: {LinkState.ATTACHED, LinkState.LEFT},
+    LinkState.ATTACHED: {LinkState.AWAY, LinkState.CUT_OFF, LinkState.LEFT},
+    LinkState.AWAY: {LinkState.ATTACHED, LinkState.CUT_OFF, LinkState.LEFT},
+    LinkState.CUT_OFF: {LinkState.ATTACHED, LinkState.CUT_OFF, LinkState.LEFT},
+    LinkState.LEFT: {LinkState.LEFT},
 }
 
 
@@ -74,6 +76,7 @@ class Link:
         # Done when it is attached for the first time, or that has failed.
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._caller: RedisConnection  # of its two connections, that which calls scripts
+        self._tasks: asyncio.TaskGroup  # that end when one of these fails
         self._epoch = b""  # of the room, as this server knows it
         self._neighbours: Neighbours  # since it has attached last
         self.statistics: dict[str, int] = {}  # as of the last heartbeat
@@ -81,7 +84,7 @@ class Link:
 
     def _enter(self, state: LinkState, reason: str = "") -> None:
         before, self._state = self._state, follow(NEXT_STATES, self._state, state)
-        if before is LinkState.ATTACHED:
+        if before is LinkState.ATTACHED and state is not LinkState.LEFT:
             self._away_since, self._logged = self._clock.running_time(), ""
             self._log.stop_writing()
             self._room.on_attached(False)
@@ -103,7 +106,7 @@ class Link:
         task = asyncio.create_task(self._run(), name="cluster link")
         try:
             try:
-                await self._started
+                await asyncio.shield(self._started)
             except (OSError, BroadcastError) as problem:
                 raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
             try:
@@ -111,22 +114,27 @@ class Link:
             finally:
                 await self._leave()
         finally:
+            self._enter(LinkState.LEFT)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while True:
+        # A problem that meets a cancellation hides it on 3.11 and 3.12.
+        while self._state is not LinkState.LEFT:
             await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1))
             self._retry_delay = min(2 * self._retry_delay + SHORTEST_DELAY, self._timing.retry)
             try:
                 await self._take_part()
             except Exception as problem:
-                if self._state is LinkState.STARTING:
-                    return self._started.set_exception(problem)
                 self._on_problem(problem)
 
     def _on_problem(self, problem: Exception) -> None:
-        if isinstance(problem, LostError):
+        if self._state is LinkState.LEFT:
+            return
+        if self._state is LinkState.STARTING:
+            self._enter(LinkState.LEFT)
+            self._started.set_exception(problem)
+        elif isinstance(problem, LostError):
             self._enter(LinkState.CUT_OFF, str(problem).removeprefix("LOST "))
         elif isinstance(problem, OSError | BroadcastError):
             if self._state is LinkState.ATTACHED:
@@ -143,14 +151,14 @@ class Link:
         opened = contextlib.aclosing
         async with opened(await self._connect()) as caller, opened(await self._connect()) as reader:
             self._caller = caller
-            async with tasks_together() as tasks:
+            async with tasks_together() as self._tasks:
                 for part in (caller.run(), reader.run(), self._watch(caller, reader)):
-                    tasks.create_task(part)
+                    self._tasks.create_task(part)
                 await self._log_in(caller)
                 await self._log_in(reader)
                 await self._attach()
-                self._log.start_reading(reader, tasks)
-                tasks.create_task(self._beat())
+                self._log.start_reading(reader, self._tasks)
+                self._tasks.create_task(self._beat())
                 await self._log.start_writing(caller, self.statistics["behind"])
                 self._enter(LinkState.ATTACHED)
 
@@ -193,6 +201,8 @@ class Link:
                 async with asyncio.timeout(SHORTEST_DELAY if is_behind else self._timing.heartbeat):
                     await self._log.report_due.wait()
             self._log.report_due.clear()
+            if self._state is LinkState.LEFT:
+                return
             await self._report()
             self._retry_delay = 0.0  # since it has attached, Redis has executed everything
 
@@ -231,11 +241,13 @@ class Link:
 
     async def _leave(self) -> None:
         """Declare this server dead once nothing is in flight; if it is away, others will do so."""
-        with contextlib.suppress(OSError, BroadcastError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timing.leave):
                 await self._room.settle()
                 if self._state is LinkState.ATTACHED:
-                    await self._reap(self._log.server, self._beat_text)
+                    self._enter(LinkState.LEFT)
+                    farewell = self._reap(self._log.server, self._beat_text)
+                    await asyncio.wait([self._tasks.create_task(farewell)])
 
 
 class LinkedRoom(ClusterRoom):

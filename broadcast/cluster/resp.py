@@ -32,14 +32,15 @@ def parse(data: bytes, start: int) -> tuple[Reply, int]:
     if kind == b"+":
         return rest, start
     if kind == b"-":
-        raise (LostError if rest.startswith(b"LOST ") else RedisError)(
-            rest.decode(errors="replace")
-        )
+        kind_of_error = LostError if rest.startswith(b"LOST ") else RedisError
+        raise kind_of_error(rest.decode(errors="replace"))
     if kind not in (b":", b"$", b"*") or not rest.removeprefix(b"-").isdigit():
         raise RedisError("it does not speak the protocol of Redis")
     number = int(rest)
-    if kind == b":" or number < 0:
-        return number if kind == b":" else None, start
+    if kind == b":":
+        return number, start
+    if number < 0:
+        return None, start
     if kind == b"$":
         if len(data) < (end := start + number + 2):
             raise EOFError

@@ -102,14 +102,12 @@ class ClusterRoom(Room):
         finally:
             self._joining.discard(joined)
 
-    def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
+    async def leave(self, member: Member, why: str) -> bool:
+        has_left = None
         if member in self._present and not self._closed:
-            self._leaving[member] = asyncio.Event()
+            has_left = self._leaving[member] = asyncio.Event()
         self._release_name(member, why)
-        return asyncio.ensure_future(self._leave(member))
-
-    async def _leave(self, member: Member) -> bool:
-        if has_left := self._leaving.get(member):
+        if has_left:
             try:
                 async with asyncio.timeout(self.timing.leave):
                     await has_left.wait()

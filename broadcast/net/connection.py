@@ -365,7 +365,7 @@ class Connection(asyncio.Protocol):
                 await self.drain()
                 while await self.read_chunk():
                     pass
-        except (TimeoutError, OSError):
+        except OSError:  # a timeout is one
             pass  # what follows depends on whether everything was sent in time
         finally:
             if self._writing is Writing.ENDED and not self.transport.get_write_buffer_size():

@@ -1,6 +1,5 @@
 """The room: its members, and what they say to each other."""
 
-import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
@@ -102,12 +101,11 @@ class Room(ABC):
         return member
 
     @abstractmethod
-    def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
-        """Free the name of a client that leaves, and announce `why` to the others.
+    async def leave(self, member: Member, why: str) -> bool:
+        """Free the name of a client that leaves, tell the others why, and send it the rest.
 
-        The client still receives what was published before; the future is done when it has been
-        sent all of it, or its connection is closed. Its result is False if the client was evicted
-        before that.
+        The client still receives what was published before. Returns when it has been sent all of
+        that, or its connection is closed; False if it was evicted before.
         """
 
     def remove(self, member: Member, why: str) -> None:
@@ -199,10 +197,10 @@ class LocalRoom(Room):
         self.check_space()
         return self._admit(username, self._registry.claim(username), connection, interrupt)
 
-    def leave(self, member: Member, why: str) -> asyncio.Future[bool]:
+    async def leave(self, member: Member, why: str) -> bool:
         delivered = self._fanout.leave(member.subscription)
         self._release_name(member, why)
-        return delivered
+        return await delivered
 
     def _release_name(self, member: Member, why: str) -> None:
         if member in self._present:

@@ -413,8 +413,8 @@ class Session:
         outcome = reason
         if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
             # After a shutdown this is not announced: the room is closed.
-            rest = self._deliver_rest(self._context.room.leave(member, reason.value))
-            outcome = await self._run_state(State.LEAVING, rest) or reason
+            leaving = self._leave(member, reason)
+            outcome = await self._run_state(State.LEAVING, leaving) or reason
         else:
             self._context.room.remove(member, reason.value)
             if reason is LeaveReason.TIMED_OUT:
@@ -434,9 +434,9 @@ class Session:
         closing = self._connection.close_gracefully(self._context.settings.close_timeout)
         await self._run_state(State.CLOSING, closing, watched=False)
 
-    async def _deliver_rest(self, delivered: asyncio.Future[bool]) -> LeaveReason | None:
-        """Wait until the client has been sent everything, or return why it never will be."""
-        if not await delivered:
+    async def _leave(self, member: Member, reason: LeaveReason) -> LeaveReason | None:
+        """Leave the room, and send the client the rest; return why it does not get all of it."""
+        if not await self._context.room.leave(member, reason.value):
             return LeaveReason.TOO_SLOW  # overruled by the reason of an interruption, if any
         await self._connection.drain()
         return LeaveReason.LOST if self._connection.lost else None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 
 import pytest
-from cluster_helpers import MakeRedis, Recorder, RedisServer, free_port
+from cluster_helpers import MakeProxy, MakeRedis, Recorder, RedisServer, free_port
 from helpers import CERTIFICATE, MakeServer, count_open_files, linux_only, until
 
 from broadcast import BroadcastServer, ClusterError, ListenError
@@ -118,6 +119,39 @@ class TestNothingIsLeftOpen:
         await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1
         assert count_open_files() == files
+
+
+class TestLeaving:
+    """Whatever happens to Redis meanwhile, a server ends soon, and leaves nothing behind."""
+
+    async def test_heartbeat_that_comes_too_late_is_no_reason_to_register_again(
+        self, redis: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Redis answers it together with the farewell: this server is not registered any more."""
+        caplog.set_level(logging.INFO, "broadcast")
+        timing = ClusterTiming(heartbeat=0.1, silence=5)
+        server = BroadcastServer(port=0, cluster=redis.url, cluster_timing=timing)
+        await server.start()
+        redis.signal(signal.SIGSTOP)
+        closing = asyncio.create_task(server.close())
+        await asyncio.sleep(0.3)  # the farewell is sent at once, and then a heartbeat
+        redis.signal(signal.SIGCONT)
+        await asyncio.wait_for(closing, 3)
+        assert "beats" not in str(redis.contents())
+        assert sum("attached to" in line for line in caplog.messages) == 1
+
+    async def test_farewell_without_a_reply_is_not_waited_for_once_the_connection_is_lost(
+        self, redis: RedisServer, make_proxy: MakeProxy
+    ) -> None:
+        proxy = make_proxy(redis)
+        server = BroadcastServer(port=0, cluster=proxy.url)
+        await server.start()
+        proxy.order("bite 1")
+        began = time.monotonic()
+        await server.close()
+        assert time.monotonic() - began < 2
+        await asyncio.sleep(0.2)  # long enough to attach again
+        assert "beats" not in str(redis.contents())
 
 
 class TestTLS:

@@ -266,6 +266,16 @@ class TestRedisForgets:
         redis.call("FLUSHALL")
         await check_cut_off(redis, servers, traffic)
 
+    @pytest.mark.parametrize("key", ["epoch", "servers"])
+    async def test_everyone_is_told_and_disconnected_if_a_key_is_lost(
+        self, key: str, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        """As it may be in a Redis that evicts."""
+        servers, traffic = await start_talking(cluster, redis)
+        redis.call("DEL", LOG_KEY.replace("log", key))
+        await check_cut_off(redis, servers, traffic)
+        assert not any("Traceback" in server.logged() for server in servers)
+
     async def test_client_program_that_reconnects_is_back_after_flushall(
         self, redis: RedisServer, cluster: StartCluster, program: StartProgram
     ) -> None:
@@ -279,6 +289,22 @@ class TestRedisForgets:
         again = await join_patiently(server.port, "watcher")
         await wait_names(again, ["listener", "watcher"])
         assert client.process.poll() is None
+
+    async def test_nobody_notices_if_the_id_of_the_last_entry_is_lost(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        """It is in the log, too: neither a heartbeat nor a write needs it."""
+        servers = await cluster(redis.url, 2, program=FAST)
+        traffic = await Traffic.start(servers)
+        await traffic.flow()
+        redis.call("DEL", TOP_KEY)
+        await traffic.flow()
+        await traffic.stop()
+        redis.call("DEL", TOP_KEY)
+        await asyncio.sleep(5 * SPEED)  # two heartbeats
+        assert not any("away from" in server.logged() for server in servers)
+        await traffic.check_nobody_noticed()
+        await end_all(servers, redis)
 
     async def test_nobody_notices_a_script_flush(
         self, redis: RedisServer, cluster: StartCluster

@@ -13,13 +13,18 @@ local log, top, epoch, servers, beats, names, next_number, freed, dead, owned = 
 local call = redis.call
 local VOID = redis.error_reply('LOST this server is not registered any more')
 
+-- XREVRANGE alone would do, but it returns the entry, and Lua hashes all of that.
+local function last_id()
+  return call('GET', top) or (call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1] or {'0-0'})[1]
+end
+
 -- An entry's ID is its position, and its source (hexadecimal) as a number, so that another entry
 -- never gets the same. It has the ID of the entry before it, so that a missing one is noticed.
 local function append(origin, fields, size, source)
-  local before = call('GET', top) or '0-0'
-  local position = string.match(before, '%d+') + 100 + size
+  local last = last_id()
+  local position = string.match(last, '%d+') + 100 + size
   local id = string.format('%d-%d', position, tonumber(string.sub(source, 1, 8), 16))
-  call('XADD', log, id, 'after', before, 'from', origin, unpack(fields))
+  call('XADD', log, id, 'after', last, 'from', origin, unpack(fields))
   call('SET', top, id)
   return id, position
 end

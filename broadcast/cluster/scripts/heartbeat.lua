@@ -16,4 +16,4 @@ end
 -- Before anything is written: a Redis that is full refuses that, and has to get room first.
 call('XTRIM', log, 'MINID', '~', string.format('%d-0', floor))
 call('HSET', beats, ARGV[1], ARGV[4])
-return {call('GET', top), call('HGETALL', beats), call('SRANDMEMBER', dead)}
+return {last_id(), call('HGETALL', beats), call('SRANDMEMBER', dead)}
