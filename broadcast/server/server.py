@@ -24,7 +24,8 @@ from .listen import LISTEN_BACKLOG, listen
 from .rate import RateLimiter
 from .reasons import LeaveReason
 from .room import LocalRoom, Room
-from .session import ServerContext, Session
+from .session import ServerContext
+from .sessions import Sessions
 from .settings import Settings
 from .strangers import Strangers
 
@@ -72,7 +73,7 @@ class BroadcastServer(Settings):
         self._context: ServerContext  # since `start`
         self._lifetime = contextlib.AsyncExitStack()  # of `_serving`, from `start` to `close`
         self._listeners: list[asyncio.Server] = []  # while it listens: one for each address
-        self._sessions: dict[asyncio.Task[None], Session] = {}  # while their tasks run
+        self._sessions: Sessions  # since `start`
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -108,13 +109,12 @@ class BroadcastServer(Settings):
         self._enter(ServerState.STARTING)
         try:
             with context.clock:
-                async with context.room.open():
+                async with context.room.open(), Sessions(context) as self._sessions:
                     try:
                         yield await self._listen()
                         await self._end_sessions()
                     finally:
                         self._stop_listening()
-                        await self._cancel_sessions()
         finally:
             self._enter(ServerState.CLOSED)
 
@@ -222,18 +222,10 @@ class BroadcastServer(Settings):
             self._start_session(open_connection(accepted, self.tls))
 
     def _start_session(self, opening: Coroutine[None, None, Connection]) -> None:
-        """Serve a connection, once it is open, in a task that owns it until it is closed."""
-        session = Session(self._context)
-        task = asyncio.create_task(session.run(opening), name="session")
-        self._sessions[task] = session
-        task.add_done_callback(self._forget)
+        """Serve a connection, or refuse it if the server is closing already."""
+        session = self._sessions.start(opening)
         if not self._is_running:
             session.interrupt(LeaveReason.SHUTDOWN)
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        del self._sessions[task]
-        if not task.cancelled() and (problem := task.exception()):
-            LOGGER.error("a session failed: please report this", exc_info=problem)
 
     # --- shutting down ---
 
@@ -256,21 +248,12 @@ class BroadcastServer(Settings):
         await room.finish()
         # Clients that have joined are sent the last line; those in their handshake are refused.
         room.close()
-        self._interrupt_all(LeaveReason.SHUTDOWN)
+        self._sessions.interrupt(LeaveReason.SHUTDOWN)
         deadline = clock.running_time() + self.shutdown_timeout
         while self._sessions and (left := deadline - clock.running_time()) > 0:
-            await asyncio.wait(self._sessions, timeout=left)
-        self._interrupt_all(LeaveReason.UNREAD)
-        if self._sessions:
-            await asyncio.wait(self._sessions, timeout=UNREAD_TIMEOUT)
-
-    async def _cancel_sessions(self) -> None:
-        """Cut off all sessions that are left; as the room is closed, nobody is told of that."""
-        self._context.room.close()
-        for task in self._sessions:
-            # Not at once: a task that is cancelled before it has begun can't close what it owns.
-            asyncio.get_running_loop().call_soon(task.cancel)
-        await asyncio.gather(*self._sessions, return_exceptions=True)
+            await self._sessions.wait(left)
+        self._sessions.interrupt(LeaveReason.UNREAD)
+        await self._sessions.wait(UNREAD_TIMEOUT)
 
     def _stop_listening(self) -> None:
         for listener in self._listeners:
@@ -289,7 +272,3 @@ class BroadcastServer(Settings):
                     asyncio.get_running_loop().remove_reader(listening)
         await asyncio.sleep(0)
         self._stop_listening()
-
-    def _interrupt_all(self, reason: LeaveReason) -> None:
-        for session in self._sessions.values():
-            session.interrupt(reason)

@@ -118,7 +118,7 @@ class Session:
         del opening  # it would stay in memory until the end
         with self._connection:
             try:
-                with self._context.strangers.holding(self):
+                with self._context.strangers.holding(self._displace):
                     reason = await self._run_handshake()
                 if member := self._member:
                     if reason is None:
@@ -143,7 +143,7 @@ class Session:
         if self._state in INTERRUPTS[reason]:
             self._scope.interrupt(reason)
 
-    def displace(self) -> None:
+    def _displace(self) -> None:
         """Close to make room for another connection; when called again, at once."""
         self.interrupt(LeaveReason.DISPLACED)
 

@@ -3,21 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 LOGGER = logging.getLogger("broadcast")
 
 LOG_INTERVAL = 1.0
 """Minimum seconds between two log lines about displaced connections, each of which counts those
 since the last one."""
-
-
-class Displaceable(Protocol):
-    """A connection that can be closed to make room for another."""
-
-    def displace(self) -> None:
-        """Close after a delay; a second call closes immediately."""
 
 
 class Strangers:
@@ -32,8 +24,9 @@ class Strangers:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: dict[Displaceable, None] = {}
-        self._lingering: dict[Displaceable, None] = {}  # displaced, and closing slowly
+        # What closes each, as a set that is in the order of their coming.
+        self._waiting: dict[Callable[[], None], None] = {}
+        self._lingering: dict[Callable[[], None], None] = {}  # displaced, and closing slowly
         self.displaced = 0  # since the start
         self._logged = 0  # of these
         self._log_due: asyncio.TimerHandle | None = None
@@ -42,9 +35,12 @@ class Strangers:
         return len(self._waiting)
 
     @contextlib.contextmanager
-    def holding(self, newcomer: Displaceable) -> Iterator[None]:
-        """Hold a connection until it has joined or closed; displace the oldest of too many."""
-        self._waiting[newcomer] = None
+    def holding(self, displace: Callable[[], None]) -> Iterator[None]:
+        """Hold a connection until it has joined or closed; displace the oldest of too many.
+
+        `displace` closes it after a delay; when called again, at once.
+        """
+        self._waiting[displace] = None
         if len(self._waiting) > self._limit:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
@@ -53,16 +49,16 @@ class Strangers:
             if self._log_due is None:
                 loop = asyncio.get_running_loop()
                 self._log_due = loop.call_later(LOG_INTERVAL, self._log)
-            oldest.displace()
+            oldest()
         if len(self._lingering) > self._limit:
             oldest = next(iter(self._lingering))
             del self._lingering[oldest]
-            oldest.displace()
+            oldest()
         try:
             yield
         finally:
-            self._waiting.pop(newcomer, None)
-            self._lingering.pop(newcomer, None)
+            self._waiting.pop(displace, None)
+            self._lingering.pop(displace, None)
 
     def _log(self) -> None:
         self._log_due = None

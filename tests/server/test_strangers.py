@@ -22,22 +22,22 @@ async def test_oldest_stranger_makes_room_for_the_newest() -> None:
     strangers, waiting = Strangers(2), [Waiting() for _ in range(6)]
     with contextlib.ExitStack() as held:
         for one in waiting[:4]:
-            held.enter_context(strangers.holding(one))
+            held.enter_context(strangers.holding(one.displace))
         assert [one.displaced for one in waiting] == [1, 1, 0, 0, 0, 0]
         assert (len(strangers), strangers.displaced) == (2, 2)
         for one in waiting[4:]:
-            held.enter_context(strangers.holding(one))
+            held.enter_context(strangers.holding(one.displace))
         assert [one.displaced for one in waiting] == [2, 2, 1, 1, 0, 0]
     assert len(strangers) == 0
 
 
 async def test_client_that_has_joined_is_not_displaced() -> None:
     strangers, joined, others = Strangers(2), Waiting(), [Waiting() for _ in range(2)]
-    with strangers.holding(joined):
+    with strangers.holding(joined.displace):
         pass
     with contextlib.ExitStack() as held:
         for one in others:
-            held.enter_context(strangers.holding(one))
+            held.enter_context(strangers.holding(one.displace))
     assert not any(one.displaced for one in (joined, *others))
 
 
