@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from ..errors import BroadcastError, OutputClosedError
 from ..system.stderr import ERROR_TIMEOUT, error_lines
@@ -83,7 +83,14 @@ class Console:
         self._stdin, self._stdout, self._stderr = fds
         self._stdin_is_terminal = self._stdin is not None and os.isatty(self._stdin)
         self.stdout_is_terminal = self._stdout is not None and os.isatty(self._stdout)
+        # While it is open.
         self._terminal: int | None = None
+        self._wake_reader: int
+        self._wake_writer: IO[bytes]
+        self._reader: Worker
+        self._writer: Worker
+        self._error_writer: Worker
+        self._opened: contextlib.ExitStack
         # Kept when its caller is cancelled: the next call gets the result.
         self._pending_read: asyncio.Future[bytes] | None = None
 
