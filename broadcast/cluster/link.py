@@ -147,7 +147,7 @@ class Link:
             self._enter(LinkState.CUT_OFF, "an error in this server")
 
     async def _take_part(self) -> None:
-        """Connect, attach and follow the log until something fails; it is raised."""
+        """Connect, attach, and write and read the log until something fails; that is raised."""
         opened = contextlib.aclosing
         async with opened(await self._connect()) as caller, opened(await self._connect()) as reader:
             self._caller = caller
@@ -163,13 +163,9 @@ class Link:
                 self._enter(LinkState.ATTACHED)
 
     async def _connect(self) -> RedisConnection:
-        host, port, tls, timeout = (
-            self._url.host,
-            self._url.port,
-            self._url.tls,
-            self._timing.silence,
-        )
-        return RedisConnection(await connect(host, port, timeout, tls, TLS_HINTS), self._clock)
+        url, timeout = self._url, self._timing.silence
+        connection = await connect(url.host, url.port, timeout, url.tls, TLS_HINTS)
+        return RedisConnection(connection, self._clock)
 
     async def _log_in(self, redis: RedisConnection) -> None:
         if self._url.password:
