@@ -71,6 +71,11 @@ class Block(NamedTuple):
     lines: int
 
 
+def has_messages(chunk: bytes) -> bool:
+    """Return whether any of the whole lines in a chunk is not a command."""
+    return not chunk.startswith(b"\\") or chunk.count(b"\n\\") + 1 < chunk.count(b"\n")
+
+
 def parse(chunk: bytes, prefix: bytes) -> tuple[int, Iterator[Block | str]]:
     """Parse whole lines from one client; return their number, and their content in order.
 

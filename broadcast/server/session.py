@@ -10,7 +10,7 @@ from ..errors import HandshakeError
 from ..net.address import network_of
 from ..net.connection import TIME_SLICE, Connection
 from ..protocol import messages
-from ..protocol.blocks import Block, parse
+from ..protocol.blocks import Block, has_messages, parse
 from ..protocol.commands import Command, is_command, parse_heartbeat
 from ..protocol.framing import LineSplitter, TooLong, encode
 from ..protocol.handshake import FULL, HANDSHAKE_TIMED_OUT
@@ -277,10 +277,8 @@ class Session:
     async def _handle_lines(self, chunk: bytes, member: Member) -> bool:
         """Publish the messages and answer the commands; return whether the client leaves."""
         loop = asyncio.get_running_loop()
-        has_messages = not chunk.startswith(b"\\")
-        if not has_messages:
-            has_messages = chunk.count(b"\n\\") + 1 < chunk.count(b"\n")
-        await self._wait_to_handle(has_messages)
+        waits_for_turn = has_messages(chunk)
+        await self._wait_to_handle(waits_for_turn)
         slice_ends = loop.time() + TIME_SLICE
         count, items = parse(chunk, self._prefix)
         self._count(count, 0)
@@ -295,15 +293,18 @@ class Session:
             if loop.time() > slice_ends:
                 await self._yield()
                 slice_ends = loop.time() + TIME_SLICE
-            await self._wait_to_handle(has_messages)  # before `parse` makes the next item
+            await self._wait_to_handle(waits_for_turn)  # before `parse` makes the next item
         return False
 
-    async def _wait_to_handle(self, has_messages: bool) -> None:
-        """Wait while input is paused; a chunk of commands only waits for the backlog."""
+    async def _wait_to_handle(self, waits_for_turn: bool) -> None:
+        """Wait while input is paused; a chunk of commands only waits for the readers."""
         gate = self._context.room.gate
-        if gate.must_wait if has_messages else gate.is_backlogged:
+        if waits_for_turn and gate.must_wait:
             self._connection.pause_reading()
-            await (gate.wait_turn() if has_messages else gate.wait_for_readers())
+            await gate.wait_turn()
+        elif gate.is_backlogged:
+            self._connection.pause_reading()
+            await gate.wait_for_readers()
 
     async def _yield(self) -> None:
         """Let the event loop serve others."""

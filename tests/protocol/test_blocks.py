@@ -14,6 +14,7 @@ from broadcast.protocol.blocks import (
     BLOCK_LINES,
     BLOCK_TOLERANCE,
     Block,
+    has_messages,
     parse,
     sanitize,
 )
@@ -84,6 +85,23 @@ class TestSanitize:
     )
     def test_sanitize_returns_the_expected_text(self, data: bytes, text: str) -> None:
         assert sanitize(data) == text
+
+
+class TestHasMessages:
+    @pytest.mark.parametrize(
+        ("chunk", "expected"),
+        [
+            (b"hello\n", True),
+            (b"\n", True),
+            (b"\\ping\n", False),
+            (b"\\ping\r\n\\clients\r\n", False),
+            (b"\\ping\nhello\n", True),
+            (b"hello\n\\ping\n", True),
+            (b"\\ping\na \\ in a message\n\\ping\n", True),
+        ],
+    )
+    def test_commands_alone_are_no_messages(self, chunk: bytes, expected: bool) -> None:
+        assert has_messages(chunk) == expected
 
 
 class TestParse:
