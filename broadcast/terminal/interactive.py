@@ -152,8 +152,7 @@ class Terminal:
                         self._screen.locate(event.row)
                     else:
                         await self._on_key(event, raw_mode)
-                # What can be sent at once is sent meanwhile, and never looks as if it waited.
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # what can be sent at once is printed before what follows
                 for cut in left_out:
                     self._print_own(_left_out_text(cut.characters))
                 await self._draw("\a" if left_out else "")
@@ -318,6 +317,7 @@ class Terminal:
     async def _draw(self, prefix: str = "") -> None:
         """Print what is new, and draw the input area below, for the terminal's present size."""
         async with self._drawing:
+            await asyncio.sleep(0)  # what can be sent at once never looks as if it waited
             self._stale.clear()
             new, self._new = self._new, []
             question = ""
