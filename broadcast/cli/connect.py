@@ -12,7 +12,7 @@ from ..client.reconnect import run_with_reconnect
 from ..errors import BroadcastError, OutputClosedError
 from ..net.tls import client_context
 from ..system.signals import handling_signal
-from ..system.tasks import tasks_together
+from ..system.tasks import background_tasks
 from ..terminal.interactive import Terminal
 from ..terminal.pipeline import Pipeline
 from ..terminal.stdio import Console
@@ -54,10 +54,9 @@ async def _run_client(options: Namespace) -> int:
         ):
             view = _make_view(options, console)
             try:
-                async with tasks_together() as tasks:
-                    view_task = tasks.create_task(view.run())
+                async with background_tasks() as start:
+                    start(view.run())
                     await run_with_reconnect(make_client, view, options.reconnect)
-                    view_task.cancel()
             except BroadcastError as problem:
                 if not isinstance(problem, OutputClosedError):
                     status = status or FAILED  # a signal may have arrived at the same time

@@ -19,6 +19,7 @@ from ..protocol.framing import LINE_LIMIT, encode
 from ..protocol.messages import Incoming, Notice, ServerError
 from ..protocol.names import SENDER_LIMIT, check_username
 from ..protocol.notices import Event
+from ..system.tasks import background_task
 from .stream import ServerStream
 
 CONNECT_TIMEOUT = 10.0
@@ -109,12 +110,8 @@ class BroadcastClient:
             if self.heartbeat is None:
                 yield stream
                 return
-            heartbeat = asyncio.create_task(stream.keep_alive(self.heartbeat))
-            try:
+            async with background_task(stream.keep_alive(self.heartbeat)):
                 yield stream
-            finally:
-                heartbeat.cancel()
-                await asyncio.wait([heartbeat])
 
     async def _join(self, stream: ServerStream) -> None:
         stream.connection.send(handshake.Connect(self.user, self.token).encode())

@@ -12,7 +12,7 @@ from ..protocol.blocks import sanitize
 from ..protocol.commands import Command, is_command
 from ..protocol.messages import Incoming, is_close_reason
 from ..states import follow
-from ..system.tasks import tasks_together
+from ..system.tasks import background_tasks
 from .client import EXIT, LEAVE_TIME, REASON_LIMIT, BroadcastClient
 
 LEAVE_LIMIT = 32 * 1024 * 1024
@@ -84,10 +84,9 @@ class Conversation:
         Raises ConnectionLostError if the connection ends otherwise or does not end, and
         OutputClosedError if the reader of our output has gone.
         """
-        async with tasks_together() as tasks:
-            sending = tasks.create_task(self._send())
+        async with background_tasks() as start:
+            start(self._send())
             await self._receive()
-            sending.cancel()
         if self.stage is Stage.TALKING:
             reason = f": {self._close_reason.text[:REASON_LIMIT]}" if self._close_reason else ""
             raise ConnectionLostError(f"{self._client.address} closed the connection{reason}")

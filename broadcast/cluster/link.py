@@ -27,7 +27,7 @@ from ..server.history import History
 from ..server.reasons import LeaveReason
 from ..server.settings import Settings
 from ..states import follow
-from ..system.tasks import tasks_together
+from ..system.tasks import background_task, background_tasks
 from .entries import position_of
 from .log import RoomLog
 from .neighbours import Neighbours
@@ -58,7 +58,7 @@ NEXT_STATES = {
     LinkState.ATTACHED: {LinkState.AWAY, LinkState.CUT_OFF, LinkState.LEFT},
     LinkState.AWAY: {LinkState.ATTACHED, LinkState.CUT_OFF, LinkState.LEFT},
     LinkState.CUT_OFF: {LinkState.ATTACHED, LinkState.CUT_OFF, LinkState.LEFT},
-    LinkState.LEFT: {LinkState.LEFT},
+    LinkState.LEFT: set[LinkState](),
 }
 
 
@@ -76,7 +76,7 @@ class Link:
         # Done when it is attached for the first time, or that has failed.
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._caller: RedisConnection  # of its two connections, that which calls scripts
-        self._tasks: asyncio.TaskGroup  # that end when one of these fails
+        self._leaving = asyncio.Event()  # set when the farewell is to be sent
         self._epoch = b""  # of the room, as this server knows it
         self._neighbours: Neighbours  # since it has attached last
         self.statistics: dict[str, int] = {}  # as of the last heartbeat
@@ -97,26 +97,27 @@ class Link:
                 self._started.set_result(None)
         elif state is LinkState.CUT_OFF:
             LOGGER.warning("cut off: %s", reason)
-            self._log.server = ""
+            self._log.forget()
             self._room.on_cut_off()
+        elif state is LinkState.LEFT:
+            self._room.on_left()
 
     @contextlib.asynccontextmanager
     async def attached(self) -> AsyncIterator[None]:
-        """Take part in the room meanwhile. Raises ClusterError if attaching fails at first."""
-        task = asyncio.create_task(self._run(), name="cluster link")
-        try:
+        """Attach, and leave the room at the end. Raises ClusterError if attaching fails."""
+        async with background_task(self._run()) as running:
             try:
-                await asyncio.shield(self._started)
-            except (OSError, BroadcastError) as problem:
-                raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
-            try:
-                yield
+                try:
+                    await asyncio.shield(self._started)
+                except (OSError, BroadcastError) as problem:
+                    raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
+                try:
+                    yield
+                finally:
+                    await self._leave(running)
             finally:
-                await self._leave()
-        finally:
-            self._enter(LinkState.LEFT)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+                if self._state is not LinkState.LEFT:
+                    self._enter(LinkState.LEFT)
 
     async def _run(self) -> None:
         # A problem that meets a cancellation hides it on 3.11 and 3.12.
@@ -126,15 +127,15 @@ class Link:
             try:
                 await self._take_part()
             except Exception as problem:
+                if self._state is LinkState.STARTING:
+                    self._started.set_exception(problem)
+                    return
                 self._on_problem(problem)
 
     def _on_problem(self, problem: Exception) -> None:
         if self._state is LinkState.LEFT:
             return
-        if self._state is LinkState.STARTING:
-            self._enter(LinkState.LEFT)
-            self._started.set_exception(problem)
-        elif isinstance(problem, LostError):
+        if isinstance(problem, LostError):
             self._enter(LinkState.CUT_OFF, str(problem).removeprefix("LOST "))
         elif isinstance(problem, OSError | BroadcastError):
             if self._state is LinkState.ATTACHED:
@@ -147,20 +148,25 @@ class Link:
             self._enter(LinkState.CUT_OFF, "an error in this server")
 
     async def _take_part(self) -> None:
-        """Connect, attach, and write and read the log until something fails; that is raised."""
+        """Connect, attach, and write and read the log until this server leaves.
+
+        Raises whatever ends that earlier.
+        """
         opened = contextlib.aclosing
         async with opened(await self._connect()) as caller, opened(await self._connect()) as reader:
             self._caller = caller
-            async with tasks_together() as self._tasks:
+            async with background_tasks() as start:
                 for part in (caller.run(), reader.run(), self._watch(caller, reader)):
-                    self._tasks.create_task(part)
+                    start(part)
                 await self._log_in(caller)
                 await self._log_in(reader)
-                await self._attach()
-                self._log.start_reading(reader, self._tasks)
-                self._tasks.create_task(self._beat())
-                await self._log.start_writing(caller, self.statistics["behind"])
+                behind = await self._attach()
+                self._log.start_reading(reader, start)
+                start(self._beat())
+                await self._log.start_writing(caller, behind)
                 self._enter(LinkState.ATTACHED)
+                await self._leaving.wait()
+                await self._reap(self._log.server, self._beat_text)
 
     async def _connect(self) -> RedisConnection:
         url, timeout = self._url, self._timing.silence
@@ -176,8 +182,8 @@ class Link:
             raise RedisError(f"its version is {found[1].decode()}, and 6.2 is needed")
         await redis.ask(encode("SELECT", self._url.database))
 
-    async def _attach(self) -> None:
-        """Go on where this server was, or begin anew."""
+    async def _attach(self) -> int:
+        """Go on where this server was, or begin anew; return how many bytes it has to read."""
         redis = self._caller
         await self._scripts.load(redis)
         if not self._log.server:
@@ -188,7 +194,7 @@ class Link:
             self._log.begin(server, first)
             LOGGER.info("attached to %s as server %s", self._url, server)
         self._neighbours = Neighbours(self._clock, self._timing, self._room.grace)
-        await self._report()
+        return await self._report()
 
     async def _beat(self) -> None:
         while True:
@@ -209,8 +215,8 @@ class Link:
             if max(redis.silent_for for redis in connections) > self._timing.silence:
                 raise ConnectionError(f"no answer for {self._timing.silence:g} s")
 
-    async def _report(self) -> None:
-        """Send a heartbeat, and act on those of the others."""
+    async def _report(self) -> int:
+        """Send a heartbeat, and act on those of the others; return the bytes not read yet."""
         self._beats += 1
         log, position = self._log, self._log.position
         self._beat_text = f"{self._beats} {position} {self._room.oldest_needed(position)}"
@@ -228,6 +234,7 @@ class Link:
         if unclean:
             await self._reap(unclean.decode())
         self._room.gate.hold(PauseReason.BEHIND, self._neighbours.is_behind)
+        return behind
 
     async def _reap(self, server: str, *beat: str) -> None:
         """Declare a server dead that has sent this heartbeat last, and free its names."""
@@ -235,15 +242,15 @@ class Link:
         while await self._caller.ask(self._scripts.call("reap", server, *about, *beat)):
             beat = ()
 
-    async def _leave(self) -> None:
+    async def _leave(self, running: asyncio.Task[None]) -> None:
         """Declare this server dead once nothing is in flight; if it is away, others will do so."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timing.leave):
                 await self._room.settle()
                 if self._state is LinkState.ATTACHED:
                     self._enter(LinkState.LEFT)
-                    farewell = self._reap(self._log.server, self._beat_text)
-                    await asyncio.wait([self._tasks.create_task(farewell)])
+                    self._leaving.set()
+                    await asyncio.wait([running])
 
 
 class LinkedRoom(ClusterRoom):

@@ -11,6 +11,7 @@ from collections import deque
 
 from ..errors import LostError
 from ..server.batch import BATCH_SIZE
+from ..system.tasks import Start
 from .entries import Entry, parse_entry, position_of
 from .resp import RedisConnection, Reply, encode
 from .room import ClusterRoom, Write
@@ -31,14 +32,18 @@ class RoomLog:
         self.report_due = asyncio.Event()  # set when a heartbeat should be sent early
         self._writer: RedisConnection | None = None  # None while nothing may be written
         self._is_writing = False  # while a write is not answered
-        self._reader: RedisConnection  # since `start_reading`, as are the tasks
-        self._tasks: asyncio.TaskGroup
+        self._reader: RedisConnection  # since `start_reading`, as is what starts a task
+        self._start: Start
         self._entries: deque[Entry] = deque()  # that have arrived and are not taken yet
         room.on_event = self._write
 
     def begin(self, server: str, entry_id: bytes) -> None:
         """Take part as a server whose first entry is this one."""
         self.server, self.last, self.position = server, entry_id, position_of(entry_id)
+
+    def forget(self) -> None:
+        """Have no ID any more."""
+        self.server = ""
 
     async def start_writing(self, redis: RedisConnection, behind: int) -> None:
         """Write again what has not come back; from then on, write what happens as it happens.
@@ -72,9 +77,9 @@ class RoomLog:
         about = (self.server, write.number, write.size, int(time.time()))
         return self._scripts.call("write", *about, *words)
 
-    def start_reading(self, redis: RedisConnection, tasks: asyncio.TaskGroup) -> None:
-        """Take all entries after the last one that was taken, until one of the tasks fails."""
-        self._reader, self._tasks = redis, tasks
+    def start_reading(self, redis: RedisConnection, start: Start) -> None:
+        """Take all entries after the last one that was taken; `start` runs what has to wait."""
+        self._reader, self._start = redis, start
         self._entries.clear()
         self._ask_for_more()
 
@@ -95,7 +100,7 @@ class RoomLog:
             self._take(self._entries.popleft())
         self._room.flush()
         if self._entries:
-            self._tasks.create_task(self._take_rest())
+            self._start(self._take_rest())
         else:
             self._ask_for_more()
 

@@ -80,7 +80,7 @@ class ClusterRoom(Room):
         self._last_number = 0  # of this server's last write
         self._in_flight = 0  # bytes of all events, and of all writes that have not come back
         self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
-        self.on_attached(False)
+        self.gate.hold(PauseReason.AWAY, True)
 
     async def join(self, username: str, connection: Connection, interrupt: Interrupt) -> Member:
         joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
@@ -104,7 +104,7 @@ class ClusterRoom(Room):
 
     async def leave(self, member: Member, why: str) -> bool:
         has_left = None
-        if member in self._present and not self._closed:
+        if member in self._present and not self._fanout.is_closed:
             has_left = self._leaving[member] = asyncio.Event()
         self._release_name(member, why)
         if has_left:
@@ -156,10 +156,11 @@ class ClusterRoom(Room):
         """Deliver an entry of the log, perhaps this server's own, to this server's clients."""
         own: list[ClientEvent] = []
         if is_own:
-            if not self.writes or self.writes[0][0] != entry.number:
+            if not self.writes or self.writes[0].number != entry.number:
                 raise LostError("Redis has what this server has not written")
-            _, own, size = self.writes.popleft()
-            self._in_flight -= size
+            write = self.writes.popleft()
+            own = write.events
+            self._in_flight -= write.size
             self._pace()
         for place, (kind, text) in enumerate(entry.events):
             who = own[place].who if own else None
@@ -244,6 +245,11 @@ class ClusterRoom(Room):
             self._notice_due.cancel()
         else:
             self._tell(notices.BACK)
+
+    def on_left(self) -> None:
+        """Tell clients nothing any more."""
+        if self._notice_due:
+            self._notice_due.cancel()
 
     def _tell(self, text: str) -> None:
         self._notice_due = None

@@ -76,7 +76,7 @@ class Fanout:
         self._notices_due: asyncio.TimerHandle | None = None
         self.deliveries = 0  # lines times the clients that receive them, since the start
         self.evicted = 0  # clients that were too slow, since the start
-        self._closed = False  # after `close`
+        self.is_closed = False  # once `close` has been called
         self._ready: dict[Connection, Subscription] = {}  # READY
         self._fed: dict[Subscription, None] = {}  # LAGGING or LEAVING
         self._receivers = 0  # READY or LAGGING
@@ -127,7 +127,7 @@ class Fanout:
         """Publish a last block and unsubscribe everyone; after this, `publish` has no effect."""
         self.publish(None, last)
         self._flush()
-        self._closed = True
+        self.is_closed = True
         for subscription in [*self._ready.values(), *self._fed]:
             self.leave(subscription)
 
@@ -173,7 +173,7 @@ class Fanout:
         It is sent at the end of this iteration of the event loop; with `defer`, together with the
         next block, NOTICE_DELAY later at most.
         """
-        if self._closed:
+        if self.is_closed:
             return
         if self._open.size + len(block) > BATCH_SIZE:
             self._flush()

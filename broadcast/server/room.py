@@ -63,7 +63,6 @@ class Room(ABC):
         self._max_clients = settings.max_clients
         self._history = history  # what was said before a client joined, which it is sent
         self._members = 0  # including those that have left and are being sent the rest
-        self._closed = False
         self._lines_in = 0  # from all members, since the start
         self._bytes_in = 0
 
@@ -74,7 +73,7 @@ class Room(ABC):
 
     def check_space(self, reserved: int = 0) -> None:
         """Raise HandshakeError if the room is closed, or full but for places that are reserved."""
-        if self._closed:
+        if self._fanout.is_closed:
             raise HandshakeError(SHUTTING_DOWN)
         if self._members + reserved >= self._max_clients:
             raise HandshakeError(FULL)
@@ -168,7 +167,6 @@ class Room(ABC):
 
         A second call has no effect.
         """
-        self._closed = True
         self._fanout.close(encode(messages.notice(SHUTTING_DOWN)))
 
     def statistics(self) -> dict[str, int]:

@@ -34,6 +34,9 @@ LOGGER = logging.getLogger("broadcast")
 UNREAD_TIMEOUT = 0.2
 """Seconds that sessions have to end by themselves after the shutdown timeout."""
 
+ITERATIONS_TO_ACCEPT = 2
+"""Iterations of the event loop from asyncio's accepting a connection to its calling back."""
+
 ACCEPTS_PER_ITERATION = 16
 """Connections accepted in one iteration of the event loop: enough that busy senders do not delay
 new connections, and few enough that many of these do not delay messages."""
@@ -70,6 +73,8 @@ class BroadcastServer(Settings):
         super().__post_init__()
         self._started_at = 0.0  # in the loop's time
         self._state = ServerState.CLOSED
+        self._closed = asyncio.Event()  # set while it is
+        self._closed.set()
         self._context: ServerContext  # since `start`
         self._lifetime = contextlib.AsyncExitStack()  # of `_serving`, from `start` to `close`
         self._listeners: list[asyncio.Server] = []  # while it listens: one for each address
@@ -107,6 +112,7 @@ class BroadcastServer(Settings):
         context = self._context = self._make_context()
         self._started_at = asyncio.get_running_loop().time()
         self._enter(ServerState.STARTING)
+        self._closed.clear()
         try:
             with context.clock:
                 async with context.room.open(), Sessions(context) as self._sessions:
@@ -114,9 +120,10 @@ class BroadcastServer(Settings):
                         yield await self._listen()
                         await self._end_sessions()
                     finally:
-                        self._stop_listening()
+                        await self._stop_accepting()
         finally:
             self._enter(ServerState.CLOSED)
+            self._closed.set()
 
     def _enter(self, state: ServerState) -> None:
         self._state = follow(NEXT_STATES, self._state, state)
@@ -233,13 +240,14 @@ class BroadcastServer(Settings):
         """Stop accepting, notify all clients, let them read the rest of their data, and close.
 
         A client that does not read it within the shutdown timeout is cut off. If this method is
-        cancelled, all clients are cut off at once. While it runs, another call returns at once.
+        cancelled, all clients are cut off at once. While it runs, or `start` does, which fails
+        then, another call waits for the same end.
         """
-        if self._state not in (ServerState.STARTING, ServerState.RUNNING):
-            return
-        self._enter(ServerState.CLOSING)  # no more sessions begin
-        LOGGER.info("stopping with %s", client_count(len(self._context.room)))
-        await self._lifetime.aclose()
+        if self._state in (ServerState.STARTING, ServerState.RUNNING):
+            self._enter(ServerState.CLOSING)  # no more sessions begin
+            LOGGER.info("stopping with %s", client_count(len(self._context.room)))
+            await self._lifetime.aclose()
+        await self._closed.wait()
 
     async def _end_sessions(self) -> None:
         """Let all sessions end by themselves, and interrupt those that do not in time."""
@@ -255,11 +263,6 @@ class BroadcastServer(Settings):
         self._sessions.interrupt(LeaveReason.UNREAD)
         await self._sessions.wait(UNREAD_TIMEOUT)
 
-    def _stop_listening(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-
     async def _stop_accepting(self) -> None:
         """Stop listening, after asyncio has dealt with the connections that it has accepted.
 
@@ -270,5 +273,10 @@ class BroadcastServer(Settings):
             for listening in listener.sockets:
                 with contextlib.suppress(NotImplementedError):  # Windows
                     asyncio.get_running_loop().remove_reader(listening)
-        await asyncio.sleep(0)
-        self._stop_listening()
+        try:
+            for _ in range(ITERATIONS_TO_ACCEPT if self._listeners else 0):
+                await asyncio.sleep(0)
+        finally:
+            for listener in self._listeners:
+                listener.close()
+            self._listeners.clear()

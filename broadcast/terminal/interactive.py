@@ -21,6 +21,7 @@ from ..protocol.names import SENDER_LIMIT, name_key
 from ..protocol.notices import PRESENCE, Event
 from ..states import follow
 from ..system.signals import handling_signal
+from ..system.tasks import background_task
 from .client_list import ClientList
 from .editor import CursorRow, Editor, Key, LeftOut
 from .screen import InputArea, Screen, fit_prompt
@@ -233,13 +234,11 @@ class Terminal:
                 handling_signal(signal.SIGWINCH, on_resize),
                 handling_signal(signal.SIGCONT, on_continue),
             ):
-                drawing = asyncio.create_task(self._keep_drawn())
                 try:
-                    await self._draw(_PASTE_ON)
-                    yield raw_mode
+                    async with background_task(self._keep_drawn()):
+                        await self._draw(_PASTE_ON)
+                        yield raw_mode
                 finally:
-                    drawing.cancel()
-                    await asyncio.wait([drawing])
                     await self._write_last()
 
     async def _on_key(self, key: Key, raw_mode: RawMode) -> None:

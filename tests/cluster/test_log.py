@@ -22,6 +22,7 @@ from broadcast.server.gate import PauseReason
 from broadcast.server.room import Member
 from broadcast.server.settings import Settings
 from broadcast.server.subscription import Subscription
+from broadcast.system.tasks import background_tasks
 
 FIRST = 100
 POSITIONS = [FIRST + BATCH_SIZE * number for number in range(1, 4)]
@@ -100,8 +101,8 @@ class TestReading:
         self, log: RoomLog, fake_redis: FakeRedis
     ) -> None:
         """Others are served in between."""
-        async with asyncio.TaskGroup() as tasks:
-            log.start_reading(fake_redis.redis, tasks)
+        async with background_tasks() as start:
+            log.start_reading(fake_redis.redis, start)
             fake_redis.server.answer(reply(FIRST, *POSITIONS))
             seen = {log.position}
             while log.position != POSITIONS[-1]:
@@ -112,8 +113,8 @@ class TestReading:
     async def test_more_is_asked_for_once_all_is_taken(
         self, log: RoomLog, fake_redis: FakeRedis
     ) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            log.start_reading(fake_redis.redis, tasks)
+        async with background_tasks() as start:
+            log.start_reading(fake_redis.redis, start)
             fake_redis.server.answer(reply(FIRST, *POSITIONS))
             await until(lambda: fake_redis.server.asked.count(b"XREAD") == 2)
         assert fake_redis.server.asked.endswith(encode(b"%d-1" % POSITIONS[-1])[4:])
@@ -121,9 +122,9 @@ class TestReading:
     async def test_nothing_is_taken_while_readers_lag(
         self, log: RoomLog, room: ClusterRoom, fake_redis: FakeRedis
     ) -> None:
-        async with asyncio.TaskGroup() as tasks:
+        async with background_tasks() as start:
             room.gate.hold(PauseReason.BACKLOG, True)
-            log.start_reading(fake_redis.redis, tasks)
+            log.start_reading(fake_redis.redis, start)
             fake_redis.server.answer(reply(FIRST, *POSITIONS[:1]))
             await until(lambda: fake_redis.redis.silent_for == 0)
             assert log.position == FIRST
@@ -133,8 +134,8 @@ class TestReading:
     async def test_entry_that_does_not_follow_the_last_one_ends_the_connection(
         self, log: RoomLog, fake_redis: FakeRedis
     ) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            log.start_reading(fake_redis.redis, tasks)
+        async with background_tasks() as start:
+            log.start_reading(fake_redis.redis, start)
             fake_redis.server.answer(reply(*POSITIONS[:2]))
             with pytest.raises(LostError, match="no longer has"):
                 await asyncio.wait_for(fake_redis.running, 5)

@@ -37,6 +37,8 @@ from broadcast.server.subscription import Subscription
 
 LAST = "* server is shutting down"
 
+REFUSED = b"ERROR server is shutting down\r\n"
+
 
 def session_tasks() -> list[asyncio.Task[Any]]:
     """Return the tasks that run code of the server."""
@@ -163,6 +165,36 @@ class TestShuttingDown:
         async with BroadcastServer(port=server.port):
             pass
 
+    @pytest.mark.parametrize("iterations", range(6))
+    async def test_no_session_begins_after_the_end(
+        self, make_server: MakeServer, iterations: int
+    ) -> None:
+        """asyncio may have accepted a connection and not called back yet."""
+        server = await make_server()
+        with socket.create_connection(("127.0.0.1", server.port)) as connected:
+            for _ in range(iterations):
+                await asyncio.sleep(0)
+            await server.close()
+            for _ in range(5):
+                assert session_tasks() == []
+                await asyncio.sleep(0)
+            connected.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.to_thread(connected.recv, 100) in (b"", REFUSED)
+
+    async def test_second_close_waits_for_the_end(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        server = await make_server(notices=False, shutdown_timeout=0.3)
+        _, sender = await lagging_reader_and_sender(server, connect, "stalled")
+        closing = asyncio.create_task(server.close())
+        assert await sender.read_to_end() == [LAST]
+        sender.writer.close()
+        assert session_tasks() != []
+        await server.close()
+        assert session_tasks() == []
+        await closing
+
     async def test_time_while_the_process_is_stopped_does_not_count_at_shutdown(
         self, make_server: MakeServer, connect: Connect
     ) -> None:
@@ -217,6 +249,8 @@ class TestShuttingDown:
         server = BroadcastServer(port=0)
         starting = asyncio.create_task(server.start())
         await asyncio.sleep(0)
+        await server.close()
+        await server.start()  # the end was waited for, so it may begin again
         await server.close()
         with pytest.raises(RuntimeError, match="closed while it was starting"):
             await starting
