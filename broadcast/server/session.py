@@ -123,7 +123,7 @@ class Session:
                 if member := self._member:
                     if reason is None:
                         reason = await self._run_state(State.JOINED, self._message_loop(member))
-                    await self._run_leaving(member, reason or LeaveReason.LEFT)
+                    await self._disconnect(member, reason or LeaveReason.LEFT)
             finally:
                 self._release()
 
@@ -409,7 +409,7 @@ class Session:
 
     # --- LEAVING and CLOSING ---
 
-    async def _run_leaving(self, member: Member, reason: LeaveReason) -> None:
+    async def _disconnect(self, member: Member, reason: LeaveReason) -> None:
         """Leave the room and close, gracefully only if the client gets everything sent to it."""
         outcome = reason
         if reason in (LeaveReason.LEFT, LeaveReason.SHUTDOWN):
