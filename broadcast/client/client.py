@@ -209,7 +209,7 @@ class BroadcastClient:
     async def _wait_received(self) -> deque[Incoming]:
         """Wait until lines have arrived, or the connection has ended; return what is there.
 
-        That goes on, and ends, in the same way if the client is being closed.
+        A client that is being closed goes on with what has arrived in the same way.
         """
         stream = self._latest or self._require_stream()
         while not stream.received and await self._read(stream):

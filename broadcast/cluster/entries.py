@@ -31,7 +31,7 @@ def block_of(kind: bytes, text: bytes) -> Block | None:
 
 
 def position_of(entry_id: bytes) -> int:
-    """Return how many bytes the log has had up to and with an entry: its ID begins with that."""
+    """Return how many bytes were ever in the log when this entry was added; its ID has them."""
     return int(entry_id.partition(b"-")[0])
 
 

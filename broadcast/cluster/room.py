@@ -199,7 +199,7 @@ class ClusterRoom(Room):
         self._announce(notices.left(name, why), member)
 
     def oldest_needed(self, position: int) -> int:
-        """Return the position from which this server needs the log, having read it up to one."""
+        """Return from where on this server needs the log, if it has read it up to `position`."""
         oldest = self._history.oldest_position if self._history else None
         return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
 

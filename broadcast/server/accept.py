@@ -1,6 +1,7 @@
 """Make a connection of what a listener has accepted."""
 
 import asyncio
+import errno
 import socket
 import ssl
 
@@ -9,6 +10,9 @@ from ..net.tls import new_connection
 
 DESCRIPTOR_RETRY_DELAY = 1.0
 """Seconds until another attempt if no descriptor is free, as in asyncio after a failed accept."""
+
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+"""The errors that mean that: the process has too many, or the system."""
 
 
 async def open_connection(accepted: socket.socket, tls: ssl.SSLContext | None) -> Connection:
@@ -45,5 +49,7 @@ def _duplicate(accepted: socket.socket) -> socket.socket | None:
     """Return a duplicate of a socket, or None if no descriptor is free."""
     try:
         return accepted.dup()
-    except OSError:
+    except OSError as problem:
+        if problem.errno not in NO_DESCRIPTOR:
+            raise
         return None

@@ -162,7 +162,7 @@ class Session:
             self._enter(state)
         if not watched:
             return await self._scope.run(body)
-        watching = watch_deadline(self._time_left, self._timeout, self._on_expired)
+        watching = watch_deadline(self._check_time_left, self._timeout, self._on_expired)
         watchdog = asyncio.create_task(watching, name="watchdog")
         try:
             return await self._scope.run(body)
@@ -179,8 +179,8 @@ class Session:
     def _on_expired(self) -> None:
         self.interrupt(LeaveReason.TIMED_OUT)
 
-    def _time_left(self) -> float:
-        """Return the seconds until the client will have been inactive for too long."""
+    def _check_time_left(self) -> float:
+        """Note whether a client that is leaving has read, and return the seconds that are left."""
         if self._member and self._state is State.LEAVING:
             self._note_progress(self._member)
         return self._last_activity + self._timeout - self._context.clock.reading_time()
@@ -400,7 +400,7 @@ class Session:
     async def _answer(self, pieces: Iterable[bytes]) -> None:
         """Send an answer, and wait so that a client that never reads only blocks itself."""
         for piece in pieces:
-            if self._scope.reason is not None:
+            if self._scope.reason is not None:  # it is to be sent nothing more
                 return
             self._connection.send(piece)
             self._connection.pause_reading()
