@@ -40,7 +40,8 @@ UNLIMITED_FDS = 1_048_576
 def main_server(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the server until a signal and return its exit code.
 
-    0 after a graceful shutdown; 1 if it cannot listen, or a second signal cuts the shutdown short.
+    0 after a graceful shutdown, or a signal while it starts; 1 if it cannot listen, or a second
+    signal cuts the shutdown short.
     """
     parser = make_parser(program, SERVER)
     add_server_arguments(parser)
@@ -97,8 +98,9 @@ async def _serve(server: BroadcastServer, log: Log) -> int:
 
     def on_signal() -> None:
         nonlocal status
-        if stop.is_set() and task:
+        if stop.is_set():
             status = FAILED
+        if task and (stop.is_set() or not server.statistics()):  # it is stopping, or starting
             task.cancel()
         stop.set()
 

@@ -41,10 +41,10 @@ class Member:
 class Room(ABC):
     """The clients that share everything that any of them publishes.
 
-    This is all that sessions share. What is common to all kinds of rooms is here: who of this
-    server's clients is sent what, by a fan-out which only the room uses. Rooms differ in who gives
-    out names, and who decides the order of messages: a method that may have to wait for other
-    servers is a coroutine.
+    Through this alone, sessions reach each other. What is common to all kinds of rooms is here: who
+    of this server's clients is sent what, by a fan-out which only the room uses. Rooms differ in
+    who gives out names, and who decides the order of messages: a method that may have to wait for
+    other servers is a coroutine.
     """
 
     def __init__(

@@ -95,6 +95,7 @@ class Session:
     _splitter: LineSplitter = field(init=False)
     _chunks: list[bytes | TooLong] = field(default_factory=list)  # whole lines, not handled yet
     _input_ended: bool = False  # once the client's last line is in `_chunks`
+    _displacements: int = 0  # calls of `_displace`
     # After it has joined.
     _member: Member | None = None
     _prefix: bytes = b""  # precedes each of its messages
@@ -145,6 +146,7 @@ class Session:
 
     def _displace(self) -> None:
         """Close to make room for another connection; when called again, at once."""
+        self._displacements += 1
         self.interrupt(LeaveReason.DISPLACED)
 
     def _enter(self, state: State) -> None:
@@ -244,8 +246,9 @@ class Session:
 
         Otherwise a peer that replaces each closed connection could do so at full speed.
         """
-        delay = asyncio.sleep(self._context.settings.close_timeout)
-        await self._run_state(State.CLOSING, delay, watched=False)
+        if self._displacements == 1:  # the next one may have come before this method was reached
+            delay = asyncio.sleep(self._context.settings.close_timeout)
+            await self._run_state(State.CLOSING, delay, watched=False)
         self._send_error(FULL)
         self._connection.close()
 

@@ -15,20 +15,31 @@ async def background_tasks() -> AsyncIterator[Start]:
     that what the other tasks raise afterwards only follows from it.
     """
     running: set[asyncio.Task[None]] = set()
+    problems: list[BaseException] = []  # in the order in which they came
+
+    def on_end(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        if not task.cancelled() and (problem := task.exception()):
+            problems.append(problem)
+
     try:
         async with asyncio.TaskGroup() as group:
 
             def start(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
                 task = group.create_task(work)
                 running.add(task)
-                task.add_done_callback(running.discard)
+                task.add_done_callback(on_end)
                 return task
 
-            yield start
+            try:
+                yield start
+            except Exception as problem:
+                problems.append(problem)
+                raise
             for task in running:
                 task.cancel()
-    except ExceptionGroup as problems:
-        raise problems.exceptions[0] from None
+    except ExceptionGroup:
+        raise problems[0] from None
 
 
 @contextlib.asynccontextmanager

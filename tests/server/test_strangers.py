@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 
 import pytest
 from helpers import Connect, MakeServer, connections, until
@@ -51,6 +52,16 @@ async def test_silent_connections_keep_nobody_out(
     assert await b.line() == "a: hello"
     assert [await peer.read_to_end() for peer in silent[:7]] == [["ERROR server is full"]] * 7
     assert server.statistics()["displaced"] == 8
+
+
+async def test_burst_of_connections_is_bounded(make_server: MakeServer) -> None:
+    """Those that are displaced twice before they have got to the first time, too."""
+    server = await make_server(max_strangers=4, close_timeout=60, handshake_timeout=60)
+    with contextlib.ExitStack() as opened:
+        for _ in range(100):
+            opened.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        await until(lambda: server.statistics()["displaced"] == 96)
+        await until(lambda: server.statistics()["connections"] <= 8)
 
 
 async def test_displaced_connections_are_logged_together_once_a_second(

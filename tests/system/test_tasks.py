@@ -52,6 +52,19 @@ class TestBackgroundTasks:
             async with background_tasks():
                 await fail(KeyError("body"))
 
+    async def test_problem_of_the_block_comes_before_what_follows_from_it(self) -> None:
+        async def fail_at_the_end() -> None:
+            try:
+                await wait_for_ever()
+            finally:
+                raise ValueError("what follows from it")
+
+        with pytest.raises(KeyError, match="first"):
+            async with background_tasks() as start:
+                start(fail_at_the_end())
+                await asyncio.sleep(0)
+                raise KeyError("first")
+
     async def test_cancellation_is_no_problem(self) -> None:
         async def run() -> None:
             async with background_tasks() as start:
