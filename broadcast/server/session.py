@@ -169,7 +169,7 @@ class Session:
         try:
             return await self._scope.run(body)
         finally:
-            watchdog.cancel()
+            watchdog.cancel()  # not awaited: that would delay each change of state by an iteration
 
     @property
     def _timeout(self) -> float:
