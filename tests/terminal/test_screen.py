@@ -327,9 +327,9 @@ def test_drawing_a_huge_line_costs_no_more_than_a_screenful() -> None:
             )
         return time.process_time() - began
 
-    assert seconds("x" * 65_536) < 6 * seconds("x" * 3_000), (
-        "without a limit it is 20 times as much"
-    )
+    # The least of several: another program may use the core meanwhile.
+    huge, screenful = (min(seconds("x" * length) for _ in range(4)) for length in (65_536, 3_000))
+    assert huge < 6 * screenful, "without a limit it is 20 times as much"
 
 
 def test_cursor_is_on_its_character_however_long_the_line() -> None:
