@@ -11,7 +11,7 @@ import re
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -265,10 +265,20 @@ class Load:
         )
 
 
+def stamps(text: bytes) -> Iterator[int]:
+    """Yield the time stamps in a text."""
+    # `find` is much faster than a regular expression, which was a third of the load's CPU.
+    start = text.find(b"@")
+    while start >= 0:
+        if stamp := STAMP.match(text, start):
+            yield int(stamp[1])
+        start = text.find(b"@", start + 1)
+
+
 def _note_ages(peer: Peer, data: memoryview, latencies: list[int]) -> None:
     now = time.monotonic_ns()
     text = bytes(peer.kept + data) if peer.kept else bytes(data)
     peer.kept.clear()
-    latencies.extend(now - int(stamp) for stamp in STAMP.findall(text))
+    latencies.extend(now - stamp for stamp in stamps(text))
     if (cut := text.rfind(b"@", max(0, len(text) - STAMP_SIZE + 1))) >= 0:
         peer.kept += text[cut:]  # a stamp may continue in the next chunk

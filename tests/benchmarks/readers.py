@@ -18,7 +18,7 @@ from math import nan
 from pathlib import Path
 
 from fanout import explained, machine
-from load import STAMP, Load
+from load import Load, stamps
 from servers import HOST, LOAD_CORE, Nats, Redis, Server, WithNotices, run
 
 MESSAGES = 100_000
@@ -191,7 +191,7 @@ class Room:
         self._last_read = now
         if now - read_before > GAP:
             self.still += now - read_before
-        self.late += [now - int(stamp) / 1e9 for stamp in STAMP.findall(text)]
+        self.late += [now - stamp / 1e9 for stamp in stamps(text)]
         if TOO_SLOW in text:
             lines = text.split(b"\r\n")
             self._dropped |= {line.split()[1].decode() for line in lines if line.endswith(TOO_SLOW)}
