@@ -28,9 +28,10 @@ SECOND_CORE = CORES[2] if len(CORES) > 3 else SERVER_CORE
 """The cores of Redis and of the second server: the load's and the first server's where there are
 too few."""
 
-REDIS_PRIORITY = -15
-"""Nice value of a Redis that shares a core with the load: this polls all the time, and without it
-the figures tell how the system schedules the two."""
+PRIORITY = -15
+"""Nice value of what goes first where two share a core: Redis before the load, which polls all the
+time, and the server of the receivers before the sender's, as if each had a core of its own. Without
+it, the figures tell how the system schedules the two."""
 
 JOINS = 1_000
 JOIN_GROUP = 50
@@ -113,17 +114,24 @@ def alone() -> Iterator[Setting]:
         yield Setting(load, fleet, None)
 
 
+def prefer(running: Running) -> None:
+    """Have the system run this first, if it allows that."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, running.pid, PRIORITY)
+
+
 @contextlib.contextmanager
 def clustered(engine: Engine, servers: int = 1, *options: str) -> Iterator[Setting]:
     """Run some servers in a cluster of their own."""
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(run(engine, REDIS_CORE))
-        if REDIS_CORE == LOAD_CORE:
-            with contextlib.suppress(PermissionError):
-                os.setpriority(os.PRIO_PROCESS, redis.pid, REDIS_PRIORITY)
         server = Clustered(redis, *options)
         cores = [SERVER_CORE, *[SECOND_CORE] * (servers - 1)]
         fleet = Fleet([stack.enter_context(run(server, core)) for core in cores])
+        if REDIS_CORE == LOAD_CORE:
+            prefer(redis)
+        if servers > 1 and SECOND_CORE == SERVER_CORE:
+            prefer(fleet)
         yield Setting(stack.enter_context(Load(server, fleet)), fleet, redis)
 
 
@@ -302,8 +310,9 @@ def main() -> None:
     print(
         f"load on core {LOAD_CORE}, server on {SERVER_CORE}, Redis on {REDIS_CORE}, second server "
         f"on {SECOND_CORE}"
-        + f"\nRedis goes before the load on their core (nice {REDIS_PRIORITY}, for root only)"
-        * (REDIS_CORE == LOAD_CORE)
+        + "\nWhere two share a core, Redis goes before the load, and the server of the receivers "
+        f"before the sender's (nice {PRIORITY}, for root only)"
+        * (len(CORES) <= 3)
         + "\nThese are too few cores: `processes` says little here" * (len(CORES) <= 3)
     )
     engine = Engine(options.redis, options.appendonly)
