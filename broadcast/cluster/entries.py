@@ -38,7 +38,7 @@ def position_of(entry_id: bytes) -> int:
 def parse_entry(reply: Reply) -> Entry:
     """Return an entry that Redis has returned. Raises RedisError if it is none of ours."""
     try:
-        entry_id, (_, before, _, origin, *fields) = reply
+        entry_id, (before, origin, *fields) = reply
         server, number, seconds = origin.decode().split(" ")
         events = list(zip(fields[::2], fields[1::2], strict=True))
         return Entry(entry_id, before, server, int(number), int(seconds), events)

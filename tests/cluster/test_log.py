@@ -38,10 +38,7 @@ def say(room: ClusterRoom, *lines: bytes) -> None:
 
 def reply(*positions: int) -> bytes:
     """Return what Redis answers a server that has read the log up to the first position."""
-    entries = [
-        encode("after", f"{before}-1", "from", "other 1 0", "say 1", "a: b\n")
-        for before in positions
-    ]
+    entries = [encode(f"{before}-1", "other 1 0", "say 1", "a: b\n") for before in positions]
     ids = [encode(f"{position}-1")[4:] for position in positions[1:]]
     pairs = b"".join(b"*2\r\n" + id_ + entry for id_, entry in zip(ids, entries, strict=False))
     return b"*1\r\n*2\r\n$3\r\nlog\r\n*%d\r\n%b" % (len(ids), pairs)

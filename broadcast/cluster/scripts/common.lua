@@ -19,12 +19,13 @@ local function last_id()
 end
 
 -- An entry's ID is its position, and its source (hexadecimal) as a number, so that another entry
--- never gets the same. It has the ID of the entry before it, so that a missing one is noticed.
+-- never gets the same. Its first field is the ID of the entry before it, so that a missing one is
+-- noticed; the value is where it comes from.
 local function append(origin, fields, size, source)
   local last = last_id()
   local position = string.match(last, '%d+') + 100 + size
   local id = string.format('%d-%d', position, tonumber(string.sub(source, 1, 8), 16))
-  call('XADD', log, id, 'after', last, 'from', origin, unpack(fields))
+  call('XADD', log, id, last, origin, unpack(fields))
   call('SET', top, id)
   return id, position
 end
