@@ -13,7 +13,7 @@ from ..errors import LostError
 from ..server.batch import BATCH_SIZE
 from ..system.tasks import Start
 from .entries import Entry, parse_entry, position_of
-from .resp import RedisConnection, Reply, encode
+from .resp import Prefix, RedisConnection, Reply, encode
 from .room import ClusterRoom, Write
 from .scripts import Scripts
 
@@ -35,6 +35,9 @@ class RoomLog:
         self._reader: RedisConnection  # since `start_reading`, as is what starts a task
         self._start: Start
         self._entries: deque[Entry] = deque()  # that have arrived and are not taken yet
+        self._read_wait = room.timing.heartbeat  # seconds after which Redis answers anyway
+        most = ("COUNT", ENTRIES_PER_READ, "BLOCK", int(1000 * self._read_wait))
+        self._read = Prefix("XREAD", *most, "STREAMS", scripts.log)  # the ID of an entry follows
         room.on_event = self._write
 
     def begin(self, server: str, entry_id: bytes) -> None:
@@ -84,10 +87,7 @@ class RoomLog:
         self._ask_for_more()
 
     def _ask_for_more(self) -> None:
-        wait = self._room.timing.heartbeat  # after which Redis answers anyway
-        most = ("COUNT", ENTRIES_PER_READ, "BLOCK", int(1000 * wait))
-        command = encode("XREAD", *most, "STREAMS", self._scripts.log, self.last)
-        self._reader.send(command, self._on_entries, wait)
+        self._reader.send(encode(self.last, after=self._read), self._on_entries, self._read_wait)
 
     def _on_entries(self, reply: Reply) -> None:
         self._entries.extend(map(parse_entry, reply[0][1] if reply else ()))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import LostError, RedisError
@@ -11,45 +11,65 @@ from ..server.clock import ServingClock
 
 READ_SIZE = 130_000  # bytes read at once: an entry; above 128 KiB, each buffer is mapped anew
 
+FOREIGN = "it does not speak the protocol of Redis"
+
 Reply = Any  # None, an int, bytes, or a list of replies
 
 
-def encode(*words: str | bytes | int, before: bytes = b"", count: int = 0) -> bytes:
-    """Return a command in the wire format; `before` has its first `count` words."""
-    parts = [b"*%d\r\n" % (count + len(words)), before]
+class Prefix:
+    """The first words of several commands, encoded once."""
+
+    def __init__(self, *words: str | bytes | int) -> None:
+        self.count, self.data = len(words), b"".join(_parts(words))
+
+
+def encode(*words: str | bytes | int, after: Prefix | None = None) -> bytes:
+    """Return a command in the wire format, of these words after those of the prefix."""
+    count, data = (after.count, after.data) if after else (0, b"")
+    return b"".join((b"*%d\r\n" % (count + len(words)), data, *_parts(words)))
+
+
+def _parts(words: Iterable[str | bytes | int]) -> list[bytes]:
+    parts: list[bytes] = []
     for word in words:
         data = word if isinstance(word, bytes) else str(word).encode()
         parts += (b"$%d\r\n" % len(data), data, b"\r\n")
-    return b"".join(parts)
+    return parts
 
 
 def parse(data: bytes, start: int) -> tuple[Reply, int]:
     """Return the reply that begins at `start`, and where it ends; raise EOFError if it is cut."""
     end = data.find(b"\r\n", start)
-    kind, rest, start = data[start : start + 1], data[start + 1 : end], end + 2
     if end < 0:
         raise EOFError
+    kind, rest, start = data[start : start + 1], data[start + 1 : end], end + 2
+    if kind == b"$":
+        if (size := _number(rest)) < 0:
+            return None, start
+        if len(data) < (end := start + size + 2):
+            raise EOFError
+        return data[start : end - 2], end
+    if kind == b"*":
+        items = []
+        for _ in range(size := _number(rest)):
+            item, start = parse(data, start)
+            items.append(item)
+        return (None if size < 0 else items), start
+    if kind == b":":
+        return _number(rest), start
     if kind == b"+":
         return rest, start
     if kind == b"-":
         kind_of_error = LostError if rest.startswith(b"LOST ") else RedisError
         raise kind_of_error(rest.decode(errors="replace"))
-    if kind not in (b":", b"$", b"*") or not rest.removeprefix(b"-").isdigit():
-        raise RedisError("it does not speak the protocol of Redis")
-    number = int(rest)
-    if kind == b":":
-        return number, start
-    if number < 0:
-        return None, start
-    if kind == b"$":
-        if len(data) < (end := start + number + 2):
-            raise EOFError
-        return data[start : end - 2], end
-    items = []
-    for _ in range(number):
-        item, start = parse(data, start)
-        items.append(item)
-    return items, start
+    raise RedisError(FOREIGN)
+
+
+def _number(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise RedisError(FOREIGN) from None
 
 
 class RedisConnection:
@@ -62,7 +82,7 @@ class RedisConnection:
         self._connection, self._clock = connection, clock
         self._handlers: deque[Callable[[Reply], None]] = deque()  # of commands without a reply
         self._asked_at = 0.0  # in running time: when the first of these was sent
-        self._data, self._start = b"", 0  # what was received, and where the next reply begins
+        self._data = b""  # what was received, from the first reply on that is not whole
         self._problem: Exception | None = None  # what a reply was, or led to
         connection.on_chunk = self._receive
         connection.set_read_size(READ_SIZE)
@@ -99,15 +119,16 @@ class RedisConnection:
     def _receive(self, data: bytes) -> bool:
         """Handle the replies that are whole; return False, which wakes `run`, after a problem."""
         self._asked_at = self._clock.running_time()
-        self._data, self._start = self._data[self._start :] + data, 0
+        data, start = self._data + data, 0
         try:
-            while self._handlers and not self._problem:
-                reply, self._start = parse(self._data, self._start)
+            while self._handlers and start < len(data) and not self._problem:
+                reply, start = parse(data, start)
                 self._handlers.popleft()(reply)
         except EOFError:
-            return True
+            pass
         except Exception as problem:
             self._problem = problem
+        self._data = data[start:]
         return not self._problem
 
     async def aclose(self) -> None:

@@ -54,7 +54,7 @@ class ClientEvent(NamedTuple):
 
     kind: bytes
     text: bytes | str
-    key: str  # of the name
+    key: str  # of the name, if it is about one
     who: Member | Newcomer | None  # is not sent, but kept
 
 
@@ -127,8 +127,8 @@ class ClusterRoom(Room):
         self._add(say(block), block.data, member)
 
     def _add(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
-        name = text.partition(" ")[0] if isinstance(text, str) else ""
-        self.events.append(ClientEvent(kind, text, name_key(name), who))
+        key = name_key(text.partition(" ")[0]) if isinstance(text, str) else ""
+        self.events.append(ClientEvent(kind, text, key, who))
         self._in_flight += len(text) + EVENT_COST
         if self._in_flight > IN_FLIGHT_LIMIT:
             self._pace()

@@ -3,7 +3,7 @@
 import hashlib
 from importlib.resources import files
 
-from .resp import RedisConnection, encode
+from .resp import Prefix, RedisConnection, encode
 
 KEYS = ("log", "top", "epoch", "servers", "beats", "names", "next", "freed", "dead")
 
@@ -15,13 +15,13 @@ class Scripts:
         # The braces are a hash tag: a Redis Cluster keeps all keys of a room on one node.
         self._prefix = f"broadcast:{{{room}}}:"
         self.log, self.names = self._prefix + "log", self._prefix + "names"
-        self._scripts: dict[str, tuple[bytes, bytes]] = {}  # text, and the first words of a call
+        self._scripts: dict[str, tuple[bytes, Prefix]] = {}  # text, and how a call begins
         folder = files(__package__) / "scripts"
         for name in ("hello", "write", "heartbeat", "reap"):
             text = b"".join((folder / f"{part}.lua").read_bytes() for part in ("common", name))
             digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-            call = encode("EVALSHA", digest, len(KEYS) + 1, *(self._prefix + key for key in KEYS))
-            self._scripts[name] = text, call[call.index(b"$") :]
+            keys = (self._prefix + key for key in KEYS)
+            self._scripts[name] = text, Prefix("EVALSHA", digest, len(KEYS) + 1, *keys)
 
     async def load(self, redis: RedisConnection) -> None:
         """Load all scripts; a Redis that was restarted has forgotten them."""
@@ -30,5 +30,5 @@ class Scripts:
 
     def call(self, name: str, server: str, *arguments: str | bytes | int) -> bytes:
         """Return the command that calls a script for a server, which is its first argument."""
-        words = (f"{self._prefix}owned:{server}", server, *arguments)
-        return encode(*words, before=self._scripts[name][1], count=len(KEYS) + 3)
+        owned = f"{self._prefix}owned:{server}"
+        return encode(owned, server, *arguments, after=self._scripts[name][1])

@@ -9,7 +9,7 @@ import pytest
 from cluster_helpers import FakeRedis
 from helpers import until
 
-from broadcast.cluster.resp import Reply, encode, parse
+from broadcast.cluster.resp import Prefix, Reply, encode, parse
 from broadcast.errors import LostError, RedisError
 
 NESTED = b"*3\r\n$4\r\nPONG\r\n*2\r\n:-7\r\n$-1\r\n*0\r\n"
@@ -22,9 +22,8 @@ class TestEncode:
             b"*4\r\n$3\r\nGET\r\n$2\r\n\xc3\xa9\r\n$3\r\n\r\n\x00\r\n$2\r\n17\r\n"
         )
 
-    def test_words_before_are_counted(self) -> None:
-        before = b"$3\r\nSET\r\n$1\r\na\r\n"
-        assert encode("b", before=before, count=2) == encode("SET", "a", "b")
+    def test_words_of_the_prefix_come_first_and_are_counted(self) -> None:
+        assert encode("b", after=Prefix("SET", "a")) == encode("SET", "a", "b")
 
 
 class TestParse:
