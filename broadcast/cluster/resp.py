@@ -73,25 +73,23 @@ def _number(text: bytes) -> int:
 
 
 class RedisConnection:
-    """One connection to a Redis, which answers commands in the order in which they were sent.
-
-    Replies are received while `run` is running. Once it has failed, nothing is answered any more.
-    """
+    """One connection to a Redis: while `run` is running, commands are answered in their order."""
 
     def __init__(self, connection: Connection, clock: ServingClock) -> None:
         self._connection, self._clock = connection, clock
-        self._handlers: deque[Callable[[Reply], None]] = deque()  # of commands without a reply
-        self._asked_at = 0.0  # in running time: when the first of these was sent
+        self._handlers: deque[Callable[[Reply], None]] = deque()  # of commands not answered yet
+        # In running time: since when Redis is silent; in the future while it may wait.
+        self._silent_since = 0.0
         self._data = b""  # what was received, from the first reply on that is not whole
         self._problem: Exception | None = None  # what a reply was, or led to
         connection.on_chunk = self._receive
         connection.set_read_size(READ_SIZE)
-        connection.limit_send_buffer(READ_SIZE)  # so that a write is sent at once
+        connection.limit_send_buffer(READ_SIZE)  # a whole entry fits in: it is sent at once
 
     @property
     def silent_for(self) -> float:
         """Seconds of running time for which Redis has sent nothing, though it should have."""
-        return self._clock.running_time() - self._asked_at if self._handlers else 0.0
+        return self._clock.running_time() - self._silent_since if self._handlers else 0.0
 
     def send(self, command: bytes, handle: Callable[[Reply], None], wait: float = 0.0) -> None:
         """Send an encoded command, whose reply `handle` will get as soon as it arrives.
@@ -99,7 +97,7 @@ class RedisConnection:
         `wait`: seconds for which Redis may wait for something before it answers.
         """
         if not self._handlers:
-            self._asked_at = self._clock.running_time() + wait
+            self._silent_since = self._clock.running_time() + wait
         self._handlers.append(handle)
         self._connection.send(command)
 
@@ -113,12 +111,11 @@ class RedisConnection:
         """Receive replies. Raises RedisError for an error, OSError, or what a handler raises."""
         while not self._problem and (data := await self._connection.read_chunk()):
             self._receive(data)
-        closed = ConnectionError("it has closed the connection")
-        raise self._problem or self._connection.lost or closed
+        raise self._problem or self._connection.lost or ConnectionError("it closed the connection")
 
     def _receive(self, data: bytes) -> bool:
         """Handle the replies that are whole; return False, which wakes `run`, after a problem."""
-        self._asked_at = self._clock.running_time()
+        self._silent_since = self._clock.running_time()
         data, start = self._data + data, 0
         try:
             while self._handlers and start < len(data) and not self._problem:
@@ -132,5 +129,6 @@ class RedisConnection:
         return not self._problem
 
     async def aclose(self) -> None:
-        """Close at once, even if not everything has been sent."""
+        """Close at once; the system sends nothing more, even of what was sent before."""
+        self._connection.reset()
         await self._connection.aclose()

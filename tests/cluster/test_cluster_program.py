@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -49,7 +50,11 @@ def play_old_redis(listening: socket.socket) -> None:
             connected, _ = listening.accept()
         except OSError:  # the test has ended
             return
-        with connected, connected.makefile("rwb") as file:
+        with (
+            contextlib.suppress(ConnectionResetError),  # once the server has its answer
+            connected,
+            connected.makefile("rwb") as file,
+        ):
             while header := file.readline():
                 words = [file.read(int(file.readline()[1:]) + 2) for _ in range(int(header[1:]))]
                 answer = b"-ERR unknown command\r\n"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
 from cluster_helpers import FakeRedis
 from helpers import until
 
-from broadcast.cluster.resp import Prefix, Reply, encode, parse
+from broadcast.cluster.resp import Prefix, RedisConnection, Reply, encode, parse
 from broadcast.errors import LostError, RedisError
+from broadcast.net.dial import connect
+from broadcast.server.clock import ServingClock
 
 NESTED = b"*3\r\n$4\r\nPONG\r\n*2\r\n:-7\r\n$-1\r\n*0\r\n"
 """A reply with the parts that replies have: [b"PONG", [-7, None], []]."""
@@ -183,3 +186,13 @@ class TestConnection:
         server.answer(b"-OOM no memory\r\n")
         with pytest.raises(RedisError, match="^OOM no memory$"):
             await asyncio.wait_for(running, 5)
+
+    async def test_closing_resets_it_so_that_nothing_sent_before_arrives_late(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening, ServingClock() as clock:
+            port = listening.getsockname()[1]
+            redis = RedisConnection(await connect("127.0.0.1", port, 5), clock)
+            with listening.accept()[0] as peer:
+                peer.setblocking(False)
+                await redis.aclose()
+                with pytest.raises(ConnectionResetError):
+                    peer.recv(1)

@@ -1,6 +1,6 @@
 -- Precedes each of the other scripts: the keys, and what several of them do.
 -- log      stream: what was said, who joined and left, in the one order of the room
--- top      ID of its last entry, which begins with a position: bytes ever written
+-- top      ID of its last entry, which begins with its position: roughly the bytes ever logged
 -- epoch    a random word; another one means that the log was lost
 -- servers  hash: server -> number of its last write
 -- beats    hash: server -> last heartbeat, "COUNTER POSITION FLOOR"
@@ -11,7 +11,8 @@
 -- owned    set: keys of the names of one server
 local log, top, epoch, servers, beats, names, next_number, freed, dead, owned = unpack(KEYS)
 local call = redis.call
-local VOID = redis.error_reply('LOST this server is not registered any more')
+-- The servers raise LostError for a reply that begins with LOST, and are cut off.
+local UNREGISTERED = redis.error_reply('LOST this server is not registered any more')
 
 -- XREVRANGE alone would do, but it returns the entry, and Lua hashes all of that.
 local function last_id()

@@ -14,7 +14,9 @@ for _, key in ipairs(call('SPOP', owned, ARGV[2])) do
   release(key)
 end
 if #fields == 0 then
-  return call('SREM', dead, ARGV[1]) * 0
+  return call('SREM', dead, ARGV[1]) * 0 -- whether it was there or not
 end
-append(' 0 0', fields, 200 * #fields, redis.sha1hex(table.concat(fields))) -- SPOP is random
+-- The source depends on the names, which SPOP chooses at random: if this is done again after a loss,
+-- it must not have the same ID with other names.
+append(' 0 0', fields, 200 * #fields, redis.sha1hex(table.concat(fields)))
 return 1

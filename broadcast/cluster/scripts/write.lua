@@ -2,7 +2,7 @@
 -- for each event: kind, text, key. Sent again after a lost reply, it is executed once.
 local number, last = tonumber(ARGV[2]), tonumber(call('HGET', servers, ARGV[1]))
 if not last then
-  return VOID
+  return UNREGISTERED
 elseif number <= last then
   return
 elseif number > last + 1 then
