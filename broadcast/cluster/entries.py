@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 
 def say(block: Block) -> bytes:
-    """Return the kind of an event that is a block of messages: it tells how many."""
+    """Return the kind of an event that is a block of messages, which has their number."""
     return b"%b %d" % (SAY, block.lines)
 
 
@@ -31,7 +31,7 @@ def block_of(kind: bytes, text: bytes) -> Block | None:
 
 
 def position_of(entry_id: bytes) -> int:
-    """Return how many bytes were ever in the log when this entry was added; its ID has them."""
+    """Return roughly how many bytes were ever logged, up to this entry; its ID begins with that."""
     return int(entry_id.partition(b"-")[0])
 
 

@@ -17,7 +17,7 @@ import random
 import re
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from ..errors import BroadcastError, ClusterError, LostError, RedisError
 from ..net.dial import TLSHints, connect
@@ -87,12 +87,12 @@ class Link:
         if before is LinkState.ATTACHED and state is not LinkState.LEFT:
             self._away_since, self._logged = self._clock.running_time(), ""
             self._log.stop_writing()
-            self._room.on_attached(False)
+            self._room.set_attached(False)
         if state is LinkState.ATTACHED:
             if before is LinkState.AWAY:
                 away = self._clock.running_time() - self._away_since
                 LOGGER.info("attached again after %.1f s", away)
-            self._room.on_attached(True)
+            self._room.set_attached(True)
             if before is LinkState.STARTING:
                 self._started.set_result(None)
         elif state is LinkState.CUT_OFF:
@@ -120,7 +120,7 @@ class Link:
                     self._enter(LinkState.LEFT)
 
     async def _run(self) -> None:
-        # A problem that meets a cancellation hides it on 3.11 and 3.12.
+        # On 3.11 and 3.12, a problem that meets a cancellation hides it, and the loop goes on.
         while self._state is not LinkState.LEFT:
             await asyncio.sleep(self._retry_delay * random.uniform(0.5, 1))
             self._retry_delay = min(2 * self._retry_delay + SHORTEST_DELAY, self._timing.retry)
@@ -152,8 +152,7 @@ class Link:
 
         Raises whatever ends that earlier.
         """
-        opened = contextlib.aclosing
-        async with opened(await self._connect()) as caller, opened(await self._connect()) as reader:
+        async with aclosing(await self._open()) as caller, aclosing(await self._open()) as reader:
             self._caller = caller
             async with background_tasks() as start:
                 for part in (caller.run(), reader.run(), self._watch(caller, reader)):
@@ -168,7 +167,7 @@ class Link:
                 await self._leaving.wait()
                 await self._reap(self._log.server, self._beat_text)
 
-    async def _connect(self) -> RedisConnection:
+    async def _open(self) -> RedisConnection:
         url, timeout = self._url, self._timing.silence
         connection = await connect(url.host, url.port, timeout, url.tls, TLS_HINTS)
         return RedisConnection(connection, self._clock)
@@ -237,7 +236,7 @@ class Link:
         return behind
 
     async def _reap(self, server: str, *beat: str) -> None:
-        """Declare a server dead that has sent this heartbeat last, and free its names."""
+        """Free a dead server's names; given its last heartbeat, declare it dead first."""
         about = (REAP_SLICE, LeaveReason.LOST.value)
         while await self._caller.ask(self._scripts.call("reap", server, *about, *beat)):
             beat = ()

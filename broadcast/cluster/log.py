@@ -45,14 +45,14 @@ class RoomLog:
         self.server, self.last, self.position = server, entry_id, position_of(entry_id)
 
     def forget(self) -> None:
-        """Have no ID any more."""
+        """Give up this server's ID: the log has to be begun again."""
         self.server = ""
 
     async def start_writing(self, redis: RedisConnection, behind: int) -> None:
         """Write again what has not come back; from then on, write what happens as it happens.
 
-        `behind`: bytes of the log that are read first if anything was kept: until they are, a Redis
-        that was full has no room.
+        `behind`: bytes of the log that are read before what was kept is written: a Redis that is
+        full has room only once they are, since heartbeats remove what all servers have read.
         """
         kept, end = [*self._room.writes], self.position + behind
         while kept and self.position < end:

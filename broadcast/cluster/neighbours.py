@@ -9,8 +9,8 @@ BEHIND_LIMIT = 32 * 1024 * 1024  # bytes from the log's end to the slowest serve
 class Neighbours:
     """The servers of a room, as one of them sees them since it has attached.
 
-    A heartbeat has a counter. The time for which it has not changed is that in which this process
-    ran and was attached: neither a clock that jumps nor an outage for all makes anybody seem dead.
+    A heartbeat has a counter. A server seems dead when that has not changed for a while in which
+    this process was running and attached: a clock that jumps, or an outage for all, kills nobody.
     """
 
     def __init__(self, clock: ServingClock, timing: ClusterTiming, grace: float) -> None:

@@ -35,7 +35,7 @@ IN_FLIGHT_LIMIT = 256 * 1024
 """Bytes in flight, EVENT_COST for each event included, above which senders wait at once; above half
 of it, they wait from the next iteration on, so that no chunk is split."""
 
-EVENT_COST = 300
+EVENT_COST = 300  # bytes of memory, about, that an event takes up besides its text
 SETTLE_INTERVAL = 0.01  # seconds between checks that everything has come back
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
 
@@ -55,7 +55,7 @@ class ClientEvent(NamedTuple):
     kind: bytes
     text: bytes | str
     key: str  # of the name, if it is about one
-    who: Member | Newcomer | None  # is not sent, but kept
+    who: Member | Newcomer | None  # stays here: the log has no use for it
 
 
 class Write(NamedTuple):
@@ -67,14 +67,14 @@ class Write(NamedTuple):
 
 
 class ClusterRoom(Room):
-    """The clients of this server in a room of many: those with the same Redis and `name`."""
+    """This server's clients in a room that it shares with others: same Redis, same room's name."""
 
     def __init__(self, clock: ServingClock, settings: Settings, history: History | None) -> None:
         super().__init__(clock, settings, history)
         self.timing, self.grace = settings.cluster_timing, settings.grace
         self._leaving: dict[Member, asyncio.Event] = {}  # until their entries come back
         self.events: deque[ClientEvent] = deque()  # that are not part of a write yet
-        self.on_event: Callable[[], None] = lambda: None  # called when there is another one
+        self.on_event: Callable[[], None] = lambda: None  # called for each; set by `RoomLog`
         self.writes: deque[Write] = deque()  # that have not come back
         self._joining: set[asyncio.Future[Member]] = set()  # of newcomers with a place reserved
         self._last_number = 0  # of this server's last write
@@ -140,7 +140,7 @@ class ClusterRoom(Room):
         self.gate.hold(PauseReason.IN_FLIGHT, self._in_flight > IN_FLIGHT_LIMIT // 2)
 
     def next_write(self) -> Write | None:
-        """Make a write of events, of about a batch at most, if there are any."""
+        """Turn the next events, about a batch at most, into a write; return None without any."""
         events: list[ClientEvent] = []
         size = 0
         while self.events and (size + len(self.events[0].text) < BATCH_SIZE or not events):
@@ -158,9 +158,8 @@ class ClusterRoom(Room):
         if is_own:
             if not self.writes or self.writes[0].number != entry.number:
                 raise LostError("Redis has what this server has not written")
-            write = self.writes.popleft()
-            own = write.events
-            self._in_flight -= write.size
+            own = self.writes[0].events
+            self._in_flight -= self.writes.popleft().size
             self._pace()
         for place, (kind, text) in enumerate(entry.events):
             who = own[place].who if own else None
@@ -179,7 +178,7 @@ class ClusterRoom(Room):
         self._roster.add(name)
         if newcomer and not newcomer.joined.done():
             asked, connection, interrupt, joined = newcomer
-            self._joining.discard(joined)  # it takes that place, now
+            self._joining.discard(joined)  # from here on it is a member, which takes a place itself
             try:
                 self.check_space()
                 joined.set_result(self._admit(asked, name, connection, interrupt))
@@ -199,7 +198,7 @@ class ClusterRoom(Room):
         self._announce(notices.left(name, why), member)
 
     def oldest_needed(self, position: int) -> int:
-        """Return from where on this server needs the log, if it has read it up to `position`."""
+        """Return the first position that is needed by a server that has read up to `position`."""
         oldest = self._history.oldest_position if self._history else None
         return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
 
@@ -235,7 +234,7 @@ class ClusterRoom(Room):
                         if block := block_of(kind, text):
                             self._history.add(block, entry.seconds, position_of(entry.id))
 
-    def on_attached(self, is_attached: bool) -> None:
+    def set_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
         self.gate.hold(PauseReason.AWAY, not is_attached)
         if not is_attached:
@@ -243,11 +242,11 @@ class ClusterRoom(Room):
             self._notice_due = loop.call_later(self.timing.notice, self._tell, notices.AWAY)
         elif self._notice_due:
             self._notice_due.cancel()
-        else:
+        else:  # also when it attaches for the first time, but then it has no clients yet
             self._tell(notices.BACK)
 
     def on_left(self) -> None:
-        """Tell clients nothing any more."""
+        """Stop telling clients about the cluster."""
         if self._notice_due:
             self._notice_due.cancel()
 
@@ -264,6 +263,6 @@ class ClusterRoom(Room):
             if not joined.done():
                 joined.set_exception(HandshakeError(UNAVAILABLE))
         for kept in (self._present, self._leaving, self.writes, self.events):
-            kept.clear()
+            kept.clear()  # nobody waits to leave any more: that was interrupted
         self._last_number = self._in_flight = 0
         self._pace()

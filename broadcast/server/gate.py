@@ -41,9 +41,9 @@ class InputGate:
         self._readers_keep_up.set()
         self._queue = asyncio.Lock()  # serves those that wait for their turn in order
 
-    def hold(self, reason: PauseReason, when: bool) -> None:
-        """Make publishers wait for this reason while it holds."""
-        if when == self.is_held(reason):
+    def hold(self, reason: PauseReason, applies: bool) -> None:
+        """Make publishers wait while this reason applies."""
+        if applies == self.is_held(reason):
             return
         self._reasons ^= {reason}
         _set_if(self._open, not self._reasons)

@@ -20,9 +20,9 @@ class ClusterTiming:
     silence: float = 5.0  # for which a command may be unanswered, before the server is away
     dead_after: float = 15.0  # without a heartbeat, after which a server is declared dead
     behind: float = 2.0  # above the grace time, for which the slowest server may hold the senders
-    notice: float = 1.0  # for which a server is away before its clients are told
+    notice: float = 1.0  # after which clients are told that it is away, or it ends without Redis
     newcomer: float = 3.0  # for which a client that connects meanwhile waits before it is refused
-    leave: float = 5.0  # that a client or a server waits to leave while it is away
+    leave: float = 5.0  # that a client or a server waits until its leave has come back
     retry: float = 1.0  # between two attempts to attach again, after the first ones
 
 

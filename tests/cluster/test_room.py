@@ -23,7 +23,7 @@ class TestPlaces:
             stack.push_async_callback(one.aclose)
             stack.push_async_callback(other.aclose)
             room = ClusterRoom(stack.enter_context(ServingClock()), Settings(max_clients=2), None)
-            room.on_attached(True)
+            room.set_attached(True)
             first = asyncio.create_task(room.join("a", one, lambda _: None))
             await until(lambda: bool(room.next_write()))
             second = asyncio.create_task(room.join("b", other, lambda _: None))
