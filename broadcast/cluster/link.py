@@ -78,7 +78,7 @@ class Link:
         self._caller: RedisConnection  # of its two connections, that which calls scripts
         self._leaving = asyncio.Event()  # set when the farewell is to be sent
         self._epoch = b""  # of the room, as this server knows it
-        self._neighbours: Neighbours  # since it has attached last
+        self._neighbours = Neighbours(clock, room.timing, room.grace)
         self.statistics: dict[str, int] = {}  # as of the last heartbeat
         self._beat_text, self._beats = "", 0  # the last heartbeat, and how many there were
 
@@ -192,7 +192,6 @@ class Link:
             await self._room.load(redis, self._scripts, first)
             self._log.begin(server, first)
             LOGGER.info("attached to %s as server %s", self._url, server)
-        self._neighbours = Neighbours(self._clock, self._timing, self._room.grace)
         return await self._report()
 
     async def _beat(self) -> None:

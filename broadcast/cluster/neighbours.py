@@ -7,7 +7,7 @@ BEHIND_LIMIT = 32 * 1024 * 1024  # bytes from the log's end to the slowest serve
 
 
 class Neighbours:
-    """The servers of a room, as one of them sees them since it has attached.
+    """The servers of a room, as one of them sees them.
 
     A heartbeat has a counter. A server seems dead when that has not changed for a while in which
     this process was running and attached: a clock that jumps, or an outage for all, kills nobody.
@@ -15,24 +15,29 @@ class Neighbours:
 
     def __init__(self, clock: ServingClock, timing: ClusterTiming, grace: float) -> None:
         self._clock, self._dead_after = clock, timing.dead_after
-        self._hold_limit = grace + timing.behind  # for which the slowest one may hold the senders
+        self._hold_limit = grace + timing.behind  # for which a server may hold the senders
+        self._longest_step = 2 * timing.heartbeat  # between two updates; more was an outage
+        self._time, self._updated_at = 0.0, clock.running_time()
         self._seen: dict[str, tuple[str, float]] = {}  # the last heartbeat, and when it was new
-        self._slowest, self._slowest_since = "", 0.0  # and since when it has been that one
-        self.is_behind = False  # whether the slowest one is so far behind that senders must wait
+        self._behind: dict[str, float] = {}  # servers that hold the senders, and since when
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether any server is so far behind that senders must wait."""
+        return bool(self._behind)
 
     def update(self, end: int, beats: dict[str, str]) -> list[str]:
         """Note all servers' heartbeats when the log ends at `end`; return the dead ones."""
-        now, seen = self._clock.running_time(), self._seen
+        now, seen, behind = self._clock.running_time(), self._seen, self._behind
+        self._time += min(now - self._updated_at, self._longest_step)
+        self._updated_at, time = now, self._time
         self._seen = {
-            server: seen[server] if seen.get(server, ("",))[0] == beat else (beat, now)
+            server: seen[server] if seen.get(server, ("",))[0] == beat else (beat, time)
             for server, beat in beats.items()
         }
         positions = {server: int(beat.split(" ")[1]) for server, beat in beats.items()}
-        slowest = min(positions, key=positions.__getitem__)
-        self.is_behind = end - positions[slowest] > BEHIND_LIMIT
-        if slowest != self._slowest or not self.is_behind:
-            self._slowest, self._slowest_since = slowest, now
-        dead = [server for server, (_, at) in self._seen.items() if now - at > self._dead_after]
-        if now - self._slowest_since > self._hold_limit and slowest not in dead:
-            dead.append(slowest)
-        return dead
+        far = [server for server, position in positions.items() if end - position > BEHIND_LIMIT]
+        self._behind = {server: behind.get(server, time) for server in far}
+        too_late = [server for server in far if time - self._behind[server] > self._hold_limit]
+        silent = [server for server, (_, at) in self._seen.items() if time - at > self._dead_after]
+        return [*{*silent, *too_late}]

@@ -37,38 +37,69 @@ def beat(count: int, position: int = 0) -> str:
     return f"{count} {position} {position}"
 
 
+STEP = 0.5
+"""Seconds between two updates, as while senders wait."""
+
+
+class Room:
+    """Servers whose heartbeats another one watches."""
+
+    def __init__(self, clock: FakeClock, neighbours: Neighbours) -> None:
+        self.clock, self.neighbours = clock, neighbours
+        self.count = 0
+
+    def dead(self, *silent: str, seconds: float, end: int = 0, **positions: int) -> list[str]:
+        """Let time pass, and return who seems dead then; `silent` servers send no heartbeat."""
+        stop = self.clock.now + seconds
+        while True:
+            self.clock.now = min(self.clock.now + STEP, stop)
+            self.count += 1
+            beats = {
+                server: beat(0 if server in silent else self.count, position)
+                for server, position in positions.items()
+            }
+            dead = self.neighbours.update(end, beats)
+            if dead or self.clock.now == stop:
+                return dead
+
+
+@pytest.fixture
+def room(clock: FakeClock, neighbours: Neighbours) -> Room:
+    return Room(clock, neighbours)
+
+
 class TestDead:
-    def test_server_is_dead_whose_heartbeat_does_not_change(
-        self, clock: FakeClock, neighbours: Neighbours
-    ) -> None:
-        assert neighbours.update(0, {"a": beat(1), "b": beat(7)}) == []
-        clock.now += DEAD_AFTER
-        assert neighbours.update(0, {"a": beat(2), "b": beat(7)}) == []
-        clock.now += 0.1
-        assert neighbours.update(0, {"a": beat(3), "b": beat(7)}) == ["b"]
+    def test_server_is_dead_whose_heartbeat_does_not_change(self, room: Room) -> None:
+        room.dead("b", seconds=STEP, a=0, b=0)
+        assert room.dead("b", seconds=DEAD_AFTER, a=0, b=0) == []
+        assert room.dead("b", seconds=0.1, a=0, b=0) == ["b"]
 
-    def test_each_heartbeat_counts_from_when_it_was_first_seen(
-        self, clock: FakeClock, neighbours: Neighbours
-    ) -> None:
-        for count in range(5):
-            clock.now += DEAD_AFTER - 0.1
-            assert neighbours.update(0, {"a": beat(count)}) == []
+    def test_each_heartbeat_counts_from_when_it_was_first_seen(self, room: Room) -> None:
+        for _ in range(3):
+            assert room.dead("a", seconds=DEAD_AFTER - 0.1, a=0) == []
+            room.dead(seconds=STEP, a=0)
 
-    def test_server_that_is_seen_for_the_first_time_is_not_dead(
-        self, clock: FakeClock, neighbours: Neighbours
-    ) -> None:
-        neighbours.update(0, {"a": beat(1)})
-        clock.now += 10 * DEAD_AFTER
-        assert neighbours.update(0, {"a": beat(2), "b": beat(0)}) == []
+    def test_server_that_is_seen_for_the_first_time_is_not_dead(self, room: Room) -> None:
+        room.dead(seconds=10 * DEAD_AFTER, a=0)
+        assert room.dead("b", seconds=DEAD_AFTER, a=0, b=0) == []
 
-    def test_server_that_was_gone_meanwhile_is_judged_anew(
-        self, clock: FakeClock, neighbours: Neighbours
+    def test_server_that_was_gone_meanwhile_is_judged_anew(self, room: Room) -> None:
+        room.dead("b", seconds=1, a=0, b=0)
+        room.dead(seconds=1, a=0)
+        assert room.dead("b", seconds=DEAD_AFTER, a=0, b=0) == []
+
+    def test_outage_counts_as_a_moment_however_often_there_is_one(
+        self, clock: FakeClock, room: Room
     ) -> None:
-        neighbours.update(0, {"a": beat(1), "b": beat(1)})
-        clock.now += 1
-        neighbours.update(0, {"a": beat(2)})
-        clock.now += DEAD_AFTER
-        assert neighbours.update(0, {"a": beat(3), "b": beat(1)}) == []
+        """Nobody is dead after a single one, and a room that is never whole frees its names."""
+        room.dead("b", seconds=STEP, a=0, b=0)
+        clock.now += 1000
+        assert room.dead("b", seconds=STEP, a=0, b=0) == []
+        outages = 1
+        while not room.dead("b", seconds=STEP, a=0, b=0):
+            clock.now += 1000
+            outages += 1
+        assert outages >= 3
 
 
 class TestBehind:
@@ -81,36 +112,27 @@ class TestBehind:
         neighbours.update(BEHIND_LIMIT + 12, {"a": beat(2, BEHIND_LIMIT), "b": beat(2, 12)})
         assert not neighbours.is_behind
 
-    def test_slowest_server_is_dead_when_it_has_held_the_senders_for_too_long(
-        self, clock: FakeClock, neighbours: Neighbours
-    ) -> None:
+    def test_server_is_dead_when_it_has_held_the_senders_for_too_long(self, room: Room) -> None:
         end = 2 * BEHIND_LIMIT
-        assert neighbours.update(end, {"a": beat(1, end), "b": beat(1)}) == []
-        clock.now += GRACE + BEHIND
-        assert neighbours.update(end, {"a": beat(2, end), "b": beat(2)}) == []
-        clock.now += 0.1
-        assert neighbours.update(end, {"a": beat(3, end), "b": beat(3)}) == ["b"]
+        room.dead(seconds=STEP, end=end, a=end, b=0)
+        assert room.dead(seconds=GRACE + BEHIND, end=end, a=end, b=0) == []
+        assert room.dead(seconds=0.1, end=end, a=end, b=0) == ["b"]
 
-    def test_time_starts_again_when_it_has_caught_up(
-        self, clock: FakeClock, neighbours: Neighbours
-    ) -> None:
+    def test_time_starts_again_when_it_has_caught_up(self, room: Room) -> None:
         end = 2 * BEHIND_LIMIT
-        neighbours.update(end, {"a": beat(1, end), "b": beat(1)})
-        clock.now += GRACE
-        neighbours.update(end, {"a": beat(2, end), "b": beat(2, end)})
-        clock.now += GRACE
-        assert neighbours.update(2 * end, {"a": beat(3, 2 * end), "b": beat(3, end)}) == []
-        clock.now += GRACE
-        assert neighbours.update(2 * end, {"a": beat(4, 2 * end), "b": beat(4, end)}) == []
+        for _ in range(3):
+            assert room.dead(seconds=GRACE, end=end, a=end, b=0) == []
+            room.dead(seconds=STEP, end=end, a=end, b=end)
 
-    def test_each_slowest_server_has_a_time_of_its_own(
-        self, clock: FakeClock, neighbours: Neighbours
+    def test_servers_that_hold_the_senders_together_do_not_hold_them_longer(
+        self, room: Room
     ) -> None:
         end = 2 * BEHIND_LIMIT
-        neighbours.update(end, {"a": beat(1, 1), "b": beat(1, 0)})
-        clock.now += GRACE
-        assert neighbours.update(end, {"a": beat(2, 1), "b": beat(2, 2)}) == []
-        clock.now += GRACE
-        assert neighbours.update(end, {"a": beat(3, 1), "b": beat(3, 2)}) == []
-        clock.now += GRACE
-        assert neighbours.update(end, {"a": beat(4, 1), "b": beat(4, 2)}) == ["a"]
+        room.dead(seconds=STEP, end=end, a=end, b=1, c=0)
+        assert room.dead(seconds=GRACE, end=end, a=end, b=1, c=2) == []
+        assert sorted(room.dead(seconds=BEHIND + 0.1, end=end, a=end, b=1, c=2)) == ["b", "c"]
+
+    def test_each_server_has_a_time_of_its_own(self, room: Room) -> None:
+        end = 2 * BEHIND_LIMIT
+        room.dead(seconds=GRACE, end=end, a=end, b=0, c=end)
+        assert room.dead(seconds=BEHIND + 2 * STEP, end=end, a=end, b=0, c=0) == ["b"]

@@ -363,6 +363,25 @@ class TestRedisForgets:
             assert "is taken for dead" not in server.logged()
         await end_all(servers, redis)
 
+    async def test_room_gets_out_of_a_full_memory_when_a_dead_server_is_noticed(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        """Until then, nothing can be written, and no server stays attached."""
+        dead, other = await cluster(redis.url, 2, program=FAST)
+        listener = await Recorder.join(other.port, "listener")
+        author = await Recorder.join(other.port, "author")
+        await synchronise(author, [listener])
+        dead.signal(signal.SIGKILL)
+        await author.send_all((b"x" * 9_999 + b"\n") * 400)
+        await synchronise(author, [listener])
+        redis.call("CONFIG", "SET", "maxmemory", redis.info("used_memory") - 1_500_000)
+        author.send("last words\n")
+        await other.wait_logged("away from .*(memory|OOM)")
+        await listener.wait("author: last words\r\n", OUTAGE_PATIENCE)
+        assert other.logged().count("is taken for dead") == 1
+        assert "cut off" not in other.logged()
+        await end_all([other], redis)
+
     async def test_clients_are_told_when_it_is_out_of_memory(
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
