@@ -31,7 +31,7 @@ from ..system.tasks import background_task, background_tasks
 from .entries import position_of
 from .log import RoomLog
 from .neighbours import Neighbours
-from .resp import RedisConnection, encode
+from .resp import FOREIGN, RedisConnection, encode
 from .room import ClusterRoom
 from .scripts import Scripts
 from .url import RedisURL, parse_url
@@ -111,6 +111,8 @@ class Link:
                     await asyncio.shield(self._started)
                 except (OSError, BroadcastError) as problem:
                     raise ClusterError(f"can't use Redis at {self._url}: {problem}") from None
+                except (TypeError, ValueError, RecursionError) as problem:
+                    raise ClusterError(f"can't use {self._url}: {FOREIGN}") from problem
                 try:
                     yield
                 finally:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -129,6 +130,23 @@ class TestNoCluster:
         self, program: StartProgram, port: int
     ) -> None:
         refuse(program, f"redis://127.0.0.1:{port}")
+
+    @pytest.mark.parametrize("answer", [b"+OK\r\n", b":1\r\n", b"*-1\r\n", b"*1\r\n" * 5_000])
+    def test_peer_that_answers_something_else_is_reported_in_one_line(
+        self, program: StartProgram, answer: bytes
+    ) -> None:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionResetError):
+                    while self.request.recv(100_000):
+                        self.request.sendall(answer)
+
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as peer:
+            threading.Thread(target=peer.serve_forever).start()
+            try:
+                refuse(program, f"redis://127.0.0.1:{peer.server_address[1]}")
+            finally:
+                peer.shutdown()
 
     def test_bad_room_is_a_usage_error(self, program: StartProgram, redis: RedisServer) -> None:
         for room in ("", "a}b", "white space"):
