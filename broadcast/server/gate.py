@@ -21,7 +21,7 @@ class PauseReason(enum.Enum):
     """What was accepted is to come back before this server ends."""
 
 
-STOPS_READING_TIME = {PauseReason.BACKLOG, PauseReason.AWAY}
+STOPS_READING_TIME = {PauseReason.BACKLOG, PauseReason.AWAY, PauseReason.BEHIND}
 """The reasons that may last so long that clients must not be timed out meanwhile."""
 
 
