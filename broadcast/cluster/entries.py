@@ -6,7 +6,7 @@ from ..errors import RedisError
 from ..protocol.blocks import Block
 from .resp import Reply
 
-SAY, JOIN, LEAVE = b"say", b"join", b"leave"  # what an event is; see `say` for the first
+SAY, JOIN, LEAVE, END = b"say", b"join", b"leave", b"end"  # an event; see `say` for the first
 
 
 class Entry(NamedTuple):

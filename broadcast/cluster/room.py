@@ -9,7 +9,7 @@ appends it to the log as one entry. Each server delivers the entries of the log 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 from ..errors import HandshakeError, LostError
@@ -27,7 +27,7 @@ from ..server.registry import Roster
 from ..server.room import Member, Room
 from ..server.settings import Settings
 from ..server.watchdog import RECHECK_DELAY
-from .entries import JOIN, LEAVE, Entry, block_of, parse_entry, position_of, say
+from .entries import END, JOIN, LEAVE, Entry, block_of, parse_entry, position_of, say
 from .resp import RedisConnection, encode
 from .scripts import Scripts
 
@@ -37,6 +37,7 @@ of it, they wait from the next iteration on, so that no chunk is split."""
 
 EVENT_COST = 300  # bytes of memory, about, that an event takes up besides its text
 SETTLE_INTERVAL = 0.01  # seconds between checks that everything has come back
+LOAD_SIZE = 1024 * 1024  # bytes of the history that are loaded at once, about
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
 
 
@@ -50,7 +51,7 @@ class Newcomer(NamedTuple):
 
 
 class ClientEvent(NamedTuple):
-    """What a client did: messages, a name asked for, or one given back, and why."""
+    """What a client did (messages, a name asked for, or one given back, and why), or the end."""
 
     kind: bytes
     text: bytes | str
@@ -80,14 +81,13 @@ class ClusterRoom(Room):
         self._last_number = 0  # of this server's last write
         self._in_flight = 0  # bytes of all events, and of all writes that have not come back
         self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
+        self._limits: dict[asyncio.Timeout, float] = {}  # of those who wait, and their deadlines
         self.gate.hold(PauseReason.AWAY, True)
 
     async def join(self, username: str, connection: Connection, interrupt: Interrupt) -> Member:
         joined: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
         try:
-            # Redis may have been silent for so long before this server is away.
-            unnoticed = 0.0 if self.gate.is_held(PauseReason.AWAY) else self.timing.silence
-            async with asyncio.timeout(unnoticed + self.timing.newcomer):
+            async with self._limit_if_away(self.timing.newcomer):
                 await self.gate.wait_turn()
                 self.check_space(len(self._joining))
                 self._joining.add(joined)
@@ -102,6 +102,18 @@ class ClusterRoom(Room):
         finally:
             self._joining.discard(joined)
 
+    @contextlib.asynccontextmanager
+    async def _limit_if_away(self, seconds: float) -> AsyncIterator[None]:
+        """Raise TimeoutError if a block takes longer than this and the server is away by then."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        is_away = self.gate.is_held(PauseReason.AWAY)
+        async with asyncio.timeout_at(deadline if is_away else None) as limit:
+            self._limits[limit] = deadline
+            try:
+                yield
+            finally:
+                del self._limits[limit]
+
     async def leave(self, member: Member, why: str) -> bool:
         has_left = None
         if member in self._present and not self._fanout.is_closed:
@@ -109,7 +121,7 @@ class ClusterRoom(Room):
         self._release_name(member, why)
         if has_left:
             try:
-                async with asyncio.timeout(self.timing.leave):
+                async with self._limit_if_away(self.timing.leave):
                     await has_left.wait()
             except TimeoutError:
                 await asyncio.sleep(RECHECK_DELAY)  # this process may have been stopped
@@ -203,12 +215,14 @@ class ClusterRoom(Room):
         return position if oldest is None else max(oldest, position - HISTORY_LOG_LIMIT)
 
     async def settle(self) -> None:
-        """Wait until everything that was published has come back."""
+        """Wait until everything that this server has written has come back."""
         while self.events or self.writes:
             await asyncio.sleep(SETTLE_INTERVAL)
 
     async def finish(self) -> None:
         self.gate.hold(PauseReason.SHUTDOWN, True)
+        if self._present and not self.gate.is_held(PauseReason.AWAY):
+            self._add(END, b"", None)  # what others have said before comes back first
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timing.notice):
                 await self.settle()
@@ -220,16 +234,19 @@ class ClusterRoom(Room):
         """Load what was said before an entry of the log, and who is there, then or later."""
         names, cursor = list[str](), b""
         while cursor != b"0":
-            scan = encode("HSCAN", scripts.names, cursor or 0, "COUNT", 2000)
+            scan = encode("HSCAN", scripts.names, cursor or 0, "COUNT", 10_000)
             cursor, found = await redis.ask(scan)
             names += map(bytes.decode, found[1::2])
         self._roster = Roster(names)
         if self._history:
             self._history.clear()
-            log, start, end = scripts.log, b"-", b"(" + entry_id
-            while replies := await redis.ask(encode("XRANGE", log, start, end, "COUNT", 32)):
-                for entry in map(parse_entry, replies):
-                    start = b"(" + entry.id
+            log, start, end, count = scripts.log, b"-", b"(" + entry_id, 32
+            while replies := await redis.ask(encode("XRANGE", log, start, end, "COUNT", count)):
+                entries = [*map(parse_entry, replies)]
+                start = b"(" + entries[-1].id
+                size = position_of(entries[-1].id) - position_of(entries[0].id)
+                count = 32 if size > LOAD_SIZE else 2 * count  # small ones: fewer round trips
+                for entry in entries:
                     for kind, text in entry.events:
                         if block := block_of(kind, text):
                             self._history.add(block, entry.seconds, position_of(entry.id))
@@ -237,6 +254,9 @@ class ClusterRoom(Room):
     def set_attached(self, is_attached: bool) -> None:
         """Hold the senders while this server is away, and tell its clients if that lasts."""
         self.gate.hold(PauseReason.AWAY, not is_attached)
+        for limit, deadline in self._limits.items():
+            if not limit.expired():
+                limit.reschedule(None if is_attached else deadline)
         if not is_attached:
             loop = asyncio.get_running_loop()
             self._notice_due = loop.call_later(self.timing.notice, self._tell, notices.AWAY)

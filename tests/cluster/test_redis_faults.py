@@ -472,6 +472,22 @@ class TestConnectionsFail:
         await traffic.check_nobody_noticed()
         await end_all(servers, redis)
 
+    async def test_server_that_ends_tells_its_clients_if_they_may_lack_something(
+        self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy
+    ) -> None:
+        """It has not noticed yet that Redis does not answer it."""
+        proxy = make_proxy(redis)
+        [(server, listener), (other, author)] = await join_at_two(
+            cluster, (proxy.url, "listener"), (redis.url, "author")
+        )
+        proxy.order("mute")
+        await synchronise(author, [await Recorder.join(other.port, "neighbour")])
+        server.signal(signal.SIGTERM)
+        await listener.wait_end()
+        assert listener.lines[-1] == f"ERROR {OUT_OF_SYNC}"
+        assert "away from" not in server.logged().partition("stopping")[0]
+        assert await server.wait_ended() == 0
+
     @pytest.mark.parametrize("how", ["mute", "stop"])
     async def test_server_behind_a_mute_connection_is_away_and_comes_back(
         self, redis: RedisServer, cluster: StartCluster, make_proxy: MakeProxy, how: str

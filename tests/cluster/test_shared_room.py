@@ -287,6 +287,24 @@ class TestEnd:
         assert listeners[0].messages == listeners[1].messages
         assert "away from" not in one.logged()
 
+    async def test_history_of_many_short_messages_takes_few_round_trips(
+        self, redis: RedisServer, cluster: StartCluster
+    ) -> None:
+        """Over a slow link, a server that starts would be taken for dead meanwhile."""
+        [one] = await cluster(redis.url, 1, "--history", "5000")
+        author, listener = [await Recorder.join(one.port, name) for name in ("author", "listener")]
+        for number in range(1_000):
+            author.send(f"{number}\n")
+            await listener.wait(f"author: {number}\r\n")
+        redis.call("CONFIG", "RESETSTAT")
+        [two] = await cluster(redis.url, 1, "--history", "5000")
+        newcomer = await Recorder.join(two.port, "newcomer")
+        await newcomer.wait("author: 999\r\n")
+        history = [line.partition("author: ")[2] for line in newcomer.lines if "author: " in line]
+        assert history == [str(number) for number in range(1_000)]
+        [calls] = re.findall(r"cmdstat_xrange:calls=(\d+)", redis.text("INFO", "commandstats"))
+        assert int(calls) < 15
+
     async def test_history_outlives_its_server(
         self, redis: RedisServer, cluster: StartCluster
     ) -> None:
