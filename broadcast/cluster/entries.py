@@ -6,7 +6,7 @@ from ..errors import RedisError
 from ..protocol.blocks import Block
 from .resp import Reply
 
-SAY, JOIN, LEAVE, END = b"say", b"join", b"leave", b"end"  # an event; see `say` for the first
+SAY, JOIN, LEAVE, END = b"say", b"join", b"leave", b"end"  # kinds of events; see `block_of`
 
 
 class Entry(NamedTuple):
@@ -20,13 +20,8 @@ class Entry(NamedTuple):
     events: list[tuple[bytes, bytes]]  # kind and text
 
 
-def say(block: Block) -> bytes:
-    """Return the kind of an event that is a block of messages, which has their number."""
-    return b"%b %d" % (SAY, block.lines)
-
-
 def block_of(kind: bytes, text: bytes) -> Block | None:
-    """Return the messages of an event, if it is a block of them."""
+    """Return the messages of an event, if it is a block of them: its kind also has their number."""
     return Block(text, int(kind[len(SAY) :])) if kind.startswith(SAY) else None
 
 

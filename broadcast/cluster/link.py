@@ -70,8 +70,7 @@ class Link:
         self._scripts = Scripts(name)
         self._log = RoomLog(room, self._scripts)
         self._state = LinkState.STARTING
-        self._away_since = 0.0  # in running time
-        self._logged = ""  # why it is away, as it was logged last
+        self._away_since, self._logged = 0.0, ""  # in running time; why, as it was logged last
         self._retry_delay = 0.0  # seconds before the next attempt to attach
         # Done when it is attached for the first time, or that has failed.
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -97,10 +96,8 @@ class Link:
                 self._started.set_result(None)
         elif state is LinkState.CUT_OFF:
             LOGGER.warning("cut off: %s", reason)
-            self._log.forget()
+            self._log.server = ""
             self._room.on_cut_off()
-        elif state is LinkState.LEFT:
-            self._room.on_left()
 
     @contextlib.asynccontextmanager
     async def attached(self) -> AsyncIterator[None]:
@@ -150,10 +147,7 @@ class Link:
             self._enter(LinkState.CUT_OFF, "an error in this server")
 
     async def _take_part(self) -> None:
-        """Connect, attach, and write and read the log until this server leaves.
-
-        Raises whatever ends that earlier.
-        """
+        """Connect, attach, write and read the log until this server leaves; raise what ends it."""
         async with aclosing(await self._open()) as caller, aclosing(await self._open()) as reader:
             self._caller = caller
             async with background_tasks() as start:

@@ -44,17 +44,10 @@ class RoomLog:
         """Take part as a server whose first entry is this one."""
         self.server, self.last, self.position = server, entry_id, position_of(entry_id)
 
-    def forget(self) -> None:
-        """Give up this server's ID: the log has to be begun again."""
-        self.server = ""
-
     async def start_writing(self, redis: RedisConnection, behind: int) -> None:
-        """Write again what has not come back; from then on, write what happens as it happens.
-
-        `behind`: bytes of the log that are read before what was kept is written: a Redis that is
-        full has room only once they are, since heartbeats remove what all servers have read.
-        """
+        """Read `behind` bytes, write again what has not come back, from then on what happens."""
         kept, end = [*self._room.writes], self.position + behind
+        # A Redis that is full has room only then: heartbeats remove what all servers have read.
         while kept and self.position < end:
             await asyncio.sleep(FULL_DELAY)
         for write in kept:

@@ -3,7 +3,7 @@
 from ..server.clock import ServingClock
 from ..server.settings import ClusterTiming
 
-BEHIND_LIMIT = 32 * 1024 * 1024  # bytes from the log's end to the slowest server: senders wait
+FAR_BEHIND = 32 * 1024 * 1024  # bytes from the log's end to the slowest server: senders wait
 
 
 class Neighbours:
@@ -35,8 +35,7 @@ class Neighbours:
             server: seen[server] if seen.get(server, ("",))[0] == beat else (beat, time)
             for server, beat in beats.items()
         }
-        positions = {server: int(beat.split(" ")[1]) for server, beat in beats.items()}
-        far = [server for server, position in positions.items() if end - position > BEHIND_LIMIT]
+        far = [server for server, beat in beats.items() if end - int(beat.split()[1]) > FAR_BEHIND]
         self._behind = {server: behind.get(server, time) for server in far}
         too_late = [server for server in far if time - self._behind[server] > self._hold_limit]
         silent = [server for server, (_, at) in self._seen.items() if time - at > self._dead_after]

@@ -92,10 +92,7 @@ class RedisConnection:
         return self._clock.running_time() - self._silent_since if self._handlers else 0.0
 
     def send(self, command: bytes, handle: Callable[[Reply], None], wait: float = 0.0) -> None:
-        """Send an encoded command, whose reply `handle` will get as soon as it arrives.
-
-        `wait`: seconds for which Redis may wait for something before it answers.
-        """
+        """Send an encoded command; `handle` gets its reply, for which Redis may `wait` seconds."""
         if not self._handlers:
             self._silent_since = self._clock.running_time() + wait
         self._handlers.append(handle)

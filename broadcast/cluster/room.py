@@ -27,17 +27,16 @@ from ..server.registry import Roster
 from ..server.room import Member, Room
 from ..server.settings import Settings
 from ..server.watchdog import RECHECK_DELAY
-from .entries import END, JOIN, LEAVE, Entry, block_of, parse_entry, position_of, say
+from .entries import END, JOIN, LEAVE, SAY, Entry, block_of, parse_entry, position_of
 from .resp import RedisConnection, encode
 from .scripts import Scripts
 
+# Bytes in flight, EVENT_COST for each event included, above which senders wait at once; above half
+# of it, they wait from the next iteration on, so that no chunk is split.
 IN_FLIGHT_LIMIT = 256 * 1024
-"""Bytes in flight, EVENT_COST for each event included, above which senders wait at once; above half
-of it, they wait from the next iteration on, so that no chunk is split."""
-
 EVENT_COST = 300  # bytes of memory, about, that an event takes up besides its text
 SETTLE_INTERVAL = 0.01  # seconds between checks that everything has come back
-LOAD_SIZE = 1024 * 1024  # bytes of the history that are loaded at once, about
+LOAD_SIZE = 1024 * 1024  # bytes of the history, about, that are loaded at once
 HISTORY_LOG_LIMIT = 16 * 1024 * 1024  # bytes kept for the history; joins and leaves are among them
 
 
@@ -78,8 +77,8 @@ class ClusterRoom(Room):
         self.on_event: Callable[[], None] = lambda: None  # called for each; set by `RoomLog`
         self.writes: deque[Write] = deque()  # that have not come back
         self._joining: set[asyncio.Future[Member]] = set()  # of newcomers with a place reserved
-        self._last_number = 0  # of this server's last write
-        self._in_flight = 0  # bytes of all events, and of all writes that have not come back
+        # The number of the last write; bytes of all events and writes that have not come back.
+        self._last_number = self._in_flight = 0
         self._notice_due: asyncio.TimerHandle | None = None  # until clients are told: it is away
         self._limits: dict[asyncio.Timeout, float] = {}  # of those who wait, and their deadlines
         self.gate.hold(PauseReason.AWAY, True)
@@ -136,7 +135,7 @@ class ClusterRoom(Room):
             self._add(LEAVE, f"{member.name} {why}", member)
 
     def publish(self, member: Member, block: Block) -> None:
-        self._add(say(block), block.data, member)
+        self._add(b"%b %d" % (SAY, block.lines), block.data, member)
 
     def _add(self, kind: bytes, text: bytes | str, who: Member | Newcomer | None) -> None:
         key = name_key(text.partition(" ")[0]) if isinstance(text, str) else ""
@@ -245,7 +244,7 @@ class ClusterRoom(Room):
                 entries = [*map(parse_entry, replies)]
                 start = b"(" + entries[-1].id
                 size = position_of(entries[-1].id) - position_of(entries[0].id)
-                count = 32 if size > LOAD_SIZE else 2 * count  # small ones: fewer round trips
+                count = 32 if size > LOAD_SIZE else 2 * count  # of small ones, more at once
                 for entry in entries:
                     for kind, text in entry.events:
                         if block := block_of(kind, text):
@@ -264,11 +263,6 @@ class ClusterRoom(Room):
             self._notice_due.cancel()
         else:  # also when it attaches for the first time, but then it has no clients yet
             self._tell(notices.BACK)
-
-    def on_left(self) -> None:
-        """Stop telling clients about the cluster."""
-        if self._notice_due:
-            self._notice_due.cancel()
 
     def _tell(self, text: str) -> None:
         self._notice_due = None

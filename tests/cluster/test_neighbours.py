@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from broadcast.cluster.neighbours import BEHIND_LIMIT, Neighbours
+from broadcast.cluster.neighbours import FAR_BEHIND, Neighbours
 from broadcast.server.clock import ServingClock
 from broadcast.server.settings import ClusterTiming
 
@@ -104,22 +104,22 @@ class TestDead:
 
 class TestBehind:
     def test_senders_wait_only_above_the_limit(self, neighbours: Neighbours) -> None:
-        beats = {"a": beat(1, BEHIND_LIMIT), "b": beat(1, 10)}
-        neighbours.update(BEHIND_LIMIT + 10, beats)
+        beats = {"a": beat(1, FAR_BEHIND), "b": beat(1, 10)}
+        neighbours.update(FAR_BEHIND + 10, beats)
         assert not neighbours.is_behind
-        neighbours.update(BEHIND_LIMIT + 11, beats)
+        neighbours.update(FAR_BEHIND + 11, beats)
         assert neighbours.is_behind
-        neighbours.update(BEHIND_LIMIT + 12, {"a": beat(2, BEHIND_LIMIT), "b": beat(2, 12)})
+        neighbours.update(FAR_BEHIND + 12, {"a": beat(2, FAR_BEHIND), "b": beat(2, 12)})
         assert not neighbours.is_behind
 
     def test_server_is_dead_when_it_has_held_the_senders_for_too_long(self, room: Room) -> None:
-        end = 2 * BEHIND_LIMIT
+        end = 2 * FAR_BEHIND
         room.dead(seconds=STEP, end=end, a=end, b=0)
         assert room.dead(seconds=GRACE + BEHIND, end=end, a=end, b=0) == []
         assert room.dead(seconds=0.1, end=end, a=end, b=0) == ["b"]
 
     def test_time_starts_again_when_it_has_caught_up(self, room: Room) -> None:
-        end = 2 * BEHIND_LIMIT
+        end = 2 * FAR_BEHIND
         for _ in range(3):
             assert room.dead(seconds=GRACE, end=end, a=end, b=0) == []
             room.dead(seconds=STEP, end=end, a=end, b=end)
@@ -127,12 +127,12 @@ class TestBehind:
     def test_servers_that_hold_the_senders_together_do_not_hold_them_longer(
         self, room: Room
     ) -> None:
-        end = 2 * BEHIND_LIMIT
+        end = 2 * FAR_BEHIND
         room.dead(seconds=STEP, end=end, a=end, b=1, c=0)
         assert room.dead(seconds=GRACE, end=end, a=end, b=1, c=2) == []
         assert sorted(room.dead(seconds=BEHIND + 0.1, end=end, a=end, b=1, c=2)) == ["b", "c"]
 
     def test_each_server_has_a_time_of_its_own(self, room: Room) -> None:
-        end = 2 * BEHIND_LIMIT
+        end = 2 * FAR_BEHIND
         room.dead(seconds=GRACE, end=end, a=end, b=0, c=end)
         assert room.dead(seconds=BEHIND + 2 * STEP, end=end, a=end, b=0, c=0) == ["b"]

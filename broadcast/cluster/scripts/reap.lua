@@ -16,7 +16,7 @@ end
 if #fields == 0 then
   return call('SREM', dead, ARGV[1]) * 0 -- whether it was there or not
 end
--- The source depends on the names, which SPOP chooses at random: if this is done again after a loss,
--- it must not have the same ID with other names.
+-- The source depends on the names, which SPOP chooses at random: done again after a loss, this must
+-- not have the same ID with other names.
 append(' 0 0', fields, 200 * #fields, redis.sha1hex(table.concat(fields)))
 return 1
