@@ -226,8 +226,12 @@ class ClusterRoom(Room):
             async with asyncio.timeout(self.timing.notice):
                 await self.settle()
         if self.events or self.writes or self.gate.is_held(PauseReason.AWAY):
-            for member in self._present:  # it may lack what was said on other servers
-                member.subscription.interrupt(LeaveReason.OUT_OF_SYNC)
+            self._disconnect_all()  # they may lack what was said on other servers
+
+    def _disconnect_all(self) -> None:
+        for member in [*self._present, *self._leaving]:
+            self._fanout.remove(member.subscription)
+            member.subscription.interrupt(LeaveReason.OUT_OF_SYNC)
 
     async def load(self, redis: RedisConnection, scripts: Scripts, entry_id: bytes) -> None:
         """Load what was said before an entry of the log, and who is there, then or later."""
@@ -270,9 +274,7 @@ class ClusterRoom(Room):
 
     def on_cut_off(self) -> None:
         """Disconnect all clients, and forget what was written: this server begins anew."""
-        for member in [*self._present, *self._leaving]:
-            self._fanout.remove(member.subscription)
-            member.subscription.interrupt(LeaveReason.OUT_OF_SYNC)
+        self._disconnect_all()
         for joined in self._joining:
             if not joined.done():
                 joined.set_exception(HandshakeError(UNAVAILABLE))

@@ -20,6 +20,7 @@ from broadcast.server.clock import ServingClock
 from broadcast.server.reasons import LeaveReason
 from broadcast.server.room import Member
 from broadcast.server.settings import ClusterTiming, Settings
+from broadcast.server.subscription import SubscriptionState
 
 TIMING = ClusterTiming(newcomer=0.02, leave=0.02, notice=0.2)
 LATER = 0.1
@@ -168,6 +169,17 @@ class TestFinish:
         _, reasons = await join(room, log, await new_connection())
         await room.finish()
         assert reasons == [LeaveReason.OUT_OF_SYNC]
+
+    async def test_client_that_is_leaving_is_told_that_too_and_nothing_more(
+        self, room: ClusterRoom, log: Log, new_connection: Connect
+    ) -> None:
+        member, reasons = await join(room, log, await new_connection())
+        leaving = asyncio.create_task(room.leave(member, ""))
+        await asyncio.sleep(0)
+        await room.finish()
+        assert reasons == [LeaveReason.OUT_OF_SYNC]
+        assert member.subscription.state is SubscriptionState.GONE
+        leaving.cancel()
 
     async def test_room_without_clients_waits_for_nothing(self, room: ClusterRoom) -> None:
         await room.finish()
